@@ -148,11 +148,11 @@ def test_wrong_usage_is_code_2_and_says_what_is_right(shell: Shell, arguments: l
     assert "Traceback" not in answer.stderr
 
 
-def test_the_version_is_printed(shell: Shell) -> None:
+def test_version_is_printed(shell: Shell) -> None:
     assert shell("version").stdout == f"{__version__}\n"
 
 
-def test_the_module_can_be_run_too() -> None:
+def test_module_can_be_run_too() -> None:
     answer = subprocess.run([sys.executable, "-m", "reconciler", "version"], capture_output=True, timeout=60)
     assert answer.returncode == 0
 
@@ -160,7 +160,7 @@ def test_the_module_can_be_run_too() -> None:
 # ---------------------------------------------------------------- terminals, pipes and closed streams
 
 
-def test_the_version_is_also_an_option(shell: Shell) -> None:
+def test_version_is_also_an_option(shell: Shell) -> None:
     answer = shell("--version")
     assert (answer.returncode, answer.stdout) == (0, f"reconciler {shell('version').stdout}")
 
@@ -168,7 +168,7 @@ def test_the_version_is_also_an_option(shell: Shell) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "iso8859-1", "cp1252", "utf-8"])
 @pytest.mark.parametrize("arguments", [["status"], ["status", "tiny"], ["status", "-o", "json"]])
-def test_a_terminal_that_lacks_signs_gets_others(
+def test_terminal_that_lacks_signs_gets_others(
     shell: Shell, loop: FakeLoop, arguments: list[str], encoding: str
 ) -> None:
     rejected = {**_rejected(), "reason": "a → b… “c” ü \U0001f600"}
@@ -193,7 +193,7 @@ def _redirected(shell: Shell, redirection: str, *arguments: str) -> subprocess.C
     ("code", "arguments"),
     [(0, ["version"]), (0, ["--help"]), (1, ["host", "doctor"]), (3, ["status"]), (2, ["nonsense"])],
 )
-def test_a_closed_stream_changes_no_exit_code(shell: Shell, redirection: str, code: int, arguments: list[str]) -> None:
+def test_closed_stream_changes_no_exit_code(shell: Shell, redirection: str, code: int, arguments: list[str]) -> None:
     answer = _redirected(shell, redirection, *arguments)
     assert answer.returncode == code
     assert "Traceback" not in answer.stderr
@@ -201,7 +201,7 @@ def test_a_closed_stream_changes_no_exit_code(shell: Shell, redirection: str, co
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["version"], ["--help"], ["host", "doctor"]])
-def test_an_answer_that_cannot_be_written_is_no_answer(shell: Shell, arguments: list[str]) -> None:
+def test_answer_that_cannot_be_written_is_no_answer(shell: Shell, arguments: list[str]) -> None:
     gone, full = (_redirected(shell, redirection, *arguments) for redirection in ("| true", ">/dev/full"))
     assert (gone.returncode, gone.stderr) == (141, "")
     assert full.returncode == 2
@@ -227,7 +227,7 @@ def test_an_answer_that_cannot_be_written_is_no_answer(shell: Shell, arguments: 
         ("\x00\x01", "holds a zero byte"),
     ],
 )
-def test_a_wrong_config_is_one_message_that_names_the_place(
+def test_wrong_config_is_one_message_that_names_the_place(
     shell: Shell, tmp_path: Path, text: str | None, says: str
 ) -> None:
     path = tmp_path / "wrong.yaml"
@@ -261,7 +261,7 @@ def test_without_a_daemon_the_answer_is_code_3_and_how_to_start_one(shell: Shell
 
 
 @pytest.mark.slow
-def test_a_bug_of_ours_is_one_line_and_a_traceback_only_on_request(shell: Shell, loop: FakeLoop) -> None:
+def test_bug_of_ours_is_one_line_and_a_traceback_only_on_request(shell: Shell, loop: FakeLoop) -> None:
     loop.document = {"schema": "of another daemon"}
     quiet, loud = shell("status"), shell("status", "--debug")
     assert quiet.returncode == loud.returncode == 1
@@ -300,14 +300,14 @@ def is_container_healthy(shell: Shell) -> bool:
 
 
 @pytest.mark.slow
-def test_a_container_is_healthy_while_its_daemon_answers_whatever_its_services_do(shell: Shell, loop: FakeLoop) -> None:
+def test_container_is_healthy_while_its_daemon_answers(shell: Shell, loop: FakeLoop) -> None:
     assert is_container_healthy(shell)
     loop.document = with_service(loop.document, sync="OutOfSync", rejected=_rejected())
     assert shell("status").returncode == 1
     assert is_container_healthy(shell)
 
 
-def test_a_container_without_a_daemon_is_not_healthy(shell: Shell) -> None:
+def test_container_without_a_daemon_is_not_healthy(shell: Shell) -> None:
     assert not is_container_healthy(shell)
 
 
@@ -414,7 +414,7 @@ def test_watching_in_a_pipe_survives_a_daemon_that_was_killed(shell: Shell, outp
     assert watch.returncode == 130
 
 
-def test_a_reader_that_stops_early_gets_no_complaint(shell: Shell, loop: FakeLoop) -> None:
+def test_reader_that_stops_early_gets_no_complaint(shell: Shell, loop: FakeLoop) -> None:
     loop.lines = ["x" * 1000] * 2000
     command = (
         f"{ENTRY} logs tiny -n 2000 --config {shell.config} | head -c 10; code=${{PIPESTATUS[0]}}; echo; echo $code"
@@ -496,7 +496,7 @@ def test_suspend_and_resume_say_what_is_suspended_now(shell: Shell, loop: FakeLo
     assert (refused.returncode, refused.stderr) == (1, "reconciler: the whole target is suspended\n")
 
 
-def test_an_unknown_service_is_wrong_usage_with_a_suggestion(shell: Shell, loop: FakeLoop) -> None:
+def test_unknown_service_is_wrong_usage_with_a_suggestion(shell: Shell, loop: FakeLoop) -> None:
     answer = shell("logs", "tinny")
     assert (answer.returncode, answer.stderr) == (
         2,
@@ -523,7 +523,7 @@ def test_logs_come_without_terminal_tricks_and_can_be_followed(shell: Shell, loo
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["plan", "diff", "sync"])
-def test_a_source_that_is_not_there_is_told_and_changes_nothing(shell: Shell, command: str) -> None:
+def test_source_that_is_not_there_is_told_and_changes_nothing(shell: Shell, command: str) -> None:
     answer = shell(command)
     assert answer.returncode in (2, 3)
     assert "no-repository" in answer.stderr

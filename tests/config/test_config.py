@@ -24,7 +24,7 @@ def load(folder: Path, target: dict[str, Any] | None = None, **settings: Any) ->
     ("written", "meant"),
     [("hosts/box", "hosts/box"), ("./hosts//box/", "hosts/box"), (".", ""), ("", ""), ("a b", "a b")],
 )
-def test_a_path_means_the_same_however_it_is_written(tmp_path: Path, written: str, meant: str):
+def test_path_means_the_same_however_it_is_written(tmp_path: Path, written: str, meant: str):
     target = load(tmp_path, {"paths": ["runtimes/", written]}).targets[0]
     assert target.paths == ("runtimes", meant)
     assert target.own_path == meant
@@ -39,18 +39,18 @@ def test_a_path_means_the_same_however_it_is_written(tmp_path: Path, written: st
         ("/hosts/box", "is absolute"),
     ],
 )
-def test_a_path_outside_the_repository_is_refused(tmp_path: Path, path: str, why: str):
+def test_path_outside_the_repository_is_refused(tmp_path: Path, path: str, why: str):
     with pytest.raises(SettingsError, match=rf"config\.yaml:\d+: targets\[0\]\.paths\[1\]: .*{why}"):
         load(tmp_path, {"paths": ["runtimes", path]})
 
 
-def test_a_target_without_paths_is_refused(tmp_path: Path):
+def test_target_without_paths_is_refused(tmp_path: Path):
     with pytest.raises(SettingsError, match=r"config\.yaml:\d+: targets\[0\]\.paths: "):
         load(tmp_path, {"paths": []})
 
 
 @pytest.mark.parametrize("engine", [{}, {"python": "/python", "podman": True}, {"podman": False}])
-def test_an_image_is_run_by_an_interpreter_or_by_podman(tmp_path: Path, engine: dict[str, Any]):
+def test_image_is_run_by_an_interpreter_or_by_podman(tmp_path: Path, engine: dict[str, Any]):
     with pytest.raises(SettingsError, match=r"config\.yaml:\d+: targets\[0\]\.engines\[0\]: set either python, .*"):
         load(tmp_path, {"kind": "systemd", "engines": [{"image": "*", **engine}]})
 
@@ -65,22 +65,22 @@ def test_containers_need_systemd_to_keep_them(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["team-a", "0", "a" * 63])
-def test_a_default_namespace_is_a_dns_label(tmp_path: Path, name: str):
+def test_default_namespace_is_a_dns_label(tmp_path: Path, name: str):
     assert load(tmp_path, {"default_namespace": name}).targets[0].default_namespace == name
 
 
 @pytest.mark.parametrize("name", ["", "Team", "a_b", "../x", "a.b", "-a", "a-", "a" * 64, "a\n"])
-def test_a_default_namespace_that_kubernetes_would_refuse_is_refused(tmp_path: Path, name: str):
+def test_default_namespace_that_kubernetes_would_refuse_is_refused(tmp_path: Path, name: str):
     with pytest.raises(SettingsError, match=r"config\.yaml:\d+: targets\[0\]\.default_namespace: "):
         load(tmp_path, {"default_namespace": name})
 
 
-def test_a_misspelt_setting_is_answered_with_the_nearest(tmp_path: Path):
+def test_misspelt_setting_is_answered_with_the_nearest(tmp_path: Path):
     with pytest.raises(SettingsError, match=r"targets\[0\]\.enginse: no such setting; did you mean engines\?"):
         load(tmp_path, {"enginse": []})
 
 
-def test_a_setting_in_the_wrong_place_is_not_answered_with_itself(tmp_path: Path):
+def test_setting_in_the_wrong_place_is_not_answered_with_itself(tmp_path: Path):
     with pytest.raises(SettingsError, match=r"targets\[0\]\.env: no such setting here, it belongs elsewhere"):
         load(tmp_path, {"env": {}})
 
@@ -100,7 +100,7 @@ def test_a_setting_in_the_wrong_place_is_not_answered_with_itself(tmp_path: Path
         ("#" * (1 << 20) + "\n", 0, "larger than 1 MiB"),
     ],
 )
-def test_a_config_is_read_by_the_strict_reader(tmp_path: Path, text: str, line: int, said: str):
+def test_config_is_read_by_the_strict_reader(tmp_path: Path, text: str, line: int, said: str):
     path = tmp_path / "config.yaml"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(SettingsError) as caught:
@@ -222,7 +222,7 @@ def test_two_targets_that_exclude_each_other_are_refused(tmp_path: Path, second:
         load(tmp_path, targets=[first, {**other, **second}])
 
 
-def test_a_mistake_is_told_once_with_its_line(tmp_path: Path):
+def test_mistake_is_told_once_with_its_line(tmp_path: Path):
     path = tmp_path / "config.yaml"
     path.write_text(
         "source: {url: /srv/git}\ntargets:\n  - name: gpu-1\n    kind: sytemd\n    paths: [a]\n    engines: []\n"

@@ -29,7 +29,7 @@ def test_what_is_no_address_is_refused_with_an_example(listen: str) -> None:
         parse_listen(listen)
 
 
-def test_a_name_and_any_port_are_split() -> None:
+def test_name_and_any_port_are_split() -> None:
     assert split_listen("gpu-1.example.com:0") == ("gpu-1.example.com", 0)
 
 

@@ -17,7 +17,7 @@ PARTS = 4
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("part", range(PARTS))
-def test_daemon_may_be_killed_before_any_step_and_nothing_is_started_twice_or_left(tmp_path: Path, part: int) -> None:
+def test_daemon_killed_before_any_step_starts_nothing_twice(tmp_path: Path, part: int) -> None:
     command = [sys.executable, "-m", "tests.crash.harness", str(tmp_path), str(part), str(PARTS)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -37,7 +37,7 @@ def known(folder: Path) -> Known:
     return (inventory.replicas(), inventory.services())
 
 
-def test_whatever_was_confirmed_outlives_a_power_cut_and_nothing_is_half_there(tmp_path: Path):
+def test_confirmed_records_outlive_a_power_cut_and_none_is_partial(tmp_path: Path):
     root = tmp_path / "target"
     root.mkdir()
     inventory, disk = Inventory(root / "state" / "demo"), Disk(root)
@@ -66,7 +66,7 @@ def test_whatever_was_confirmed_outlives_a_power_cut_and_nothing_is_half_there(t
         assert left in told[done : done + 2], (done, sorted(files))
 
 
-def test_a_disk_that_syncs_nothing_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_disk_that_syncs_nothing_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The check of these tests is able to fail."""
     root = tmp_path / "target"
     root.mkdir()

@@ -125,7 +125,7 @@ def codes(reasons: tuple[Reason, ...]) -> list[str]:
 # ---------------------------------------------------------------- the whole way
 
 
-def test_a_service_becomes_what_runs() -> None:
+def test_service_becomes_what_runs() -> None:
     service = one(SERVICE)
     assert service.problems == service.blocked == service.warnings == ()
     assert (service.id, service.origin) == (ServiceId("team", "chat"), Origin("hosts/box/chat.yaml", 1))
@@ -162,7 +162,7 @@ def test_argument_that_stands_in_the_command_knows_its_line() -> None:
     ]
 
 
-def test_the_documented_pair_plans_as_blocked_and_never_crashes() -> None:
+def test_documented_pair_plans_as_blocked_and_never_crashes() -> None:
     (service,) = build({"hosts/box/pair.yaml": PAIR}).services
     assert service.problems == ()
     assert service.spec
@@ -181,7 +181,7 @@ def test_the_documented_pair_plans_as_blocked_and_never_crashes() -> None:
     assert any("vLLM ServingRuntime for KServe" in warning.message for warning in service.warnings)
 
 
-def test_the_same_git_gives_the_same_digests_in_any_order() -> None:
+def test_same_git_gives_the_same_digests_in_any_order() -> None:
     other = SERVICE.replace("name: chat", "name: other")
     one_way = build({"hosts/box/a.yaml": SERVICE, "hosts/box/b.yaml": other})
     other_way = build({"hosts/box/a.yaml": other + "---\n" + SERVICE})
@@ -198,7 +198,7 @@ def test_the_same_git_gives_the_same_digests_in_any_order() -> None:
         ("\"128\"", "\"256\"", False),
     ],
 )  # fmt: skip
-def test_the_digest_follows_what_runs_and_nothing_else(before: str, after: str, same: bool) -> None:
+def test_digest_follows_what_runs_and_nothing_else(before: str, after: str, same: bool) -> None:
     assert before in SERVICE
     changed = one(SERVICE.replace(before, after))
     assert changed.spec
@@ -224,7 +224,7 @@ def test_replica_counts_are_not_part_of_the_digest() -> None:
         (with_model("resources: {limits: {nvidia.com/gpu: 0.5}}"), "ReconcileFailed"),
     ],
 )
-def test_a_service_that_cannot_be_used_says_why_and_keeps_its_name(text: str, code: str) -> None:
+def test_service_that_cannot_be_used_says_why_and_keeps_its_name(text: str, code: str) -> None:
     service = one(text)
     assert service.spec is None
     assert service.digest == ""
@@ -250,7 +250,7 @@ def test_gpus_beyond_all_numbers_of_devices_are_a_wish_like_any_other() -> None:
     + ["spec: {predictor: {model: {modelFormat: {name: vLLM}, runtime: vllm, args: [1, {}]}}}\n"]
     + ["spec: {predictor: {model: {modelFormat: {name: vLLM}, runtime: vllm, env: [{value: 1}]}}}\n"],
 )
-def test_a_malformed_spec_is_a_problem_of_its_service_alone(spec: str) -> None:
+def test_malformed_spec_is_a_problem_of_its_service_alone(spec: str) -> None:
     broken = SERVICE[: SERVICE.index("spec:")].replace("chat", "broken") + spec
     state = build({"hosts/box/a.yaml": broken, "hosts/box/b.yaml": SERVICE})
     by_name = {service.id.name: service for service in state.services}
@@ -260,12 +260,12 @@ def test_a_malformed_spec_is_a_problem_of_its_service_alone(spec: str) -> None:
     assert by_name["chat"].problems == ()
 
 
-def test_a_field_at_fault_is_named_by_its_line() -> None:
+def test_field_at_fault_is_named_by_its_line() -> None:
     (problem, *_) = one(with_predictor("minReplicas: -1")).problems
     assert problem.origin == Origin("hosts/box/chat.yaml", 14)
 
 
-def test_a_service_that_is_written_twice_keeps_what_runs() -> None:
+def test_service_that_is_written_twice_keeps_what_runs() -> None:
     state = build({"hosts/box/a.yaml": SERVICE, "hosts/box/b.yaml": SERVICE.replace("chat", "chat\n  namespace: team")})
     (service,) = state.services
     assert service.spec is None
@@ -273,7 +273,7 @@ def test_a_service_that_is_written_twice_keeps_what_runs() -> None:
     assert "hosts/box/b.yaml:1" in service.problems[0].message
 
 
-def test_a_runtime_that_is_written_twice_stops_only_its_users() -> None:
+def test_runtime_that_is_written_twice_stops_only_its_users() -> None:
     other = RUNTIME.replace("name: vllm\n", "name: other\n")
     files: dict[str, str | bytes] = {
         "runtimes/again.yaml": RUNTIME,
@@ -288,7 +288,7 @@ def test_a_runtime_that_is_written_twice_stops_only_its_users() -> None:
 
 
 @pytest.mark.parametrize("name", ["a.b", "1a", "a" * 64])
-def test_a_name_that_kserve_refuses_never_becomes_a_service(name: str) -> None:
+def test_name_that_kserve_refuses_never_becomes_a_service(name: str) -> None:
     state = build({"hosts/box/a.yaml": SERVICE.replace("chat", name)})
     assert state.services == ()
     assert [(r.code, str(r.origin)) for r in state.unreadable] == [("InvalidName", "hosts/box/a.yaml:4")]
@@ -297,7 +297,7 @@ def test_a_name_that_kserve_refuses_never_becomes_a_service(name: str) -> None:
 # ---------------------------------------------------------------- broken files and missing folders
 
 
-def test_a_broken_document_is_marked_and_the_others_live() -> None:
+def test_broken_document_is_marked_and_the_others_live() -> None:
     state = build({"hosts/box/a.yaml": SERVICE + "---\nkind: InferenceService\nx: [\n"})
     assert [service.id.name for service in state.services] == ["chat"]
     assert state.services[0].spec
@@ -305,7 +305,7 @@ def test_a_broken_document_is_marked_and_the_others_live() -> None:
     assert state.prunable
 
 
-def test_a_broken_runtime_keeps_what_runs_and_takes_no_other_in_its_place() -> None:
+def test_broken_runtime_keeps_what_runs_and_takes_no_other_in_its_place() -> None:
     auto = SERVICE.replace("      runtime: vllm\n", "")
     fallback = RUNTIME.replace("ServingRuntime", "ClusterServingRuntime")
     fine = build({"runtimes/fallback.yaml": fallback, "hosts/box/a.yaml": auto})
@@ -345,11 +345,11 @@ def test_without_its_host_file_nothing_is_pruned(host: str) -> None:
     assert "NotPrunable" in codes(state.notes)
 
 
-def test_a_host_file_elsewhere_does_not_count() -> None:
+def test_host_file_elsewhere_does_not_count() -> None:
     assert not build({"hosts/box/host.yaml": "", "hosts/box/sub/host.yaml": HOST}).prunable
 
 
-def test_a_link_in_place_of_a_folder_keeps_what_came_from_it() -> None:
+def test_link_in_place_of_a_folder_keeps_what_came_from_it() -> None:
     link = Reason(ReasonCode.SYMLINK, "not read: it is a symbolic link", Origin("hosts/box/team", 1))
     assert "hosts/box/team/" in {r.origin.file for r in build({}, refused=(link,)).unreadable if r.origin}
 
@@ -388,7 +388,7 @@ def test_all_obstacles_are_listed_with_their_lines() -> None:
     assert "hunter2" not in said
 
 
-def test_a_secret_that_the_config_stands_in_for_is_no_obstacle() -> None:
+def test_secret_that_the_config_stands_in_for_is_no_obstacle() -> None:
     text = with_model("env:", "- {name: TOKEN, valueFrom: {secretKeyRef: {name: hf, key: token}}}")
     assert codes(one(text).blocked) == ["SecretNotFound"]
     engine = EngineSettings(image="vllm/*", python=Path("/p"), env={"TOKEN": "x"})
@@ -423,7 +423,7 @@ def test_storage_is_judged_by_what_this_host_can_reach(uri: str, code: str | Non
     assert service.spec.mounts == (Mount(uri, "/mnt/models"),)
 
 
-def test_claims_and_host_folders_are_mounted_and_other_volumes_are_warned_about() -> None:
+def test_claims_and_host_folders_are_mounted_other_volumes_are_warned() -> None:
     text = with_predictor(
         "volumes:",
         "- {name: data, persistentVolumeClaim: {claimName: claim}}",
@@ -448,7 +448,7 @@ def test_claims_and_host_folders_are_mounted_and_other_volumes_are_warned_about(
     assert [(w.code, "certs" in w.message) for w in service.warnings] == [("VolumeIgnored", True)]
 
 
-def test_the_first_matching_image_wins_and_only_stars_are_special() -> None:
+def test_first_matching_image_wins_and_only_stars_are_special() -> None:
     engines = tuple(
         EngineSettings(image=image, python=Path(f"/{n}"))
         for n, image in enumerate(["a/b:1", "a/*", "[x]/*@sha256:*", "*"])
@@ -618,7 +618,7 @@ CANARY = """\
 """
 
 
-def test_a_canary_is_read_like_the_predictor_with_lines_of_its_own() -> None:
+def test_canary_is_read_like_the_predictor_with_lines_of_its_own() -> None:
     service = one(SERVICE + CANARY)
     assert (service.problems, service.warnings) == ((), ())
     assert service.spec == one(SERVICE).spec
@@ -631,7 +631,7 @@ def test_a_canary_is_read_like_the_predictor_with_lines_of_its_own() -> None:
     assert canary.spec.args[-1].origin == Origin("hosts/box/chat.yaml", 24)
 
 
-def test_a_bad_canary_is_a_problem_of_its_service_at_its_own_line() -> None:
+def test_bad_canary_is_a_problem_of_its_service_at_its_own_line() -> None:
     service = one(SERVICE + CANARY.replace("runtime: vllm", "runtime: nobody"))
     assert service.spec is None
     assert [(p.code, p.origin and p.origin.line) for p in service.problems] == [("RuntimeNotRecognized", 21)]
@@ -647,7 +647,7 @@ def test_two_canaries_are_one_too_many_for_a_host() -> None:
     assert (service.spec, codes(service.problems)) == (None, ["UnsupportedField"])
 
 
-def test_a_canary_that_would_be_the_same_again_is_left_out_with_a_warning() -> None:
+def test_canary_that_would_be_the_same_again_is_left_out_with_a_warning() -> None:
     same = CANARY.replace("file:///models/other", "file:///models/tiny").replace(
         "- --max-num-seqs=9", "- --max-model-len=128"
     )
@@ -730,7 +730,7 @@ def test_arguments_that_kserve_adds_are_blamed_on_the_service() -> None:
     assert [each.origin for each in arguments] == [Origin("a.yaml", line) for line in (12, 13, 1)]
 
 
-def test_a_host_fetches_a_model_itself_although_the_cluster_keeps_a_copy() -> None:
+def test_host_fetches_a_model_itself_although_the_cluster_keeps_a_copy() -> None:
     config = """\
 apiVersion: v1
 kind: ConfigMap
@@ -748,7 +748,7 @@ spec: {sourceModelUri: "hf://org/model", modelSize: 1Gi, nodeGroups: [g]}
     assert cached.spec == plain.spec
 
 
-def test_a_stopped_service_is_told_from_one_that_wants_no_replica() -> None:
+def test_stopped_service_is_told_from_one_that_wants_no_replica() -> None:
     stopped = SERVICE.replace("  name: chat\n", "  name: chat\n  annotations: {serving.kserve.io/stop: 'True'}\n")
     assert (one(stopped).replicas, one(stopped).stopped) == (0, True)
     without = with_predictor("minReplicas: 0").replace(

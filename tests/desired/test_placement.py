@@ -28,19 +28,19 @@ def selecting(**labels: str) -> str:
     return with_predictor("nodeSelector:", *(f"  {key}: {value}" for key, value in labels.items()))
 
 
-def test_a_service_whose_labels_the_host_has_runs_as_ever() -> None:
+def test_service_whose_labels_the_host_has_runs_as_ever() -> None:
     service = one(selecting(disk="ssd"), target=host(labels={"disk": "ssd"}))
     assert (service.not_here, service.replicas, service.warnings) == ((), 1, ())
 
 
-def test_a_service_for_other_hosts_wants_nothing_here_and_names_the_line() -> None:
+def test_service_for_other_hosts_wants_nothing_here_and_names_the_line() -> None:
     service = one(selecting(disk="ssd"))
     (why,) = service.not_here
     assert str(why) == "hosts/box/chat.yaml:15: nodeSelector requires disk=ssd; this host has no label disk"
     assert (why.code, service.replicas, service.spec is None) == ("NotForThisHost", 0, False)
 
 
-def test_a_rule_of_the_runtime_is_blamed_on_the_line_of_the_runtime() -> None:
+def test_rule_of_the_runtime_is_blamed_on_the_line_of_the_runtime() -> None:
     runtime = RUNTIME + "  nodeSelector:\n    disk: ssd\n    zone: a\n"
     service = one(selecting(zone="b"), {"runtimes/vllm.yaml": runtime}, host(labels={"zone": "a"}))
     assert {why.message.split(";")[0]: why.origin for why in service.not_here} == {
@@ -49,7 +49,7 @@ def test_a_rule_of_the_runtime_is_blamed_on_the_line_of_the_runtime() -> None:
     }
 
 
-def test_a_runtime_s_tolerations_open_a_tainted_host_unless_the_service_has_its_own() -> None:
+def test_runtimes_tolerations_apply_unless_the_service_has_its_own() -> None:
     runtime = RUNTIME + "  tolerations:\n  - {key: nvidia.com/gpu, operator: Exists}\n"
     tainted = host(taints=[GPU_TAINT])
     assert codes(one(SERVICE, target=tainted).not_here) == ["NotForThisHost"]
@@ -58,7 +58,7 @@ def test_a_runtime_s_tolerations_open_a_tainted_host_unless_the_service_has_its_
     assert codes(one(own, {"runtimes/vllm.yaml": runtime}, tainted).not_here) == ["NotForThisHost"]
 
 
-def test_the_documented_pair_runs_on_a_host_with_the_usual_taint_of_gpu_nodes() -> None:
+def test_documented_pair_runs_on_a_host_with_the_usual_taint_of_gpu_nodes() -> None:
     pair = (Path(__file__).parents[1] / "data" / "example_pair.yaml").read_text()
     engine = EngineSettings(image="quay.io/modh/vllm*", python=Path("/p"))
     files = {"hosts/box/pair.yaml": pair}
@@ -73,7 +73,7 @@ def test_what_this_host_lacks_is_no_fault_of_a_service_for_others() -> None:
     assert (image.blocked, image.problems) == ((), ())
 
 
-def test_a_rule_that_nobody_could_follow_makes_the_service_unusable_and_moves_nothing() -> None:
+def test_impossible_affinity_makes_a_service_unusable_and_moves_nothing() -> None:
     rule = "{matchExpressions: [{key: disk, operator: Like, values: [ssd]}]}"
     required = "requiredDuringSchedulingIgnoredDuringExecution"
     service = one(with_predictor(f"affinity: {{nodeAffinity: {{{required}: {{nodeSelectorTerms: [{rule}]}}}}}}"))
@@ -111,11 +111,11 @@ def test_every_host_has_the_labels_of_every_node() -> None:
 
 
 @pytest.mark.parametrize(("gpus", "present"), [("auto", True), (["GPU-1"], True), ([], False)])
-def test_a_host_says_that_it_has_gpus_unless_its_config_says_that_it_has_none(gpus: Any, present: bool) -> None:
+def test_host_is_labelled_with_gpus_unless_its_config_has_none(gpus: Any, present: bool) -> None:
     assert ("nvidia.com/gpu.present" in node_of(host(gpus=gpus)).labels) is present
 
 
-def test_the_config_s_own_label_wins() -> None:
+def test_config_s_own_label_wins() -> None:
     node = node_of(host(labels={"kubernetes.io/hostname": "rack-7", "nvidia.com/gpu.present": "false"}))
     assert (node.labels["kubernetes.io/hostname"], node.labels["nvidia.com/gpu.present"]) == ("rack-7", "false")
     assert node.name == "box"
@@ -186,7 +186,7 @@ def drains(text: str, **more: Any) -> tuple[str | None, bool]:
         (HOST.replace("{name: box}", "{name: box, labels: {a: b}, annotations: {c: d}}"), None),
     ],
 )
-def test_a_host_is_closed_by_one_word_and_by_no_other(text: str, expected: str | None) -> None:
+def test_host_is_closed_by_one_word_and_by_no_other(text: str, expected: str | None) -> None:
     assert drains(text) == (expected, True)
 
 
@@ -204,7 +204,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("text", "line", "message"), BROKEN)
-def test_a_host_yaml_that_cannot_be_followed_is_named_with_its_line(text: str, line: int, message: str) -> None:
+def test_host_yaml_that_cannot_be_followed_is_named_with_its_line(text: str, line: int, message: str) -> None:
     state = build({"hosts/box/host.yaml": closed(text)})
     assert (state.drain, state.host_known, state.prunable) == (None, False, False)
     assert [(str(why.origin), why.message) for why in state.unreadable] == [(f"hosts/box/host.yaml:{line}", message)]
@@ -213,15 +213,15 @@ def test_a_host_yaml_that_cannot_be_followed_is_named_with_its_line(text: str, l
 @pytest.mark.parametrize(
     "text", ["apiVersion: [broken\n", f"{closed()}---\nkind: [\n", f"{closed()}---\n{HOST}", "# nothing\n"]
 )
-def test_a_doubtful_host_yaml_leaves_it_unknown_whether_the_host_is_closed(text: str) -> None:
+def test_doubtful_host_yaml_leaves_it_unknown_whether_the_host_is_closed(text: str) -> None:
     assert drains(text) == (None, False)
 
 
-def test_a_missing_folder_leaves_it_unknown_whether_the_host_is_closed() -> None:
+def test_missing_folder_leaves_it_unknown_whether_the_host_is_closed() -> None:
     assert drains(closed(), missing=("hosts/box",)) == (None, False)
 
 
-def test_unschedulable_host_starts_nothing_new_and_warns_once_that_it_is_not_drained() -> None:
+def test_unschedulable_host_starts_nothing_new_and_warns_once() -> None:
     state = build({"hosts/box/host.yaml": closed("spec:\n  unschedulable: true")})
     assert state.drain is None
     assert state.unschedulable
@@ -241,13 +241,13 @@ def test_unschedulable_host_that_says_whether_it_drains_warns_of_nothing(drain: 
     assert not state.notes
 
 
-def test_a_host_document_elsewhere_closes_nothing_and_is_told() -> None:
+def test_host_document_elsewhere_closes_nothing_and_is_told() -> None:
     state = build({"runtimes/host.yaml": closed()})
     assert (state.drain, state.host_known) == (None, True)
     assert [why.origin for why in state.notes if why.code == "HostDocumentIgnored"] == [Origin("runtimes/host.yaml", 4)]
 
 
-def test_validate_refuses_a_host_yaml_with_an_unknown_word_also_without_a_target() -> None:
+def test_validate_refuses_host_yaml_with_unknown_word_also_without_target() -> None:
     assert on_cluster.validate(read(SERVICE))["valid"]
     broken = read(closed("spec: {unschedulabel: true}"), "hosts/box/host.yaml")
     (error,) = on_cluster.validate(broken)["errors"]
@@ -255,7 +255,7 @@ def test_validate_refuses_a_host_yaml_with_an_unknown_word_also_without_a_target
     assert not broken.illegible
 
 
-def test_a_broken_host_yaml_leaves_services_as_git_says() -> None:
+def test_broken_host_yaml_leaves_services_as_git_says() -> None:
     files = {"hosts/box/host.yaml": closed("spec: {x: 1}"), "hosts/box/chat.yaml": SERVICE}
     (service,) = build(files).services
     assert (service.problems, service.replicas) == ((), 1)

@@ -385,6 +385,6 @@ def test_validate_refuses_exactly_what_a_host_does_not_use(file: str, choice: ra
         assert not state.refused
 
 
-def test_the_tree_of_the_property_is_valid_as_it_stands() -> None:
+def test_tree_of_the_property_is_valid_as_it_stands() -> None:
     assert on_cluster.validate(read_manifests(snapshot({**TREE})), on_cluster.RenderContext("team", HOST_MODE))["valid"]
     assert build({**TREE}).services[0].spec

@@ -49,18 +49,18 @@ WHOLE = with_model("envFrom:", "- {prefix: P_, secretRef: {name: hub}}", "- {pre
 # ---------------------------------------------------------------- variables
 
 
-def test_a_variable_of_a_secret_that_is_there_is_no_obstacle_and_shows_no_value():
+def test_variable_of_a_present_secret_does_not_block_and_shows_no_value():
     service = one(TOKEN, store())
     assert service.blocked == ()
     assert service.spec is not None
     assert EnvVar("HF_TOKEN", source="secret hub/token") in service.spec.env
 
 
-def test_a_changed_value_changes_no_digest():
+def test_changed_value_changes_no_digest():
     assert one(TOKEN, store(token="a")).digest == one(TOKEN, store(token="b")).digest == one(TOKEN).digest
 
 
-def test_a_missing_secret_says_what_where_and_what_helps():
+def test_missing_secret_says_what_where_and_what_helps():
     assert said(one(TOKEN).blocked) == [
         'SecretNotFound hosts/box/chat.yaml:15: variable HF_TOKEN needs key "token" of Secret hub, which this host '
         "does not have in namespace team; put a manifest of it into a folder that targets[].secrets.directory of box "
@@ -68,12 +68,12 @@ def test_a_missing_secret_says_what_where_and_what_helps():
     ]
 
 
-def test_a_missing_key_names_those_that_are_there():
+def test_missing_key_names_those_that_are_there():
     (reason,) = one(TOKEN, store(other="x", more="y")).blocked
     assert "which has no such key (it has: more, other); add it at /etc/reconciler/secrets/hub.yaml:1" in reason.message
 
 
-def test_a_secret_of_another_namespace_does_not_count():
+def test_secret_of_another_namespace_does_not_count():
     assert [each.code for each in one(TOKEN, store(namespace="other")).blocked] == ["SecretNotFound"]
 
 
@@ -84,7 +84,7 @@ def test_where_secrets_cannot_be_read_nobody_says_that_one_is_missing():
     assert "it is unknown whether it exists: /etc/s:1: no such folder" in reason.message
 
 
-def test_an_optional_secret_blocks_nothing_and_stays_the_same_spec_when_it_comes():
+def test_optional_secret_blocks_nothing_and_stays_same_spec_when_it_comes():
     text = TOKEN.replace("key: token", "key: token, optional: true")
     assert one(text).blocked == ()
     assert one(text).digest == one(text, store()).digest
@@ -100,7 +100,7 @@ def test_whole_secrets_are_each_wanted_also_with_one_prefix():
 
 
 @pytest.mark.parametrize("reference", ["$(HF_TOKEN)", "x-$(HF_TOKEN)", "$(MADE)"])
-def test_a_secret_on_the_command_line_is_refused(reference: str):
+def test_secret_on_the_command_line_is_refused(reference: str):
     text = TOKEN.replace('      - "128"\n', f'      - "128"\n      - --api-key={reference}\n') + (
         "      - {name: MADE, value: 'a$(HF_TOKEN)'}\n"
     )
@@ -109,7 +109,7 @@ def test_a_secret_on_the_command_line_is_refused(reference: str):
     assert "would show a Secret's value to every user of the host" in reason.message
 
 
-def test_a_key_of_a_whole_secret_on_the_command_line_is_refused():
+def test_key_of_a_whole_secret_on_the_command_line_is_refused():
     text = with_model("envFrom:", "- {secretRef: {name: hub}}").replace('"128"', '"$(token)"')
     assert [each.code for each in one(text, store()).blocked] == ["SecretInArgument"]
     assert one(text.replace("$(token)", "$$(token)"), store()).blocked == ()
@@ -144,7 +144,7 @@ def test_optional_secret_that_cannot_be_used_is_not_absent(text: str, unknown: S
         reveal(service.spec, "team", (), unknown)
 
 
-def test_a_secret_as_files_is_part_of_the_spec_and_must_be_there():
+def test_secret_as_files_is_part_of_the_spec_and_must_be_there():
     service = one(MOUNTED, store())
     assert service.spec is not None
     assert service.spec.secrets == (SecretMount("hub", "/keys", (("token", "sub/hf"),)),)
@@ -164,7 +164,7 @@ def credentials(**entries: str) -> SecretStore:
 STORAGE = SERVICE.replace("      storageUri: file:///models/tiny\n", "      storage: {key: mine, path: tiny}\n")
 
 
-def test_the_storage_secret_of_the_host_tells_bucket_and_scheme():
+def test_storage_secret_of_the_host_tells_bucket_and_scheme():
     entry = '{"type": "s3", "bucket": "models", "secret_access_key": "hf_tested"}'
     service = one(STORAGE, credentials(mine=entry))
     assert service.spec is not None
@@ -172,7 +172,7 @@ def test_the_storage_secret_of_the_host_tells_bucket_and_scheme():
     assert "SecretNotFound" not in {each.code for each in service.blocked}
 
 
-def test_a_storage_secret_without_the_key_says_so():
+def test_storage_secret_without_the_key_says_so():
     (reason,) = (each for each in one(STORAGE, credentials(other="{}")).blocked if each.code == "SecretNotFound")
     assert 'the model\'s storage needs key "mine" of Secret storage-config, which has no such key' in reason.message
 
@@ -187,7 +187,7 @@ def test_headers_of_an_https_host_stay_a_reference():
 # ---------------------------------------------------------------- the tree as a whole
 
 
-def test_a_plain_secret_in_git_fails_the_target_blocks_who_needs_it_and_nobody_else():
+def test_plain_secret_in_git_blocks_only_services_that_need_it():
     secret = f"apiVersion: v1\nkind: Secret\nmetadata: {{name: hub}}\nstringData: {{token: {VALUE}}}\n"
     other = SERVICE.replace("name: chat", "name: other")
     revision = snapshot({"hosts/box/a.yaml": TOKEN, "hosts/box/b.yaml": other, "hosts/box/s.yaml": secret})
@@ -214,7 +214,7 @@ def test_services_are_worked_out_again_only_when_a_secret_changes():
     assert build_desired(manifests, TARGET, revision, cache, NO_SECRETS).services[0].blocked
 
 
-def test_the_host_names_its_own_folder_as_the_place_for_a_missing_secret():
+def test_host_names_its_own_folder_as_the_place_for_a_missing_secret():
     target = TARGET.model_copy(update={"secrets": Secrets(directory=Path("/etc/reconciler/secrets"))})
     assert (
         "put a manifest of it into /etc/reconciler/secrets"
@@ -238,7 +238,7 @@ def start(text: str, secrets: SecretStore) -> Launch:
     return made
 
 
-def test_a_process_gets_values_and_a_list_of_what_to_hide():
+def test_process_gets_values_and_a_list_of_what_to_hide():
     text = TOKEN + "      - {name: MADE, value: 'a$(HF_TOKEN)'}\n      - {name: PLAIN, value: b}\n"
     made = start(text, store())
     assert {name: made.env[name] for name in ("HF_TOKEN", "MADE", "PLAIN")} == {
@@ -256,14 +256,14 @@ def test_of_several_variables_with_one_name_the_last_counts():
     assert made.hidden == {"P_b"}
 
 
-def test_the_config_stands_in_for_a_secret_that_is_not_there():
+def test_config_stands_in_for_a_secret_that_is_not_there():
     text = with_model("env:", "- {name: GIVEN, valueFrom: {secretKeyRef: {name: hub, key: token}}}")
     made = start(text, NO_SECRETS)
     assert made.env["GIVEN"] == "by the config"
     assert made.hidden == frozenset()
 
 
-def test_an_optional_variable_that_is_not_there_is_left_out():
+def test_optional_variable_that_is_not_there_is_left_out():
     assert "HF_TOKEN" not in start(TOKEN.replace("key: token", "key: token, optional: true"), NO_SECRETS).env
 
 
@@ -274,7 +274,7 @@ def test_any_bytes_but_zero_reach_the_environment():
         start(TOKEN, store(token="a\0b"))
 
 
-def test_a_secret_that_went_away_since_stops_the_start_by_name():
+def test_secret_that_went_away_since_stops_the_start_by_name():
     service = one(TOKEN, store())
     assert service.spec is not None
     with pytest.raises(Retryable, match='key "token" of Secret hub in namespace team is not on this host any more'):
@@ -287,7 +287,7 @@ def test_mounted_secrets_become_files_and_arguments_follow():
     assert "/dev/shm/x/0/sub/hf" in made.argv
 
 
-def test_a_single_file_of_a_secret_stands_where_the_container_wants_it():
+def test_single_file_of_a_secret_stands_where_the_container_wants_it():
     text = MOUNTED.replace(", items: [{key: token, path: sub/hf}]", "").replace("/keys}", "/keys, subPath: token}")
     made = start(text.replace('"128"', "/keys"), store(token=VALUE, other="x"))
     assert set(made.files) == {"/dev/shm/x/0/token", "/dev/shm/x/0/other"}

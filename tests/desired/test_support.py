@@ -109,7 +109,7 @@ FIELDS = [(row, key) for row in ROWS if row.where is not Where.KIND for key in r
 
 @pytest.mark.parametrize(("row", "key"), FIELDS, ids=[f"{row.where.name}-{key}" for row, key in FIELDS])
 @pytest.mark.parametrize("place", list(TargetKind))
-def test_a_field_is_answered_as_its_row_says(row: SupportRow, key: str, place: TargetKind):
+def test_field_is_answered_as_its_row_says(row: SupportRow, key: str, place: TargetKind):
     value = row.values[0] if row.values else {"x": "y"} if row.where is Where.SPEC else "x"
     service, runtime = _documents(row, key, value)
     origins, outcome = Origins(_manifest(service), _manifest(runtime)), row.at(place)
@@ -181,14 +181,14 @@ def test_auth_that_nobody_enforces_is_an_error():
 
 
 @pytest.mark.parametrize("lines", [KEY_FROM_SECRET, ("env:", "- {name: VLLM_API_KEY, value: k}"), ('- "--api-key=k"',)])
-def test_auth_that_the_engine_enforces_is_honoured_and_guarded_by_the_proxy(lines: tuple[str, ...]):
+def test_auth_that_engine_enforces_is_honoured_and_guarded_by_proxy(lines: tuple[str, ...]):
     service = one(annotated(with_model(*lines), auth="true"))
     assert service.problems == ()
     assert service.guarded
     assert not one(with_model(*lines)).guarded
 
 
-def test_the_label_for_auth_means_the_same():
+def test_label_for_auth_means_the_same():
     text = SERVICE.replace(
         "metadata:\n", 'metadata:\n  labels: {security.openshift.io/enable-authentication: "true"}\n'
     )
@@ -207,7 +207,7 @@ def test_tls_is_passed_through_to_an_engine_that_ends_it():
     assert (nothing.passthrough, codes(nothing.warnings)) == (False, ["NoEffect"])
 
 
-def test_auth_and_passthrough_together_are_refused_as_nobody_could_guard_what_passes():
+def test_auth_together_with_tls_passthrough_is_refused():
     both = "{serving.knative.openshift.io/enablePassthrough: 'true', security.opendatahub.io/enable-auth: 'true'}"
     keyed = '- "--api-key=k"'
     text = with_model(*TLS, keyed).replace("metadata:\n", f"metadata:\n  annotations: {both}\n")
@@ -234,14 +234,14 @@ def test_recommended_accelerators_are_compared_with_the_gpus_of_the_host():
     assert codes(_judged("not json", gpus=()).warnings) == []
 
 
-def test_where_only_the_driver_knows_the_gpus_the_warning_waits_for_its_answer():
+def test_where_only_driver_knows_gpus_warning_waits_for_its_answer():
     service = _judged('["nvidia.com/gpu"]', gpus="auto")
     assert service.warnings == ()
     assert codes(service.warnings_without_gpu) == ["AcceleratorMismatch"]
     assert codes(_judged('["habana.ai/gaudi"]', gpus="auto").warnings) == ["AcceleratorMismatch"]
 
 
-def test_a_private_service_is_warned_about_where_the_proxy_is_not():
+def test_private_service_is_warned_about_where_the_proxy_is_not():
     text = SERVICE.replace("metadata:\n", "metadata:\n  labels: {networking.kserve.io/visibility: cluster-local}\n")
     assert one(text).warnings == ()
     shared = TARGET.model_copy(update={"routing": Routing(listen="0.0.0.0:8080")})
@@ -261,7 +261,7 @@ def test_what_the_documented_pair_says_to_a_host_is_said():
     assert (service.display_name, service.dashboard, service.metrics_path) == ("granite", True, "/metrics")
 
 
-def test_the_dashboard_label_hides_a_service():
+def test_dashboard_label_hides_a_service():
     assert not one(annotated(SERVICE, label_dashboard="false")).dashboard
     assert one(annotated(SERVICE, label_dashboard="true")).dashboard
     assert not one(annotated(with_predictor("workerSpec: {}"), label_dashboard="false")).dashboard
@@ -282,7 +282,7 @@ def test_metrics_are_published_where_the_annotations_say():
     assert _scraped("prometheus.io/scrape: 'false'").metrics_path is None
 
 
-def test_a_port_that_is_not_the_containers_is_not_published_and_warned_about():
+def test_port_that_is_not_the_containers_is_not_published_and_warned_about():
     service = _scraped("prometheus.io/port: '9000'")
     assert service.metrics_path is None
     assert codes(service.warnings) == ["NotScraped"]
@@ -300,7 +300,7 @@ def test_kserves_own_metrics_port_means_the_engines():
 
 
 @pytest.mark.parametrize("kind", ["LLMInferenceService", "Cluster"])
-def test_a_document_that_means_nothing_to_hosts_is_noted(kind: str):
+def test_document_that_means_nothing_to_hosts_is_noted(kind: str):
     versions = {"LLMInferenceService": "serving.kserve.io/v1alpha1", "Cluster": "reconciler/v1alpha1"}
     text = f"apiVersion: {versions[kind]}\nkind: {kind}\nmetadata: {{name: a}}\n"
     (note,) = build({"hosts/box/a.yaml": text, "hosts/box/host.yaml": HOST}).notes

@@ -10,7 +10,7 @@ from reconciler.preview.on_cluster import validate
 LAYOUT = Path(__file__).parents[2] / "repo_layout"
 
 
-def test_the_layout_is_valid_and_warns_only_of_what_is_not_in_git():
+def test_layout_is_valid_and_warns_only_of_what_is_not_in_git():
     verdict = validate(read_paths([LAYOUT]))
     assert verdict["errors"] == []
     assert [warning["message"] for warning in verdict["warnings"]] == [
@@ -18,6 +18,6 @@ def test_the_layout_is_valid_and_warns_only_of_what_is_not_in_git():
     ]
 
 
-def test_a_host_file_stands_in_every_folder_of_a_host():
+def test_host_file_stands_in_every_folder_of_a_host():
     for folder in (LAYOUT / "demo", *(LAYOUT / "hosts").iterdir()):
         assert (folder / "host.yaml").is_file(), folder

@@ -127,7 +127,7 @@ def test_full_disk_on_trial_brings_the_last_good_back_and_blames_no_commit(make_
     assert service["lastFailure"]["action"] == "trial"
 
 
-def test_a_crash_before_promotion_goes_back_to_the_last_good_digest(make_rig: MakeRig):
+def test_crash_before_promotion_goes_back_to_the_last_good_digest(make_rig: MakeRig):
     rig = make_rig(rollout={"min_ready": "6s"})
     install_engine(rig, "v9", CRASHES_LATER)
     rig.start()
@@ -140,7 +140,7 @@ def test_a_crash_before_promotion_goes_back_to_the_last_good_digest(make_rig: Ma
     assert rig.serves()
 
 
-def test_a_quarantined_digest_is_tried_again_only_when_asked(make_rig: MakeRig):
+def test_quarantined_digest_is_tried_again_only_when_asked(make_rig: MakeRig):
     rig = make_rig()
     install_engine(rig, "v9", CRASHES)
     rig.start()
@@ -157,7 +157,7 @@ def test_a_quarantined_digest_is_tried_again_only_when_asked(make_rig: MakeRig):
     rig.wait("one more try", lambda: rig.ask("history", "-o", "json").stdout.count('"replica_started"') > starts)
 
 
-def test_the_pair_of_the_documentation_is_blocked_with_all_its_reasons(rig: Rig):
+def test_pair_of_the_documentation_is_blocked_with_all_its_reasons(rig: Rig):
     pair = rig.read("hosts/gpu-1/granite.yaml")
     runtime = rig.read("runtimes/vllm-runtime.yaml")
     assert "vllm-runtime" in runtime

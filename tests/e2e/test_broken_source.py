@@ -21,7 +21,7 @@ def assert_untouched(rig: Rig, before: set[int]) -> None:
     assert rig.serves()
 
 
-def test_an_empty_tree_prunes_nothing(rig: Rig):
+def test_empty_tree_prunes_nothing(rig: Rig):
     before = rig.pids()
     git(rig.clone, "rm", "-r", "-q", ".")
     git(rig.clone, "commit", "-q", "-m", "Remove everything")
@@ -34,7 +34,7 @@ def test_an_empty_tree_prunes_nothing(rig: Rig):
     assert rig.pids() == before
 
 
-def test_a_missing_folder_prunes_nothing(rig: Rig):
+def test_missing_folder_prunes_nothing(rig: Rig):
     before = rig.pids()
     git(rig.clone, "mv", "demo", "elsewhere")
     git(rig.clone, "commit", "-q", "-m", "Move the folder")
@@ -43,7 +43,7 @@ def test_a_missing_folder_prunes_nothing(rig: Rig):
     assert_untouched(rig, before)
 
 
-def test_an_unreadable_repository_keeps_the_last_good_revision(rig: Rig):
+def test_unreadable_repository_keeps_the_last_good_revision(rig: Rig):
     before = rig.pids()
     bare = rig.folder / "models.git"
     shutil.move(bare, rig.folder / "away.git")

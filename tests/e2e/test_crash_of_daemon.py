@@ -42,7 +42,7 @@ def test_traffic_does_not_notice_that_the_daemon_is_gone(rig: Rig):
     assert rig.pids() == before
 
 
-def test_sigterm_leaves_workloads_serving_and_sighup_reads_the_config_again(rig: Rig):
+def test_sigterm_leaves_workloads_serving_and_sighup_reads_config_again(rig: Rig):
     import signal
 
     before = rig.pids()

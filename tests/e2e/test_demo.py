@@ -51,9 +51,7 @@ def completion(listen: str) -> dict[str, Any]:
         return answer
 
 
-def test_demo_on_the_stock_entry_point_keeps_its_promises_and_leaves_nothing(
-    stock_python: Path, tmp_path: Path
-) -> None:
+def test_demo_on_stock_entry_point_keeps_its_promises_and_leaves_nothing(stock_python: Path, tmp_path: Path) -> None:
     done = demo("--once", "--python", str(stock_python), "--dir", str(tmp_path / "demo"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"requests [1-9]\d+, lost 0\n", done.stdout)

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.e2e
 STOP = "serving.kserve.io/stop"
 
 
-def test_prometheus_finds_every_replicas_own_metrics_until_git_stops_the_service(rig: Rig):
+def test_prometheus_finds_the_metrics_of_every_replica_until_it_stops(rig: Rig):
     (group,) = discovered(rig)
     labels = group["labels"]
     assert (labels["target"], labels["namespace"], labels["service"]) == ("demo", "default", "tiny")

@@ -26,7 +26,7 @@ def is_healthy(rig: Rig, name: str) -> bool:
     return service is not None and service["health"]["status"] == "Healthy"
 
 
-def test_a_host_closed_from_git_is_emptied_without_loss_and_comes_back(rig: Rig):
+def test_host_closed_from_git_is_emptied_without_loss_and_comes_back(rig: Rig):
     text = rig.read(HOST)
     with rig.load(streams=2, posts=2) as load:
         rig.write({HOST: text.replace("spec: {}", "spec:\n  drain: true")})
@@ -80,7 +80,7 @@ def test_host_drained_by_hand_is_emptied_without_loss_and_comes_back(rig: Rig):
     assert "host_undrained" in events
 
 
-def test_a_service_for_other_hosts_is_shown_and_moves_as_git_and_the_config_say(rig: Rig):
+def test_service_for_other_hosts_is_shown_and_moves_as_git_and_config_say(rig: Rig):
     text = rig.read("demo/tiny.yaml")
     selecting = text.replace("  predictor:\n", "  predictor:\n    nodeSelector:\n      disk: ssd\n")
     rig.write({"demo/fast.yaml": selecting.replace("name: tiny\n", "name: fast\n")})

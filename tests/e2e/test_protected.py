@@ -56,7 +56,7 @@ def complete_by_tls(rig: Rig) -> int:
         return int(json.loads(connection.getresponse().read())["usage"]["completion_tokens"])
 
 
-def test_an_engine_gets_tls_of_its_own_without_a_lost_request_and_clients_reach_it_unopened(rig: Rig):
+def test_rollout_to_tls_passthrough_loses_no_request(rig: Rig):
     make_certificate(rig.folder / "certs")
     mounted = [{"name": "certs", "mountPath": "/certs"}]
     files = ["--ssl-certfile=/certs/tls.crt", "--ssl-keyfile=/certs/tls.key"]

@@ -57,7 +57,7 @@ def _is_engine(pid: int) -> bool:
     return b"EngineCore" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
-def test_a_killed_proxy_is_replaced_and_serves_the_same_routes(rig: Rig):
+def test_killed_proxy_is_replaced_and_serves_the_same_routes(rig: Rig):
     before = rig.pids()
     envoys = [int(folder.name) for folder in Path("/proc").glob("[0-9]*") if _is_proxy_of(rig, folder)]
     assert len(envoys) == 1
@@ -76,7 +76,7 @@ def _is_proxy_of(rig: Rig, folder: Path) -> bool:
         return False
 
 
-def test_a_replica_killed_while_the_daemon_is_down_is_replaced_when_it_is_back(rig: Rig):
+def test_replica_killed_while_daemon_is_down_is_replaced_when_it_is_back(rig: Rig):
     (main,) = rig.pids()
     rig.kill()
     os.kill(main, signal.SIGKILL)

@@ -28,7 +28,7 @@ def roll(rig: Rig, seqs: int) -> None:
     assert not rig.pids() & before
 
 
-def test_a_push_becomes_a_model_that_answers_on_all_three_ways_in(rig: Rig):
+def test_push_becomes_a_model_that_answers_on_all_three_ways_in(rig: Rig):
     assert rig.serves()
     service = rig.service()
     assert (service["sync"], service["health"]["status"], service["ready"]) == ("Synced", "Healthy", "1/1")
@@ -46,7 +46,7 @@ def test_twenty_changes_with_room_for_two_lose_nothing(rig: Rig):
     assert tally.requests > 100
 
 
-def test_a_second_version_runs_beside_the_first_and_comes_and_goes_without_a_lost_request(rig: Rig):
+def test_canary_comes_and_goes_without_a_lost_request(rig: Rig):
     before = rig.read("demo/tiny.yaml")
     service = yaml.safe_load(before)
     other = copy.deepcopy(service["spec"]["predictor"])
@@ -73,7 +73,7 @@ def has_answered(record: ReplicaRecord) -> bool:
     return completions(record) > 3
 
 
-def test_a_change_without_room_stops_first_and_refuses_but_loses_nothing(make_rig: MakeRig):
+def test_change_without_room_stops_first_and_refuses_but_loses_nothing(make_rig: MakeRig):
     rig = make_rig(memory=3)
     rig.start()
     rig.converge()
@@ -87,7 +87,7 @@ def test_a_change_without_room_stops_first_and_refuses_but_loses_nothing(make_ri
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("memory", "refuses"), [(64, False), (3, True)], ids=["surge", "stop-first"])
-def test_a_change_on_the_stock_entry_point_loses_nothing(
+def test_change_on_the_stock_entry_point_loses_nothing(
     memory: int, refuses: bool, make_rig: MakeRig, stock_python: Path
 ):
     rig = make_rig(python=stock_python, memory=memory, rollout={"ready_timeout": "300s"})
@@ -107,7 +107,7 @@ def test_writing_an_argument_differently_restarts_nothing(rig: Rig):
     assert rig.pids() == before
 
 
-def test_an_equal_value_that_only_the_engine_recognises_restarts_nothing(rig: Rig):
+def test_equal_value_that_only_the_engine_recognises_restarts_nothing(rig: Rig):
     before = rig.pids()
     rig.edit("demo/tiny.yaml", "- --max-model-len=256", "- --max-model-len=0.256k")
     rig.converge()
@@ -115,7 +115,7 @@ def test_an_equal_value_that_only_the_engine_recognises_restarts_nothing(rig: Ri
     assert "relabel" in rig.ask("history").stdout
 
 
-def test_an_edit_of_one_service_leaves_the_other_alone(rig: Rig):
+def test_edit_of_one_service_leaves_the_other_alone(rig: Rig):
     text = rig.read("demo/tiny.yaml").replace("name: tiny\n", "name: other\n", 1)
     rig.write({"demo/other.yaml": text})
     rig.converge()
@@ -126,7 +126,7 @@ def test_an_edit_of_one_service_leaves_the_other_alone(rig: Rig):
     assert rig.serves("other")
 
 
-def test_a_runtime_edit_rolls_two_services_of_two_replicas_without_loss(make_rig: MakeRig):
+def test_runtime_edit_rolls_two_services_of_two_replicas_without_loss(make_rig: MakeRig):
     rig = make_rig(memory=10)  # room for one more replica than the four
     text = rig.read("demo/tiny.yaml").replace("Replicas: 1", "Replicas: 2")
     rig.write({"demo/tiny.yaml": text, "demo/other.yaml": text.replace("name: tiny\n", "name: other\n", 1)})
@@ -145,7 +145,7 @@ def test_a_runtime_edit_rolls_two_services_of_two_replicas_without_loss(make_rig
     assert events
 
 
-def test_a_deleted_service_leaves_nothing_behind(rig: Rig):
+def test_deleted_service_leaves_nothing_behind(rig: Rig):
     folder = rig.folder / "state" / "demo"
     sockets = [Path(record.socket) for record in rig.records()]
     assert sockets
@@ -159,7 +159,7 @@ def test_a_deleted_service_leaves_nothing_behind(rig: Rig):
     assert not any(path.parent.exists() for path in sockets)
 
 
-def test_a_canary_gets_its_share_and_its_promotion_loses_nothing(rig: Rig):
+def test_canary_gets_its_share_and_its_promotion_loses_nothing(rig: Rig):
     before = rig.pids()
     text = rig.read("demo/tiny.yaml").replace("--max-num-seqs=8", "--max-num-seqs=20")
     with rig.load(streams=1, posts=2) as load:

@@ -66,7 +66,7 @@ def assert_no_secret_is_kept(rig: Rig) -> None:
     assert SECRET not in rig.words(10_000)
 
 
-def test_the_old_serves_while_the_new_is_fetched_from_a_server_that_dies_midway(
+def test_old_serves_while_new_is_fetched_from_server_that_dies_midway(
     make_rig: MakeRig, s3: S3, storage_python: Path, tiny_model: Path
 ):
     rig = make_rig(target={"storage": {"python": str(storage_python)}})
@@ -93,7 +93,7 @@ def test_the_old_serves_while_the_new_is_fetched_from_a_server_that_dies_midway(
 
 
 @pytest.mark.timeout(600)
-def test_a_daemon_that_dies_at_every_boundary_fetches_all_and_the_old_serves_meanwhile(
+def test_daemon_killed_at_every_boundary_of_a_download_completes_it(
     make_rig: MakeRig, s3: S3, storage_python: Path, tiny_model: Path
 ):
     rig = make_rig(target={"storage": {"python": str(storage_python)}}, rollout={"min_ready": "0.2s"})

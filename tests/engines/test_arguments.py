@@ -80,7 +80,7 @@ def test_normal_form_keeps_every_flag_and_its_values_in_order(args: list[str], f
 
 
 @given(command_lines, flags)
-def test_a_removed_flag_is_gone_and_the_others_stay(args: list[str], flag: str) -> None:
+def test_removed_flag_is_gone_and_the_others_stay(args: list[str], flag: str) -> None:
     rest = drop_flags(written(*args), flag)
     assert not find(rest, flag)
     for other in {"--max-model-len", "--served_model_name", "-tp"} - {flag}:
@@ -109,7 +109,7 @@ def test_removing_a_flag_takes_all_its_values_with_it() -> None:
     assert texts(drop_flags(args, "--port", "--host")) == ("-x", "--", "--port")
 
 
-def test_the_last_occurrence_wins() -> None:
+def test_last_occurrence_wins() -> None:
     args = written("--port=1", "--served-model-name", "a", "b", "--port", "2")
     assert flag_value(args, "--port") == "2"
     assert values_of(args, "--served_model_name") == ("a", "b")

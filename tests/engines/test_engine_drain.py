@@ -31,7 +31,7 @@ def test_with_our_shutdown_timeout_a_running_stream_ends_complete(
         assert server.process.wait(180) == 0
 
 
-def test_an_idle_server_ends_at_once_and_well(engine_python: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_idle_server_ends_at_once_and_well(engine_python: Path, tiny_model: Path, tmp_path: Path) -> None:
     with running(engine_python, tiny_model, tmp_path) as server:
         server.wait_ready()
         server.process.terminate()

@@ -150,7 +150,7 @@ def test_variable_that_loads_code_never_reaches_a_hosts_interpreter(name: str) -
     assert name not in started(secret, secrets=Revealed({whole: {name: value}}))
 
 
-def test_variable_that_loads_code_is_given_by_the_config_or_within_an_image() -> None:
+def test_variable_that_loads_code_is_given_by_config_or_within_image() -> None:
     engine = NATIVE.model_copy(update={"env": {"LD_PRELOAD": "/usr/lib/libtcmalloc.so"}})
     assert started(spec_of("vllm", "serve", LD_PRELOAD="/x"), engine)["LD_PRELOAD"] == "/usr/lib/libtcmalloc.so"
     assert started(spec_of("vllm", "serve", LD_PRELOAD="/x"), CONTAINER)["LD_PRELOAD"] == "/x"

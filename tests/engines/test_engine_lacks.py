@@ -94,7 +94,7 @@ def test_newer_engine_at_the_same_path_gets_all_flags_again(tmp_path: Path) -> N
     assert {"--shutdown-timeout=20", "--uds=/run/x/http.sock"} <= {*started(python, tmp_path / "cache")}
 
 
-def test_engine_that_cannot_be_told_its_port_is_too_old_and_no_commits_fault(tmp_path: Path) -> None:
+def test_engine_without_a_port_flag_is_too_old_and_no_commit_is_blamed(tmp_path: Path) -> None:
     python = make_vllm(tmp_path / "engine", "--host", "--served-model-name")
     asked = question(SPEC, EngineSettings(image="*", python=python), {}, str(tmp_path / "home"))
     runner = ask(python, tmp_path / "cache")

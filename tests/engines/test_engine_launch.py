@@ -42,7 +42,7 @@ def launched(spec: EffectiveSpec, engine: EngineSettings = ENGINE, lease: Lease 
     return launch(spec, engine, SERVICE, lease, MODELS, 89.5, FOLDERS)
 
 
-def test_the_pair_that_users_paste_is_translated() -> None:
+def test_pair_that_users_paste_is_translated() -> None:
     spec = spec_of(PYTHON, "--port=8080", "--model=/mnt/models", "--served-model-name=granite", env={"HF_HOME": "/h"})
     assert launched(spec).argv == (
         *("/venv/bin/python", "-m", API_SERVER, "--model=/weights/abc"),
@@ -172,7 +172,7 @@ def test_argument_without_a_line_is_blamed_on_the_fallback() -> None:
     assert unsupported(spec, Origin("f", 1))[0].origin == Origin("f", 1)
 
 
-def test_the_users_names_come_first_then_ours() -> None:
+def test_users_names_come_first_then_ours() -> None:
     names = ("a", "b", "granite", "team/granite")
     argv = written(*launched(spec_of(PYTHON, "--served-model-name", "a", "b")).argv)
     assert values_of(argv, "--served-model-name") == names
@@ -210,7 +210,7 @@ def test_model_names_are_those_that_git_gives_and_no_paths() -> None:
     assert len(named("--served-model-name", *(str(number) for number in range(1000)))) == 256
 
 
-def test_a_shutdown_timeout_of_the_users_own_stays() -> None:
+def test_shutdown_timeout_of_the_users_own_stays() -> None:
     own = launched(spec_of(PYTHON, "--shutdown_timeout", "5")).argv
     assert [word for word in own if "shutdown" in word] == ["--shutdown_timeout"]
 
@@ -230,7 +230,7 @@ def test_variables_are_expanded_as_the_kubelet_does() -> None:
     )
 
 
-def test_a_variable_that_git_does_not_hold_is_left_out() -> None:
+def test_variable_that_git_does_not_hold_is_left_out() -> None:
     spec = EffectiveSpec("i", written(*PYTHON), (), (EnvVar("TOKEN", source="secret hf/token"),))
     assert "TOKEN" not in launched(spec).env
 
@@ -253,12 +253,12 @@ def test_only_whole_paths_are_translated(text: str, translated: str) -> None:
     assert launched(spec_of(PYTHON, text, env={"X": text})).env["X"] == translated
 
 
-def test_the_longest_of_nested_mounts_wins() -> None:
+def test_longest_of_nested_mounts_wins() -> None:
     paths = {"/mnt/models": "/a", "/mnt/models/lora/": "/b/"}
     assert replace_paths("/mnt/models/lora/x /mnt/models/x", paths) == "/b/x /a/x"
 
 
-def test_the_environment_is_made_not_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_is_made_not_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OUR_SECRET", "x")
     container = {"PATH": "/opt/app/bin", "HOME": "/app", "PYTHONDONTWRITEBYTECODE": "1", "A": "1", "B": "1"}
     engine = EngineSettings(image="*", python=Path("/venv/bin/python"), env={"B": "2", "PYTHONDONTWRITEBYTECODE": "1"})
@@ -277,20 +277,20 @@ def test_gpus_are_named_by_uuid_and_none_leased_means_none_seen() -> None:
     assert (two["CUDA_VISIBLE_DEVICES"], two["CUDA_DEVICE_ORDER"]) == ("GPU-a,GPU-b", "PCI_BUS_ID")
 
 
-def test_a_long_folder_does_not_break_the_engines_sockets() -> None:
+def test_long_folder_does_not_break_the_engines_sockets() -> None:
     deep = Folders("/h", "/" + "x" * 90)
     env = launch(spec_of(PYTHON), ENGINE, SERVICE, Lease(1), {}, 1.0, deep).env
     assert env["VLLM_RPC_BASE_PATH"] == "/proc/self/cwd"
     assert "VLLM_RPC_BASE_PATH" not in launched(spec_of(PYTHON)).env
 
 
-def test_the_key_is_found_where_vllm_finds_it() -> None:
+def test_key_is_found_where_vllm_finds_it() -> None:
     assert api_key(spec_of(PYTHON, "--api-key", "$(KEY)", env={"KEY": "k"})) == "k"
     assert api_key(spec_of(PYTHON, env={"VLLM_API_KEY": "v"})) == "v"
     assert api_key(spec_of(PYTHON)) is None
 
 
-def test_a_question_knows_where_each_word_was_written() -> None:
+def test_question_knows_where_each_word_was_written() -> None:
     spec = replace(spec_of(("vllm", "serve")), args=written_in("a.yaml", 7, ["/mnt/models", "--dtype=auto"]))
     asked = question(spec, ENGINE, MODELS, "/h")
     assert texts(asked.argv) == ("--model", "/mnt/models", "--dtype=auto")
@@ -316,7 +316,7 @@ ORDINARY = ("--max-model-len", "8k", "--enforce-eager", "-tp", "2", "--hf-overri
 
 
 @given(st.lists(FLAGS, max_size=8))
-def test_the_lease_always_wins_and_nothing_else_is_lost(flags: list[tuple[str, ...]]) -> None:
+def test_lease_always_wins_and_nothing_else_is_lost(flags: list[tuple[str, ...]]) -> None:
     words = tuple(word for flag in flags for word in flag)
     argv = launched(spec_of(PYTHON, *words)).argv
     assert [word for word in argv if word.startswith(("--port", "--host"))] == ["--host=127.0.0.1", "--port=20001"]
@@ -333,5 +333,5 @@ def test_text_without_dollars_is_never_changed(text: str, env: dict[str, str]) -
 
 
 @given(st.text("$(Aa) ", max_size=12))
-def test_a_doubled_dollar_is_always_a_dollar(text: str) -> None:
+def test_doubled_dollar_is_always_a_dollar(text: str) -> None:
     assert expand(text.replace("$", "$$"), {"A": "x", "a": "y"}) == text

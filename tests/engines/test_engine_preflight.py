@@ -403,7 +403,7 @@ def test_different_meaning_gives_different_text(
 
 
 @engine
-def test_the_text_holds_the_containers_paths_and_no_secret(ask: Callable[..., Preflight], tiny_model: Path) -> None:
+def test_text_holds_the_containers_paths_and_no_secret(ask: Callable[..., Preflight], tiny_model: Path) -> None:
     parsed = ask("--tokenizer=/mnt/models", "--api-key=hunter2").parsed
     assert json.loads(parsed)["tokenizer"] == "/mnt/models"
     assert str(tiny_model) not in parsed
@@ -425,7 +425,7 @@ def test_risky_but_valid_arguments_are_warned_about(ask: Callable[..., Preflight
 
 
 @engine
-def test_the_stock_interpreter_gives_the_same_verdicts(
+def test_stock_interpreter_gives_the_same_verdicts(
     runner: PreflightRunner, ask: Callable[..., Preflight], stock_python: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     for args in (["--max-num-seqs=4"], ["--max-modl-len=4", "--dtype=x"]):
@@ -496,24 +496,24 @@ def failure(folder: Path, python: Path, timeout: float = 30.0) -> str:
         runner.close()
 
 
-def test_a_missing_interpreter_is_our_trouble_and_not_a_verdict(tmp_path: Path) -> None:
+def test_missing_interpreter_is_our_trouble_and_not_a_verdict(tmp_path: Path) -> None:
     assert "check engines[].python" in failure(tmp_path, tmp_path / "no" / "bin" / "python")
 
 
-def test_an_interpreter_without_vllm_says_so(tmp_path: Path) -> None:
+def test_interpreter_without_vllm_says_so(tmp_path: Path) -> None:
     import sys
 
     assert "has no vLLM" in failure(tmp_path, Path(sys.executable))
 
 
-def test_a_hanging_interpreter_is_killed_with_its_children(tmp_path: Path) -> None:
+def test_hanging_interpreter_is_killed_with_its_children(tmp_path: Path) -> None:
     python = fake_python(tmp_path, f"sleep 1000 & echo $! > {tmp_path}/pid; wait")
     assert "took longer than 0.5 s" in failure(tmp_path, python, timeout=0.5)
     wait_for(lambda: not os.path.exists(f"/proc/{(tmp_path / 'pid').read_text().strip()}/fd/0"))
 
 
 @pytest.mark.parametrize("stream", [1, 2])
-def test_an_interpreter_that_prints_too_much_is_killed_with_its_children(tmp_path: Path, stream: int) -> None:
+def test_interpreter_that_prints_too_much_is_killed_with_its_children(tmp_path: Path, stream: int) -> None:
     """It may be code that came with the model, and what we keep of it is our own memory."""
     python = fake_python(
         tmp_path, f"(head -c 100000000 /dev/zero; exec sleep 1000) >&{stream} & echo $! > {tmp_path}/pid; wait"
@@ -522,7 +522,7 @@ def test_an_interpreter_that_prints_too_much_is_killed_with_its_children(tmp_pat
     wait_for(lambda: not os.path.exists(f"/proc/{(tmp_path / 'pid').read_text().strip()}/fd/0"))
 
 
-def test_a_long_question_reaches_an_interpreter_that_speaks_first(tmp_path: Path) -> None:
+def test_long_question_reaches_an_interpreter_that_speaks_first(tmp_path: Path) -> None:
     """Pipes hold less than that, in both directions."""
     python = fake_python(tmp_path, f"head -c 1000000 /dev/zero >&2; wc -c > {tmp_path}/heard; echo '{VERDICT}'")
     asked = asked_of(python, tmp_path, "--x=" + "y" * 1000000)
@@ -544,7 +544,7 @@ def test_garbage_instead_of_an_answer_is_our_trouble(tmp_path: Path, output: str
     assert "no GPU driver" in message or "it ended with 3 and no result: Segmentation fault" in message
 
 
-def test_an_error_about_no_word_of_the_arguments_names_the_service(tmp_path: Path) -> None:
+def test_error_about_no_word_of_the_arguments_names_the_service(tmp_path: Path) -> None:
     """The answer may come from code of the model; a pass must survive its content."""
     said = '{"parsed": "p", "gpus": 1, "errors": [{"message": "x", "index": 10000}], "warnings": []}'
     asked = asked_of(fake_python(tmp_path, f"cat > /dev/null; echo '{said}'"), tmp_path)
@@ -554,7 +554,7 @@ def test_an_error_about_no_word_of_the_arguments_names_the_service(tmp_path: Pat
     assert [(reason.message, reason.origin) for reason in found.reasons] == [("x", SERVICE_LINE)]
 
 
-def test_a_verdict_that_was_half_written_is_asked_for_again(tmp_path: Path) -> None:
+def test_verdict_that_was_half_written_is_asked_for_again(tmp_path: Path) -> None:
     asked = asked_of(fake_python(tmp_path, f"cat > /dev/null; echo '{VERDICT}'"), tmp_path)
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / f"{key_of(asked)}.json").write_text(VERDICT[:20])
@@ -605,7 +605,7 @@ def test_closing_ends_what_is_being_asked(tmp_path: Path) -> None:
     assert time.monotonic() - began < 100  # the sleep would be longer
 
 
-def test_the_interpreter_inherits_nothing_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interpreter_inherits_nothing_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OUR_SECRET", "x")
     python = fake_python(tmp_path, f"env > {tmp_path}/env; cat > /dev/null; echo '{VERDICT}'")
     runner = PreflightRunner(tmp_path / "cache", lambda: None)
@@ -630,7 +630,7 @@ def venv(tmp_path: Path) -> Path:
     return fake_python(tmp_path, "exit 0")
 
 
-def test_the_key_follows_the_engine_the_arguments_and_the_model(venv: Path, tmp_path: Path) -> None:
+def test_key_follows_the_engine_the_arguments_and_the_model(venv: Path, tmp_path: Path) -> None:
     site = tmp_path / "venv" / "lib" / "python3.11" / "site-packages"
     asked = asked_of(venv, tmp_path)
     keys = [key_of(asked), key_of(asked_of(venv, tmp_path, "--x"))]
@@ -646,18 +646,18 @@ def test_the_key_follows_the_engine_the_arguments_and_the_model(venv: Path, tmp_
     assert len(set(keys)) == len(keys)
 
 
-def test_a_config_larger_than_memory_has_a_key_too(venv: Path, tmp_path: Path) -> None:
+def test_config_larger_than_memory_has_a_key_too(venv: Path, tmp_path: Path) -> None:
     os.truncate(tmp_path / "model" / "config.json", 1 << 42)
     assert key_of(asked_of(venv, tmp_path))
 
 
-def test_the_key_is_blind_to_where_the_model_lies(venv: Path, tmp_path: Path) -> None:
+def test_key_is_blind_to_where_the_model_lies(venv: Path, tmp_path: Path) -> None:
     copied = tmp_path / "elsewhere" / "copy"
     shutil.copytree(tmp_path / "model", copied)
     assert key_of(asked_of(venv, tmp_path)) == key_of(asked_of(venv, tmp_path, model=copied))
 
 
-def test_the_key_is_the_same_wherever_the_engine_is_asked(venv: Path, tmp_path: Path) -> None:
+def test_key_is_the_same_wherever_the_engine_is_asked(venv: Path, tmp_path: Path) -> None:
     spec = replace(spec_of(), env=(EnvVar("CHAT", "/mnt/models/chat.jinja"),))
     engine, paths = EngineSettings(image="*", python=venv), {"/mnt/models": str(tmp_path / "model")}
     child = question(spec, engine, paths, str(tmp_path / "home"))
@@ -667,13 +667,13 @@ def test_the_key_is_the_same_wherever_the_engine_is_asked(venv: Path, tmp_path: 
 
 
 @pytest.mark.engine
-def test_the_version_is_read_without_running_anything(venv: Path, engine_python: Path, stock_python: Path) -> None:
+def test_version_is_read_without_running_anything(venv: Path, engine_python: Path, stock_python: Path) -> None:
     assert engine_version(venv).startswith("vllm-0.32.0.dist-info ")
     assert engine_version(engine_python) == engine_version(stock_python) != ""
     assert engine_version(Path("/nowhere/bin/python")) == ""
 
 
-def test_a_question_that_broke_our_side_does_not_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_question_that_broke_our_side_does_not_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = threading.Event()
     runner = PreflightRunner(tmp_path / "cache", done.set)
     asked = PreflightQuestion(tmp_path / "python", (), {}, {})

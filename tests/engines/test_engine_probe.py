@@ -24,7 +24,7 @@ engine = pytest.mark.engine
 
 
 @engine
-def test_a_starting_server_is_not_ready_and_a_started_one_is(
+def test_starting_server_is_not_ready_and_a_started_one_is(
     engine_python: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     with running(engine_python, tiny_model, tmp_path) as server:
@@ -37,7 +37,7 @@ def test_a_starting_server_is_not_ready_and_a_started_one_is(
 
 
 @engine
-def test_a_server_that_serves_another_model_is_not_ready(engine_python: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_server_that_serves_another_model_is_not_ready(engine_python: Path, tiny_model: Path, tmp_path: Path) -> None:
     with running(engine_python, tiny_model, tmp_path) as server:
         server.wait_ready()
         wrong = Probe().check(server.address, "demo/other")
@@ -74,7 +74,7 @@ def test_adapter_named_like_its_service_is_what_its_name_means(
 
 
 @engine
-def test_the_servers_key_is_needed_and_used(engine_python: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_servers_key_is_needed_and_used(engine_python: Path, tiny_model: Path, tmp_path: Path) -> None:
     with running(engine_python, tiny_model, tmp_path, "--api-key=secret") as server:
         wait_for(lambda: Probe().health(server.address))
         refused = Probe().check(server.address, server.model)
@@ -104,7 +104,7 @@ def test_running_and_waiting_requests_are_counted(engine_python: Path, tiny_mode
 
 
 @engine
-def test_a_dead_engine_is_noticed(engine_python: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_dead_engine_is_noticed(engine_python: Path, tiny_model: Path, tmp_path: Path) -> None:
     with running(engine_python, tiny_model, tmp_path) as server:
         server.wait_ready()
         for pid in engine_processes(engine_python, server.process.pid)[1:]:
@@ -126,7 +126,7 @@ def test_a_dead_engine_is_noticed(engine_python: Path, tiny_model: Path, tmp_pat
         (("--kv-cache-memory-bytes=900G",), "on kv cache allocation is less than requested memory for kv (900.0 GiB)"),
     ],
 )
-def test_a_failed_start_says_why(
+def test_failed_start_says_why(
     engine_python: Path, tiny_model: Path, tmp_path: Path, args: tuple[str, ...], reason: str
 ) -> None:
     with running(engine_python, tiny_model, tmp_path, *args) as server:
@@ -147,7 +147,7 @@ def test_missing_weights_are_named(engine_python: Path, tiny_model: Path, tmp_pa
 
 
 @engine
-def test_a_taken_port_is_told_from_other_failures(engine_python: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_taken_port_is_told_from_other_failures(engine_python: Path, tiny_model: Path, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -166,7 +166,7 @@ def test_vllm_still_tells_in_these_words_of_a_crowded_gpu(stock_python: Path, be
 
 
 @engine
-def test_the_stock_server_is_probed_and_leaves_its_engine_behind_when_killed(
+def test_stock_server_is_probed_and_leaves_its_engine_behind_when_killed(
     stock_python: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     with running(stock_python, tiny_model, tmp_path) as server:
@@ -232,7 +232,7 @@ def odd(**answers: tuple[int, bytes]):  # type: ignore[no-untyped-def]
 LISTED = (200, b'{"data": [{"id": "m"}]}')
 
 
-def test_an_unhealthy_server_is_not_ready() -> None:
+def test_unhealthy_server_is_not_ready() -> None:
     with odd(health=(503, b"")) as port:
         assert Probe().check(port, "m").healthy is False
     with odd(health=(500, b"")) as port:
@@ -248,7 +248,7 @@ def test_http_200_alone_is_no_proof() -> None:
         assert Probe().check(port, "m").ready
 
 
-def test_a_draining_server_is_not_ready_although_it_is_healthy() -> None:
+def test_draining_server_is_not_ready_although_it_is_healthy() -> None:
     error = b'{"error": {"message": "cannot schedule new futures after shutdown"}}'
     with odd(models=LISTED, completion=(500, error)) as port:
         result = Probe().check(port, "m")
@@ -256,7 +256,7 @@ def test_a_draining_server_is_not_ready_although_it_is_healthy() -> None:
         assert result.detail == "/v1/completions answered 500: cannot schedule new futures after shutdown"
 
 
-def test_a_model_that_only_embeds_is_tried_by_an_embedding() -> None:
+def test_model_that_only_embeds_is_tried_by_an_embedding() -> None:
     with odd(models=LISTED, embedding=(200, b'{"data": [{"embedding": [1]}]}')) as port:
         assert Probe().check(port, "m").ready
     with odd(models=LISTED, embedding=(500, b"{}")) as port:
@@ -270,7 +270,7 @@ def test_garbage_instead_of_a_model_list_is_not_ready() -> None:
             assert not Probe().check(port, "m").ready
 
 
-def test_a_server_that_never_answers_costs_only_its_time() -> None:
+def test_server_that_never_answers_costs_only_its_time() -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -279,7 +279,7 @@ def test_a_server_that_never_answers_costs_only_its_time() -> None:
         assert Probe(timeout=0.1).in_flight(port) is None
 
 
-def test_an_endless_answer_is_cut() -> None:
+def test_endless_answer_is_cut() -> None:
     with odd(metrics=(200, b"x" * (9 << 20))) as port:
         assert Probe(timeout=10).in_flight(port) is None
 

@@ -84,7 +84,7 @@ KIB = 1024
         ({}, PLAIN, 0),
     ],
 )
-def test_a_token_keeps_what_is_published_of_the_model(
+def test_token_keeps_what_is_published_of_the_model(
     config: dict[str, Any], arguments: MemoryArguments, expected: int
 ) -> None:
     assert kv_bytes_per_token(shape_of(config), arguments) == expected
@@ -94,7 +94,7 @@ def test_a_token_keeps_what_is_published_of_the_model(
     ("config", "bound"),
     [(LLAMA_8B, False), (QWEN_7B, False), (MIXTRAL, False), (MISTRAL_7B, True), (GEMMA_3, True), (DEEPSEEK_V3, False)],
 )
-def test_a_cache_that_forgets_is_only_bounded(config: dict[str, Any], bound: bool) -> None:
+def test_cache_that_forgets_is_only_bounded(config: dict[str, Any], bound: bool) -> None:
     assert bool(shape_of(config).bound) is bound
 
 
@@ -120,7 +120,7 @@ def test_a_cache_that_forgets_is_only_bounded(config: dict[str, Any], bound: boo
         ({}, {"model_max_length": 512}, 0),
     ],
 )
-def test_the_longest_request_is_the_models_own(config: dict[str, Any], tokenizer: dict[str, Any], length: int) -> None:
+def test_longest_request_is_the_models_own(config: dict[str, Any], tokenizer: dict[str, Any], length: int) -> None:
     assert shape_of(config, tokenizer).max_len == length
 
 
@@ -144,7 +144,7 @@ def test_no_config_breaks_the_arithmetic(config: dict[str, Any], tokenizer: dict
 # ---------------------------------------------------------------- arguments
 
 
-def test_the_engines_own_reading_wins_over_the_words() -> None:
+def test_engines_own_reading_wins_over_the_words() -> None:
     parsed = json.dumps({"max_model_len": 8192, "gpu_memory_utilization": 0.5, "tensor_parallel_size": 4})
     found = arguments_of(parsed, written("--max-model-len=1"), {})
     assert (found.max_model_len, found.utilization, found.tensor_parallel) == (8192, 0.5, 4)
@@ -198,7 +198,7 @@ SIXTEEN = Weights((("BF16", 16 * GIB),))
 CARD = MemoryBudget(1, 24 * GIB)
 
 
-def test_the_line_says_need_have_and_concurrency() -> None:
+def test_line_says_need_have_and_concurrency() -> None:
     fit = estimate(SIXTEEN, BIG, replace(PLAIN, max_model_len=8192), CARD)
     assert fit.line == "weights 16.0 + KV 1.0 + 2.0 = 19.0 of 22.1 GiB, 4.1x concurrency at 8192 tokens"
     assert (fit.fits, fit.refusal, fit.notes) == (True, "", ())
@@ -272,7 +272,7 @@ def test_on_a_cpu_the_hosts_memory_decides_and_the_request_only_warns() -> None:
     assert refusal(room=replace(room, memory_bytes=12 * GIB), kv_bytes=GIB, max_model_len=8192)
 
 
-def test_on_a_cpu_a_cache_without_a_size_takes_the_hosts_memory_whatever_was_asked_for() -> None:
+def test_cpu_cache_without_a_size_takes_the_hosts_memory() -> None:
     fit = estimate(SIXTEEN, BIG, replace(PLAIN, utilization=0.75), MemoryBudget(0, 32 * GIB, asked_bytes=20 * GIB))
     assert (fit.need_bytes, fit.tight) == (34 * GIB, True)
     small = estimate(
@@ -296,7 +296,7 @@ def test_floats_take_the_type_that_the_engine_computes_in() -> None:
     st.sampled_from([1, 2, 4, 8]),
     st.none() | st.integers(1, 64 * GIB),
 )
-def test_a_refusal_is_never_said_of_what_fits_by_the_same_numbers(
+def test_refusal_is_never_said_of_what_fits_by_the_same_numbers(
     size: int, memory: int, length: int, ranks: int, cache: int | None
 ) -> None:
     arguments = replace(PLAIN, max_model_len=length, tensor_parallel=ranks, kv_bytes=cache)
@@ -312,7 +312,7 @@ def test_a_refusal_is_never_said_of_what_fits_by_the_same_numbers(
     assert fit.concurrency <= (bigger.concurrency or 0)
 
 
-def test_the_best_gpus_of_a_host_count_and_the_least_of_them_decides() -> None:
+def test_best_gpus_of_a_host_count_and_the_least_of_them_decides() -> None:
     gpus = (Gpu("a", memory_bytes=10), Gpu("b", memory_bytes=30), Gpu("c", memory_bytes=20))
     assert room_of(Resources(gpus=2), gpus, 99, 2) == MemoryBudget(2, 20)
     assert room_of(Resources(gpus=4), gpus, 99, 4) == MemoryBudget(4, 0)
@@ -340,7 +340,7 @@ def test_headers_are_read_and_added_up(tmp_path: Path) -> None:
     assert read_weights(tmp_path) == Weights((("BF16", 10), ("F8_E4M3", 3)))
 
 
-def test_a_tensor_in_two_files_counts_once(tmp_path: Path) -> None:
+def test_tensor_in_two_files_counts_once(tmp_path: Path) -> None:
     for name in ("model-1.safetensors", "model-2.safetensors"):
         write_model(tmp_path / name, {"shared": ("BF16", 8)})
     assert read_weights(tmp_path).total == 8
@@ -374,7 +374,7 @@ def test_other_formats_count_by_their_size(tmp_path: Path, name: str) -> None:
     assert "estimated from file sizes" in look_at(tmp_path, PLAIN, CARD).line
 
 
-def test_a_model_may_be_one_file(tmp_path: Path) -> None:
+def test_model_may_be_one_file(tmp_path: Path) -> None:
     (tmp_path / "q4.gguf").write_bytes(bytes(7))
     (tmp_path / "q8.gguf").write_bytes(bytes(9))
     assert read_weights(tmp_path / "q8.gguf").total == 9
@@ -398,7 +398,7 @@ def test_broken_files_make_the_size_unknown_and_say_which(tmp_path: Path, name: 
     assert (fit.fits, fit.refusal, fit.need_bytes) == (None, "", None)
 
 
-def test_a_folder_without_weights_says_so(tmp_path: Path) -> None:
+def test_folder_without_weights_says_so(tmp_path: Path) -> None:
     assert "holds no weights" in look_at(tmp_path, PLAIN, CARD).line
 
 
@@ -418,7 +418,7 @@ HEADERS = st.binary(max_size=60) | st.builds(
 
 @settings(max_examples=examples(100), deadline=None)
 @given(HEADERS)
-def test_a_malformed_header_is_a_named_error(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+def test_malformed_header_is_a_named_error(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "malformed.safetensors"
     path.write_bytes(data)
     found = outcome(path)
@@ -434,7 +434,7 @@ def outcome(path: Path) -> dict[str, Tensor] | str:
 
 @settings(max_examples=examples(50), deadline=None)
 @given(st.dictionaries(st.text(max_size=6).filter(lambda name: name != "__metadata__"), st.integers(0, 50)))
-def test_a_sound_header_is_read_as_written(tmp_path_factory: pytest.TempPathFactory, sizes: dict[str, int]) -> None:
+def test_sound_header_is_read_as_written(tmp_path_factory: pytest.TempPathFactory, sizes: dict[str, int]) -> None:
     path = tmp_path_factory.getbasetemp() / "sound.safetensors"
     write_model(path, {name: ("U8", size) for name, size in sizes.items()})
     assert read_header(path) == {name: Tensor("U8", size) for name, size in sizes.items()}
@@ -456,20 +456,20 @@ for 512 tokens per request: 64.00x
 """.splitlines()
 
 
-def test_a_gpus_log_tells_weights_cache_and_concurrency() -> None:
+def test_gpus_log_tells_weights_cache_and_concurrency() -> None:
     assert read_figures(GPU_LOG) == MeasuredMemory(round(14.99 * GIB), round(4.52 * GIB), None, 37_024, 8_192, 4.52)
 
 
-def test_a_cpus_log_tells_what_is_not_cache() -> None:
+def test_cpus_log_tells_what_is_not_cache() -> None:
     assert read_figures(CPU_LOG) == MeasuredMemory(None, round(2.75 * GIB), round(0.87 * GIB), 32_768, 512, 64.0)
 
 
-def test_an_older_engine_writes_two_lines() -> None:
+def test_older_engine_writes_two_lines() -> None:
     found = read_figures(["GPU KV cache size: 9 tokens", "Maximum concurrency for 8 tokens per request: 1.12x"])
     assert found == MeasuredMemory(tokens=9, max_model_len=8, concurrency=1.12)
 
 
-def test_a_log_without_a_finished_start_tells_nothing() -> None:
+def test_log_without_a_finished_start_tells_nothing() -> None:
     assert read_figures(GPU_LOG[:3]) is None
 
 
@@ -491,7 +491,7 @@ def test_what_was_measured_replaces_what_was_estimated() -> None:
     assert (other.overhead_bytes, other.measured) == (overhead, False)
 
 
-def test_a_given_cache_leaves_the_overhead_unknown() -> None:
+def test_given_cache_leaves_the_overhead_unknown() -> None:
     figures = read_figures(GPU_LOG)
     assert figures is not None
     assert overhead_of(figures, CARD, replace(PLAIN, kv_bytes=GIB), 16 * GIB) is None
@@ -505,5 +505,5 @@ def test_on_a_cpu_the_worker_is_not_all_that_takes_memory() -> None:
     )
 
 
-def test_an_unknown_fit_is_neither_yes_nor_no() -> None:
+def test_unknown_fit_is_neither_yes_nor_no() -> None:
     assert Fit("unknown").fits is None

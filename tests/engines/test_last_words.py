@@ -121,12 +121,12 @@ def test_last_words_keep_paths_and_details_but_no_secret(log: str, shown: str) -
     assert scrub_text(fatal_reason(log.splitlines()) or "") == shown
 
 
-def test_a_log_without_a_reason_has_none() -> None:
+def test_log_without_a_reason_has_none() -> None:
     assert fatal_reason([]) is None
     assert fatal_reason(["INFO all is well", "Found ulimit: OSError: [Errno 24]"]) is None
 
 
-def test_the_root_cause_is_chosen_over_the_consequence() -> None:
+def test_root_cause_is_chosen_over_the_consequence() -> None:
     log = [
         f"{ENGINE}Traceback (most recent call last):",
         f"{ENGINE}torch.OutOfMemoryError: CUDA out of memory. Tried 2",

@@ -475,9 +475,7 @@ def seen(daemon: Daemon) -> tuple[str, bool, int, list[str]]:
     return target["revision"]["desired"], refused, len(notes), [one["code"] for one in target["unreadable"]]
 
 
-def test_daemon_whose_accepted_revision_is_not_understood_takes_a_repaired_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_daemon_with_an_unreadable_revision_takes_the_repaired_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     repository = Repository(tmp_path / "origin")
     first = push(repository, 200)
     target = {"name": "box", "paths": ["box"]}

@@ -9,7 +9,7 @@ from reconciler.host.health import is_crash_looping, restart_at
 
 
 @pytest.mark.parametrize("leap", [3600.0, -3600.0])
-def test_a_leap_is_followed_only_when_nobody_waits(leap: float) -> None:
+def test_leap_is_followed_only_when_nobody_waits(leap: float) -> None:
     wall, steady = [1000.0], [50.0]
     clock = Clock(lambda: wall[0], lambda: steady[0])
     wall[0] += leap

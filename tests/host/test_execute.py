@@ -68,7 +68,7 @@ def test_action_that_is_not_due_is_skipped_with_what_rests_on_it():
     assert [result.outcome for result in results] == [Outcome.SKIPPED, Outcome.SKIPPED, Outcome.DONE]
 
 
-def test_a_failure_ends_the_turn_of_its_own_service_only():
+def test_failure_ends_the_turn_of_its_own_service_only():
     def perform(action: Action) -> None:
         if action == MarkReady(of(A), "x"):
             raise Retryable("disk is full")
@@ -84,7 +84,7 @@ def test_a_failure_ends_the_turn_of_its_own_service_only():
     assert results[ROUTES].outcome is Outcome.DONE
 
 
-def test_what_only_prepares_may_fail_without_ending_the_turn_of_its_service():
+def test_what_only_prepares_may_fail_without_ending_turn_of_its_service():
     """Else a source that cannot be asked would keep the last good digest from its restart."""
 
     def perform(action: Action) -> None:
@@ -120,5 +120,5 @@ def _meet(action: Action, both: threading.Barrier) -> None:
         both.wait()
 
 
-def test_an_empty_plan_does_nothing():
+def test_empty_plan_does_nothing():
     assert execute(plan(), lambda action: None) == ()

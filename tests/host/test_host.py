@@ -335,7 +335,7 @@ def test_image_without_an_interpreter_is_refused(host: HostTarget) -> None:
 # ---------------------------------------------------------------- what a pass costs
 
 
-def test_pass_over_what_serves_writes_nothing_and_reads_only_its_own_processes(
+def test_noop_pass_writes_nothing_and_reads_only_its_own_processes(
     daemon: Callable[[], HostTarget], folder: Path
 ) -> None:
     host = daemon()
@@ -378,7 +378,7 @@ os._exit(0)
     )
 
 
-def test_a_pass_that_is_still_going_on_does_not_take_the_lock_again(
+def test_pass_that_is_still_going_on_does_not_take_the_lock_again(
     folder: Path, daemon: Callable[[], HostTarget]
 ) -> None:
     late = daemon()

@@ -113,6 +113,6 @@ def test_one_json_document_and_a_clear_exit_code_whatever_the_input(
 
 
 @pytest.mark.parametrize("verb", ["render", "validate"])
-def test_a_wrong_command_line_is_told_apart_from_a_wrong_document(tmp_path: Path, verb: str) -> None:
+def test_wrong_command_line_is_told_apart_from_a_wrong_document(tmp_path: Path, verb: str) -> None:
     assert run([verb, "-o", "json"]) == 2
     assert run([verb, str(tmp_path / "missing.yaml"), "-o", "json"]) == 2

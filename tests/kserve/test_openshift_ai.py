@@ -123,7 +123,7 @@ def test_missing_connection_blocks_a_service_that_writes_no_storage(target: Targ
     assert reason.message.endswith("Or write where the model is, as storageUri")
 
 
-def test_missing_connection_is_a_warning_where_the_service_says_where_its_model_is(target: TargetSettings):
+def test_missing_connection_is_a_warning_where_a_storage_uri_stands(target: TargetSettings):
     service = one(target, connected(SERVICE))
     assert service.blocked == ()
     (warning,) = service.warnings
@@ -189,7 +189,7 @@ def test_connection_of_another_folders_namespace_is_not_followed(target: TargetS
     assert codes(service.blocked) == ["SecretNotAllowed"]
 
 
-def test_plain_validate_follows_the_connections_of_a_tree_and_warns_of_absent_ones():
+def test_plain_validate_follows_connections_and_warns_of_absent_ones():
     for more, expected in (({}, 1), ({"hosts/box/s.yaml": secret("uri", 'URI: "hf://org/model"')}, 0)):
         document = validate(read_manifests(snapshot({"hosts/box/chat.yaml": connected(), **more})))
         assert document["valid"]
@@ -222,7 +222,7 @@ def test_data_connection_is_an_entry_of_the_storage_secret(target: TargetSetting
     assert "hush" not in repr(service)
 
 
-def test_entry_of_the_storage_secret_itself_counts_before_a_data_connection(target: TargetSettings):
+def test_entry_of_storage_secret_itself_counts_before_data_connection(target: TargetSettings):
     put(target, secret("s3", S3))
     own = "apiVersion: v1\nkind: Secret\nmetadata: {name: storage-config}\n"
     own += 'stringData: {hub: \'{"type": "s3", "bucket": "own"}\'}\n'

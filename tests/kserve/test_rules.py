@@ -434,7 +434,7 @@ def test_model_is_refused_in_the_words_of_a_cluster(model: Document, message: st
     assert message in messages(resolved(service(model)))
 
 
-def test_predictor_without_implementation_is_refused_although_kserve_panics() -> None:
+def test_predictor_without_implementation_is_refused_where_kserve_panics() -> None:
     isvc = service()
     isvc["spec"]["predictor"] = {"minReplicas": 1}
     assert "exactly one of [Name, SKLearn" in messages(resolved(isvc))
@@ -483,7 +483,7 @@ def test_deployment_mode(default: str | None, annotation: str, mode: str) -> Non
     assert resolve(service(annotations=notes), ClusterObjects.build(tree)).deployment_mode == mode
 
 
-def test_knative_template_carries_its_scaler_and_not_what_belongs_to_the_service() -> None:
+def test_knative_template_carries_its_scaler_but_no_service_annotations() -> None:
     notes = {"serving.knative.openshift.io/enablePassthrough": "true", "autoscaling.knative.dev/initial-scale": "0"}
     isvc = service(predictor={"maxReplicas": 3, "scaleTarget": 4}, annotations=notes)
     pod = resolve(isvc, ClusterObjects.build([runtime()])).pod

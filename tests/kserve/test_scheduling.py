@@ -115,7 +115,7 @@ def test_noexecute_keeps_away_and_prefernoschedule_does_not() -> None:
     assert fits({}, Node("box", {}, (Taint("a", "PreferNoSchedule"),)))
 
 
-def test_a_pod_put_on_a_node_by_name_passes_no_scheduler() -> None:
+def test_pod_put_on_a_node_by_name_passes_no_scheduler() -> None:
     assert fits({"nodeName": "box"}, Node("box", {}, (GPU,)))
     assert not fits({"nodeName": "box"}, Node("box", {}, (Taint("a", "NoExecute"),)))
 
@@ -155,7 +155,7 @@ def test_every_reason_is_told_with_the_field_that_gives_it() -> None:
         {"key": "disk"},
     ],
 )
-def test_a_rule_that_an_api_server_refuses_is_malformed_even_beside_one_that_matches(rule: dict[str, Any]) -> None:
+def test_refused_affinity_term_is_malformed_even_beside_one_that_matches(rule: dict[str, Any]) -> None:
     with pytest.raises(Malformed):
         list(
             misfits(affinity({"matchExpressions": [expression("disk", "Exists")]}, {"matchExpressions": [rule]}), NODE)
@@ -165,7 +165,7 @@ def test_a_rule_that_an_api_server_refuses_is_malformed_even_beside_one_that_mat
 @pytest.mark.parametrize(
     "rule", [named("Exists"), named("In"), named("In", "a", "b"), {"matchFields": [expression("spec.x", "In", "a")]}]
 )
-def test_a_field_rule_knows_one_name_of_the_node_and_one_value(rule: dict[str, Any]) -> None:
+def test_field_rule_knows_one_name_of_the_node_and_one_value(rule: dict[str, Any]) -> None:
     with pytest.raises(Malformed):
         list(misfits(affinity(rule), NODE))
 
@@ -222,7 +222,7 @@ def test_notin_and_doesnotexist_are_the_opposites_of_in_and_exists(node: Node, k
 
 
 @given(nodes, st.dictionaries(keys, values, min_size=1))
-def test_a_node_selector_is_an_affinity_of_single_values(node: Node, selector: dict[str, str]) -> None:
+def test_node_selector_is_an_affinity_of_single_values(node: Node, selector: dict[str, str]) -> None:
     same = needs(*(expression(key, "In", value) for key, value in selector.items()))
     assert fits({"nodeSelector": selector}, node) == fits(same, node)
 

@@ -96,7 +96,7 @@ def test_unknown_field_of_a_domain_template_is_named_with_its_place() -> None:
 # ---------------------------------------------------------------- runtimes that exist already
 
 
-def test_a_runtime_that_is_written_again_is_an_update_of_itself() -> None:
+def test_runtime_that_is_written_again_is_an_update_of_itself() -> None:
     formats = [{"name": "f", "autoSelect": True, "priority": 1}]
     worker = {"containers": [{"name": "worker-container", "image": "i"}]}
     old = runtime("a", formats=formats, protocolVersions=["v1"], workerSpec=worker)
@@ -200,7 +200,7 @@ def test_knative_s_own_proxy_learns_of_agent_and_metrics() -> None:
     assert all(each["name"] != "SERVING_READINESS_PROBE" for each in found["agent"]["env"])
 
 
-def test_logger_of_a_service_has_its_own_store_and_the_cluster_s_certificates() -> None:
+def test_logger_of_service_has_its_own_store_and_cluster_s_certificates() -> None:
     logger = {**SHIPPED["logger"], "caBundle": "bundle", "storage": {"path": "/cluster"}, "batchSize": 4}
     result = resolved(service(predictor={"logger": {"mode": "all"}}), runtime(), settings(logger=logger))
     agent = containers(result)["agent"]

@@ -148,7 +148,7 @@ def test_variable_that_breaks_the_engine_is_taken_back_with_its_value(rig: Light
     assert only_record(rig).translation == before.translation
 
 
-def test_engine_that_is_taken_out_is_told_and_what_serves_stays_and_comes_back(rig: LightRig):
+def test_engine_removed_from_the_config_leaves_what_serves_alone(rig: LightRig):
     before = begin(rig)
     rig.configure(engines=[{"image": "other:*", "python": str(rig.python)}])
     assert "nothing on this host runs the image" in rig.ask("plan", expect=1).stdout

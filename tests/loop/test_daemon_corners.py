@@ -26,7 +26,7 @@ def signals() -> Iterator[_Signals]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_that_comes_as_the_wait_ends_is_not_lost(signals: _Signals, number: signal.Signals):
+def test_signal_that_comes_as_the_wait_ends_is_not_lost(signals: _Signals, number: signal.Signals):
     class Bell:
         def put(self, _: None) -> None: ...
 
@@ -44,7 +44,7 @@ def test_git_is_asked_again_after_a_day_of_failures():
     assert _pause(60.0, 5000) == 60.0
 
 
-def test_a_new_state_dir_is_refused_while_the_daemon_runs(tmp_path: Path):
+def test_new_state_dir_is_refused_while_the_daemon_runs(tmp_path: Path):
     def written(folder: str) -> Settings:
         path = tmp_path / "config.yaml"
         target = {"name": "box", "paths": ["hosts/box"]}

@@ -136,7 +136,7 @@ def test_digest_that_fails_now_is_told_by_its_action_alone(desk: Desk) -> None:
     assert desk.told == [("resolved", "no longer rejected")]
 
 
-def test_preflight_without_an_answer_is_told_once_however_often_it_is_asked(desk: Desk) -> None:
+def test_preflight_without_answer_is_told_once_however_often_it_is_asked(desk: Desk) -> None:
     ask = AskPreflight(TINY, NEW, SPEC, Origin("f.yaml", 1), "not judged yet")
     for _ in range(3):
         desk.act(ask)

@@ -224,7 +224,7 @@ def test_files_that_cannot_be_deleted_hold_up_nobody(tmp_path: Path):
     assert target.host.now < 1000 + 36
 
 
-def test_a_pass_that_did_something_is_soon_followed_by_one_that_sees_it(tmp_path: Path):
+def test_pass_that_did_something_is_soon_followed_by_one_that_sees_it(tmp_path: Path):
     (tmp_path / "x").mkdir()
     reconciler, target = make_reconciler(tmp_path)
     for wanted in (snapshot("fine"), snapshot(revision="b" * 40)):
@@ -237,7 +237,7 @@ def test_a_pass_that_did_something_is_soon_followed_by_one_that_sees_it(tmp_path
     reconciler.close()
 
 
-def test_a_last_good_digest_that_cannot_be_started_any_more_keeps_nobody_waiting(tmp_path: Path):
+def test_promoted_digest_that_cannot_start_delays_no_other_service(tmp_path: Path):
     (tmp_path / "x").mkdir()
     reconciler, target = make_reconciler(tmp_path)
     for seed in (1, 2):

@@ -35,7 +35,7 @@ def snapshot(**more: tuple[Reason, ...] | tuple[str, ...]) -> Snapshot:
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_a_target_wants_only_the_services_of_its_own_folder(tmp_path: Path, index: int):
+def test_target_wants_only_the_services_of_its_own_folder(tmp_path: Path, index: int):
     known = settings(tmp_path)
     history = make_history(known)
     place = make_place(known.targets[index], known, history, Metrics())
@@ -64,7 +64,7 @@ def test_what_is_refused_elsewhere_is_nothing_to_a_target(tmp_path: Path):
     assert narrow(snapshot(refused=refused), settings(tmp_path).targets[0].paths).refused == ()
 
 
-def test_a_target_of_the_whole_tree_takes_all(tmp_path: Path):
+def test_target_of_the_whole_tree_takes_all(tmp_path: Path):
     target = settings(tmp_path).targets[0].model_copy(update={"paths": ("",)})
     assert narrow(snapshot(missing=("",)), target.paths) == snapshot(missing=("",))
 
@@ -72,7 +72,7 @@ def test_a_target_of_the_whole_tree_takes_all(tmp_path: Path):
 # ---------------------------------------------------------------- GPUs: each target leases without knowing of the other
 
 
-def test_a_gpu_that_two_targets_list_is_refused_in_the_config(tmp_path: Path):
+def test_gpu_that_two_targets_list_is_refused_in_the_config(tmp_path: Path):
     targets = [{"name": name, "paths": [name], "gpus": ["GPU-1", f"GPU-{name}"]} for name in ("a", "b")]
     with pytest.raises(SettingsError, match="targets a and b both list GPU-1"):
         load(tmp_path, targets=targets)
@@ -94,7 +94,7 @@ def test_targets_that_would_find_the_same_gpus_are_not_begun(tmp_path: Path, dri
     refuse_shared_gpus(settings(tmp_path, "auto", "auto"))
 
 
-def test_a_gpu_and_a_part_of_it_are_not_for_two_targets(tmp_path: Path, driver: Driver):
+def test_gpu_and_a_part_of_it_are_not_for_two_targets(tmp_path: Path, driver: Driver):
     whole = driver.uuids[0]
     part, other = driver.partition(whole, "1g.6gb", "1g.6gb")
     refuse_shared_gpus(settings(tmp_path, [part], [other]))

@@ -14,7 +14,7 @@ from tests.machines.machine import Machine
 pytestmark = pytest.mark.host
 
 
-def test_an_engine_is_asked_as_the_replicas_user_and_leaves_nothing_behind(machine: Machine) -> None:
+def test_engine_is_asked_as_the_replicas_user_and_leaves_nothing_behind(machine: Machine) -> None:
     run = ("env", "-C", CODE, f"PYTHONPATH={CODE}", sys.executable, "-m", "tests.machines.asking")
     said = json.loads(machine.run(*run))
     seen = json.loads(said["seen"])

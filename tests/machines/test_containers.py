@@ -53,7 +53,7 @@ def rig(engine_python: Path, tiny_model: Path) -> Iterator[ContainerRig]:
     rig.close()
 
 
-def test_an_image_is_pulled_and_its_containers_live_as_units_do(rig: ContainerRig) -> None:
+def test_image_is_pulled_and_its_containers_live_as_units_do(rig: ContainerRig) -> None:
     (rig.folder / "secrets").mkdir(mode=0o700)
     (rig.folder / "secrets" / "hub.yaml").write_text(SECRET)
     (rig.folder / "secrets" / "hub.yaml").chmod(0o600)

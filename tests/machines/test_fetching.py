@@ -30,7 +30,7 @@ def storage(storage_python: Path, tmp_path: Path) -> Iterator[tuple[Machine, Pat
     made.close()
 
 
-def test_a_model_is_fetched_by_a_user_who_has_nothing_else(storage: tuple[Machine, Path]) -> None:
+def test_model_is_fetched_by_a_user_who_has_nothing_else(storage: tuple[Machine, Path]) -> None:
     machine, python = storage
     run = ("env", "-C", CODE, f"PYTHONPATH={CODE}", sys.executable, "-m", "tests.machines.fetching", str(python))
     # Logs stand before it.

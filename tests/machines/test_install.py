@@ -85,7 +85,7 @@ def host() -> Iterator[Host]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_a_host_is_installed_comes_back_after_a_reboot_and_is_left_as_it_was(host: Host) -> None:
+def test_host_is_installed_comes_back_after_a_reboot_and_is_left_as_it_was(host: Host) -> None:
     fresh = host.ask("host", "install")
     assert "done      systemctl enable reconciler.service" in fresh
     assert "next: set the git repository and the vLLM interpreter in /etc/reconciler/config.yaml" in fresh

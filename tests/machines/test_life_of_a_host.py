@@ -25,7 +25,7 @@ def serving(make_rig: MakeRig, **options: object) -> InstalledRig:
     return rig
 
 
-def test_an_installed_host_serves_updates_rolls_back_and_deletes_as_git_says(make_rig: MakeRig) -> None:
+def test_installed_host_serves_updates_rolls_back_and_deletes_as_git_says(make_rig: MakeRig) -> None:
     rig = serving(make_rig)
     assert rig.serves()
     assert " 0 problems" in rig.host("doctor")
@@ -89,9 +89,7 @@ def delete(rig: InstalledRig) -> None:
     assert not list(wanted.glob("reconciler-demo.*"))
 
 
-def test_reboots_cut_off_from_git_with_and_without_the_daemon_cost_nothing_but_their_time(
-    make_rig: MakeRig, switch: Switch
-) -> None:
+def test_reboot_without_git_brings_everything_back_with_or_without_daemon(make_rig: MakeRig, switch: Switch) -> None:
     rig = make_rig(InstalledRig, network=switch.plug())
     assert rig.network
     with serve_git(rig.folder, switch) as remote:

@@ -27,7 +27,7 @@ else:
 """
 
 
-def test_a_machine_ends_with_whoever_made_it_however_that_ends(tmp_path: Path) -> None:
+def test_machine_ends_with_whoever_made_it_however_that_ends(tmp_path: Path) -> None:
     try:
         check()
     except NoMachine as error:

@@ -54,7 +54,7 @@ print(bus.properties([(f"{PATH}/unit/dbus_2eservice", "Service", "MainPID")] * 3
 """
 
 
-def test_a_bus_is_not_asked_for_more_than_it_lets_anybody_wait_for(machine: Machine) -> None:
+def test_bus_is_not_asked_for_more_than_it_lets_anybody_wait_for(machine: Machine) -> None:
     """The system bus refuses whoever waits for more than 128 answers; and a slow systemd answers none for a while."""
     command = machine.argv("env", "-C", CODE, f"PYTHONPATH={CODE}", sys.executable, "-c", ASK)
     with machine.slow_systemd():

@@ -27,7 +27,7 @@ def rig() -> Iterator[LightRig]:
     made.close()
 
 
-def test_a_pass_without_work_asks_systemd_little_and_loads_no_cluster_library(rig: LightRig) -> None:
+def test_noop_pass_asks_systemd_little_and_loads_no_cluster_library(rig: LightRig) -> None:
     rig.fill(3)
     rig.start()
     rig.converge()

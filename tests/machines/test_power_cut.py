@@ -14,7 +14,7 @@ from tests.machines.machine import Machine
 pytestmark = pytest.mark.host
 
 
-def test_whatever_a_unit_needs_is_on_disk_before_it_is_started_and_gone_once_it_is_removed(machine: Machine) -> None:
+def test_unit_files_are_synced_before_start_and_gone_after_removal(machine: Machine) -> None:
     said = json.loads(
         machine.run("env", "-C", CODE, f"PYTHONPATH={CODE}", sys.executable, "-m", "tests.machines.power_cut")
     )

@@ -13,7 +13,7 @@ from tests.machines.machine import Machine
 pytestmark = pytest.mark.host
 
 
-def test_it_is_known_who_restarted_a_replica_and_whether_it_is_still_as_git_says(machine: Machine) -> None:
+def test_restart_of_a_unit_is_attributed_and_drift_is_noticed(machine: Machine) -> None:
     run = ("env", "-C", CODE, f"PYTHONPATH={CODE}", sys.executable, "-m", "tests.machines.restarts")
     said = json.loads(machine.run(*run))
     by_hand, fine, replaced = "restarted manually", [True, None, False, 0], [False, None, False, 1]

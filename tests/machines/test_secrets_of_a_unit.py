@@ -27,7 +27,7 @@ MORE = """\
 """
 
 
-def test_a_credential_of_the_daemon_reaches_a_unit_and_nobody_who_may_ask_about_it(make_rig: MakeRig) -> None:
+def test_credential_of_daemon_reaches_unit_and_nobody_who_may_ask_about_it(make_rig: MakeRig) -> None:
     rig = make_rig()
     tiny = rig.read(TINY).replace("      args:\n", "      args:\n        - --chat-template=/chat/t.jinja\n")
     rig.write({TINY: tiny + MORE, "demo/chat.yaml": CHAT.format(text=TEMPLATE)})

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
 DISK = "/srv/models"
 
 
-def test_the_old_serves_while_disk_and_server_fail_under_the_new(
+def test_old_serves_while_disk_and_server_fail_under_the_new(
     make_rig: MakeRig, s3: S3, storage_python: Path, tiny_model: Path
 ) -> None:
     rig = make_rig(InstalledRig, target={"storage": {"python": str(storage_python), "folder": DISK}})

@@ -43,7 +43,7 @@ def stock_machine(stock_python: Path, tiny_model: Path, tmp_path: Path) -> Itera
     made.close()
 
 
-def test_a_stock_engine_serves_and_ends_well_as_a_unit(stock_machine: Machine, stock_python: Path) -> None:
+def test_stock_engine_serves_and_ends_well_as_a_unit(stock_machine: Machine, stock_python: Path) -> None:
     # A checkout below /tmp, with its interpreter, would be hidden from a unit.
     venv = str(stock_python.parent.parent)
     engine = EngineSettings(image="*", python=stock_python)

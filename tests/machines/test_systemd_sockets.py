@@ -98,7 +98,7 @@ def ignores(pid: int, number: signal.Signals) -> bool:
     return bool(mask >> (number - 1) & 1)
 
 
-def test_a_unit_is_installed_started_and_stopped(world: World) -> None:
+def test_unit_is_installed_started_and_stopped(world: World) -> None:
     name = world.add("one", "sh -c 'sleep infinity & exec sleep infinity'", "KillMode=mixed")
     wanted = world.systemd.units / "default.target.wants" / name
     assert wanted.is_symlink()
@@ -180,7 +180,7 @@ def test_what_is_about_to_be_done_is_known(world: World) -> None:
     eventually(lambda: (unit := world.look(name)[0]) is None or unit.active == "failed")
 
 
-def test_a_unit_that_is_started_too_often_is_given_up_until_it_is_reset(world: World) -> None:
+def test_unit_that_is_started_too_often_is_given_up_until_it_is_reset(world: World) -> None:
     often = "Restart=always", "RestartSec=0"
     name = world.add("often", "false", *often, unit="StartLimitIntervalSec=1h\nStartLimitBurst=3")
     world.manager.start(name)
@@ -282,7 +282,7 @@ def test_socket_that_appears_later_is_used(systemd: UserSystemd, tmp_path: Path)
 
 
 @pytest.mark.parametrize("world", ["bus"], indirect=True)
-def test_a_bus_that_was_started_anew_is_found_again(world: World) -> None:
+def test_bus_that_was_started_anew_is_found_again(world: World) -> None:
     name = world.add("watched")
     woken = threading.Event()
     world.manager.subscribe(world.prefix, woken.set)

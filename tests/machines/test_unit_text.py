@@ -96,7 +96,7 @@ def test_every_word_and_variable_arrives_byte_for_byte(
         assert {name: got.get(name) for name in env} == env, build_unit(plan)
 
 
-def test_the_sandbox_is_tight_and_systemd_finds_nothing_to_say(machine: Machine) -> None:
+def test_sandbox_is_tight_and_systemd_finds_nothing_to_say(machine: Machine) -> None:
     plan = replace(
         echo(0, (), {"A": "b"}), user="daemon", mounts={"/mnt/models": "/usr/share"}, devices=("/dev/nvidia3",)
     )

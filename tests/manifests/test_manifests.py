@@ -150,7 +150,7 @@ def test_lines_of_arguments_and_of_fields_that_are_not_there() -> None:
     assert manifest.line_of(("spec", "predictor", "minReplicas")) == 7
 
 
-def test_the_documented_pair_is_read_as_it_stands() -> None:
+def test_documented_pair_is_read_as_it_stands() -> None:
     manifests = read_paths([PAIR])
     assert manifests.errors == manifests.notes == manifests.warnings == ()
     assert [(m.kind, m.namespace, m.name, m.origin.line) for m in manifests.documents] == [
@@ -239,13 +239,13 @@ def test_nesting_beyond_our_limit_is_too_deep_whoever_refuses(level: str, depth:
     assert only_error(f"é: 1\nb:\n  {level * depth}").code == "TooDeep"
 
 
-def test_an_alias_bomb_is_refused_before_it_grows() -> None:
+def test_alias_bomb_is_refused_before_it_grows() -> None:
     levels = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 7)}]" for i in range(1, 7)]
     error = only_error("\n".join(["a0: &a0 [1, 2, 3, 4, 5, 6, 7, 8]", *levels]))
     assert error.code == "TooManyValues"
 
 
-def test_the_deepest_allowed_nesting_is_read() -> None:
+def test_deepest_allowed_nesting_is_read() -> None:
     assert isinstance(load(b"[" * (MAX_DEPTH - 1) + b"1" + b"]" * (MAX_DEPTH - 1)), Tree)
     with pytest.raises(YamlProblem):
         load(b"[" * (MAX_DEPTH + 1) + b"1" + b"]" * (MAX_DEPTH + 1))
@@ -258,7 +258,7 @@ def test_values_do_not_appear_in_errors() -> None:
         assert "hunter" not in str(only_error(broken))
 
 
-def test_a_byte_order_mark_and_windows_line_ends_are_fine() -> None:
+def test_byte_order_mark_and_windows_line_ends_are_fine() -> None:
     text = b"\xef\xbb\xbf" + (SERVICE % "a").replace("\n", "\r\n").encode() + b"---\r\n" + (SERVICE % "b").encode()
     assert [(m.name, m.origin.line) for m in read(text).documents] == [("a", 1), ("b", 11)]
 
@@ -270,7 +270,7 @@ def test_empty_files_and_documents_are_skipped() -> None:
         assert found == Manifests(notes=found.notes)
 
 
-def test_a_broken_document_spoils_only_itself() -> None:
+def test_broken_document_spoils_only_itself() -> None:
     text = "---\n".join([SERVICE % "a", "kind: Secret\nb: [\n", SERVICE % "c", "a: 1\na: 2\n", SERVICE % "e"])
     manifests = read(text)
     assert [m.name for m in manifests.documents] == ["a", "c", "e"]
@@ -399,7 +399,7 @@ def test_what_is_no_plain_file_is_refused_with_its_name(tmp_path: Path) -> None:
     }
 
 
-def test_a_link_that_is_given_by_name_is_followed(tmp_path: Path) -> None:
+def test_link_that_is_given_by_name_is_followed(tmp_path: Path) -> None:
     (tmp_path / "real.yaml").write_text(SERVICE % "a")
     (tmp_path / "link.yaml").symlink_to(tmp_path / "real.yaml")
     assert [m.name for m in read_paths([tmp_path / "link.yaml"]).documents] == ["a"]

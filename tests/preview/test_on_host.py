@@ -116,7 +116,7 @@ def test_what_is_not_for_hosts_is_an_error_at_its_line(desk: Desk):
     assert f"chat.yaml:14: {text}" in messages(document["errors"])
 
 
-def test_a_document_that_a_host_can_do_nothing_with_is_an_error_for_its_author(desk: Desk):
+def test_document_that_host_can_do_nothing_with_is_error_for_its_author(desk: Desk):
     kinds = {"llm": "LLMInferenceService", "graph": "InferenceGraph"}
     for name, kind in kinds.items():
         desk.write(**{name: f"apiVersion: serving.kserve.io/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\n"})
@@ -146,7 +146,7 @@ def test_what_a_host_does_otherwise_is_a_warning(desk: Desk):
     ]
 
 
-def test_the_hosts_default_mode_is_standard_and_not_knative(desk: Desk):
+def test_hosts_default_mode_is_standard_and_not_knative(desk: Desk):
     metrics = "{metrics: [{type: Resource, resource: {name: cpu, target: {type: Utilization, averageUtilization: 5}}}]}"
     desk.write(chat=f"{SERVICE}    minReplicas: 1\n    maxReplicas: 2\n    autoScaling: {metrics}\n")
     assert desk.ask("validate")[1]["errors"] == []
@@ -175,14 +175,14 @@ def test_different_names_are_not_warned_about(desk: Desk):
 
 
 @pytest.mark.parametrize("command", ["render", "validate"])
-def test_an_unknown_target_is_wrong_usage_and_names_the_known(desk: Desk, command: str):
+def test_unknown_target_is_wrong_usage_and_names_the_known(desk: Desk, command: str):
     code, out, err = desk(command, "--config", str(desk.folder / "config.yaml"), "--target", "bix")
     assert (code, out) == (2, "")
     assert err == "reconciler: --target bix: no such target in the config; there are: box\n"
 
 
 @pytest.mark.parametrize("command", ["render", "validate"])
-def test_a_target_without_a_config_is_wrong_usage(desk: Desk, command: str):
+def test_target_without_a_config_is_wrong_usage(desk: Desk, command: str):
     code, out, err = desk(command, "--config", "/no/such.yaml", "--target", "box")
     assert (code, out) == (2, "")
     assert "/no/such.yaml: no such file" in err
@@ -216,7 +216,7 @@ def test_yaml_that_is_no_good_manifest_is_invalid(desk: Desk, text: str):
 # ---------------------------------------------------------------- render
 
 
-def test_the_process_of_the_host_is_shown(desk: Desk):
+def test_process_of_the_host_is_shown(desk: Desk):
     host = desk.host()
     assert host["interpreter"] == "/opt/vllm/bin/python"
     assert host["argv"] == [
@@ -244,7 +244,7 @@ def test_values_that_look_secret_are_hidden_and_their_names_shown(desk: Desk):
     assert "hunter2" not in json.dumps(env)
 
 
-def test_a_secret_in_an_argument_is_hidden(desk: Desk):
+def test_secret_in_an_argument_is_hidden(desk: Desk):
     desk.write(chat=SERVICE.replace("- --max-model-len\n", "- --api-key\n").replace('"128"', '"swordfish"'))
     assert "swordfish" not in json.dumps(desk.host())
 
@@ -257,7 +257,7 @@ def test_models_lie_where_the_config_says(desk: Desk):
     assert "--model=/srv/claim/tiny" in desk.host()["argv"]
 
 
-def test_the_fit_in_memory_is_worked_out_where_the_models_files_are(desk: Desk):
+def test_fit_in_memory_is_worked_out_where_the_models_files_are(desk: Desk):
     model = desk.folder / "claim" / "tiny"
     desk.write(
         runtime=RUNTIME.replace("--port=8080", "--model=/mnt/models"),
@@ -280,13 +280,13 @@ def test_gpus_that_only_a_start_can_choose_are_placeholders(desk: Desk):
     assert desk.host()["env"]["CUDA_VISIBLE_DEVICES"] == "<gpu>,<gpu>"
 
 
-def test_a_strategy_of_the_user_is_shown(desk: Desk):
+def test_strategy_of_the_user_is_shown(desk: Desk):
     desk.write(chat=f"{SERVICE}    minReplicas: 2\n    deploymentStrategy: {{type: Recreate}}\n")
     host = desk.host()
     assert (host["replicas"], host["strategy"]) == (2, {"maxSurge": 0, "maxUnavailable": 2, "recreate": True})
 
 
-def test_a_blocked_service_says_why_and_is_an_error(desk: Desk):
+def test_blocked_service_says_why_and_is_an_error(desk: Desk):
     desk.configure(engines=[])
     code, document = desk.ask("render")
     host = document["services"][0]["host"]
@@ -296,14 +296,14 @@ def test_a_blocked_service_says_why_and_is_an_error(desk: Desk):
     assert (host["interpreter"], host["argv"], host["env"]) == (None, None, None)
 
 
-def test_a_command_that_no_host_can_run_has_no_process(desk: Desk):
+def test_command_that_no_host_can_run_has_no_process(desk: Desk):
     desk.write(runtime=RUNTIME.replace("[python3, -m, vllm.entrypoints.openai.api_server]", "[bash, -c, x]"))
     host = desk.host()
     assert (host["interpreter"], host["argv"]) == ("/opt/vllm/bin/python", None)
     assert [each["reason"] for each in host["blocked"]] == ["UnsupportedCommand"]
 
 
-def test_a_service_that_git_wants_twice_has_no_process_on_a_host(desk: Desk):
+def test_service_that_git_wants_twice_has_no_process_on_a_host(desk: Desk):
     desk.write(more=SERVICE)
     code, document = desk.ask("render")
     (service,) = document["services"]
@@ -318,14 +318,14 @@ def test_without_a_target_nothing_is_said_about_hosts(desk: Desk):
     assert "host" not in json.loads(out)["services"][0]
 
 
-def test_the_pair_of_openshift_ai_is_rendered_for_a_host_and_told_what_lacks(desk: Desk):
+def test_pair_of_openshift_ai_is_rendered_for_a_host_and_told_what_lacks(desk: Desk):
     desk.write(chat=PAIR)
     services = desk.ask("render")[1]["services"]
     reasons = {each["reason"] for service in services for each in service["host"]["blocked"]}
     assert "NoEngine" in reasons
 
 
-def test_an_image_that_podman_runs_is_shown_with_the_container_that_would_run_it(desk: Desk) -> None:
+def test_image_that_podman_runs_is_shown_with_container_that_would_run_it(desk: Desk) -> None:
     desk.write(chat=SERVICE, runtime=RUNTIME)
     desk.configure(kind="systemd", engines=[{"image": "vllm/*", "podman": True}])
     host = desk.host()
@@ -336,7 +336,7 @@ def test_an_image_that_podman_runs_is_shown_with_the_container_that_would_run_it
     assert " <image id> " in start.replace('"', "")
 
 
-def test_a_unit_is_printed_as_a_literal_block(desk: Desk) -> None:
+def test_unit_is_printed_as_a_literal_block(desk: Desk) -> None:
     desk.configure(kind="systemd")
     _, text, _ = desk("render", "--config", str(desk.folder / "config.yaml"), "--target", "box", "-o", "yaml")
     assert "\n    unit: |\n" in text
@@ -344,7 +344,7 @@ def test_a_unit_is_printed_as_a_literal_block(desk: Desk) -> None:
     assert yaml.safe_load(text)["services"][0]["host"]["unit"] == desk.host()["unit"]
 
 
-def test_a_unit_shows_what_systemd_would_get_and_no_secret(desk: Desk) -> None:
+def test_unit_shows_what_systemd_would_get_and_no_secret(desk: Desk) -> None:
     assert desk.host()["unit"] is None, "child processes have none"
     desk.configure(kind="systemd")
     host = desk.host()

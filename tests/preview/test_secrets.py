@@ -48,7 +48,7 @@ def test_without_a_target_plain_data_is_a_warning():
     assert service(render(tree()))["errors"] == []
 
 
-def test_for_a_host_plain_data_is_an_error_and_so_is_the_service_that_needs_it():
+def test_for_host_plain_data_is_error_and_so_is_service_that_needs_it():
     verdict = validate_on(tree(), host())
     assert about(verdict["errors"], "is in git unencrypted") == ["hosts/box/chat.yaml:15", "hosts/box/hub.yaml:4"]
     assert about(verdict["warnings"], "not encrypted") == []
@@ -57,16 +57,16 @@ def test_for_a_host_plain_data_is_an_error_and_so_is_the_service_that_needs_it()
     assert [each["reason"] for each in service(document)["host"]["blocked"]] == ["SecretNotFound"]
 
 
-def test_a_host_that_allows_it_takes_plain_data():
+def test_host_that_allows_it_takes_plain_data():
     assert validate_on(tree(), host(allow_plaintext=True))["valid"]
 
 
-def test_a_variable_says_where_it_comes_from():
+def test_variable_says_where_it_comes_from():
     document = render_on(tree(), host(allow_plaintext=True), Path("/nowhere"))
     assert service(document)["host"]["env"]["HF_TOKEN"] == "<secret hub/token>"
 
 
-def test_a_document_that_sops_encrypted_is_no_fault_to_a_cluster_and_opens_on_the_host(tmp_path: Path):
+def test_sops_document_is_accepted_for_clusters_and_opens_on_the_host(tmp_path: Path):
     recipient = age_key(tmp_path / "age.key")
     manifests = tree(encrypt(SECRET, recipient))
     assert validate(manifests) == {"valid": True, "errors": [], "warnings": [], "notChecked": []}
@@ -87,7 +87,7 @@ def test_far_from_the_host_what_cannot_be_read_is_a_warning_only(tmp_path: Path,
     assert "SecretsUnreadable" in [each["reason"] for each in found["warnings"]]
 
 
-def test_a_folder_of_the_host_is_looked_at_where_it_is(tmp_path: Path):
+def test_folder_of_the_host_is_looked_at_where_it_is(tmp_path: Path):
     (tmp_path / "hub.yaml").write_text(SECRET)
     (tmp_path / "hub.yaml").chmod(0o600)
     assert validate_on(tree("# nothing\n"), host(directory=tmp_path))["valid"]

@@ -53,12 +53,12 @@ def test_only_what_changed_is_named() -> None:
     }
 
 
-def test_an_insertion_at_the_head_is_one_change() -> None:
+def test_insertion_at_the_head_is_one_change() -> None:
     wanted = replace(RICH, env=(EnvVar("A", "1"), *RICH.env), args=written("--seed=1", *RICH.args))
     assert set(changed(diff_of(wanted, RICH))) == {"env.A", "args.--seed"}
 
 
-def test_a_flag_with_several_values_is_one_value_to_its_reader() -> None:
+def test_flag_with_several_values_is_one_value_to_its_reader() -> None:
     wanted = replace(RICH, args=written(*RICH.args[:-1], "c"))
     assert changed(diff_of(wanted, RICH)) == {"args.--served-model-name": (["a", "b"], ["a", "c"])}
 
@@ -89,7 +89,7 @@ def test_long_value_is_scrubbed_before_it_is_cut() -> None:
     assert token[:12] not in shown
 
 
-def test_a_changed_secret_is_told_but_not_shown() -> None:
+def test_changed_secret_is_told_but_not_shown() -> None:
     env = (EnvVar("HF_TOKEN", "hunter3"), *RICH.env[1:])
     wanted = replace(RICH, env=env, args=written(*("hunter3" if one == "hunter2" else one for one in texts(RICH.args))))
     diff = diff_of(wanted, RICH)
@@ -105,17 +105,17 @@ def test_no_secret_shows_when_everything_differs() -> None:
         assert "hunter" not in diff.text + json.dumps(diff.document())
 
 
-def test_a_service_that_does_not_run_is_all_new() -> None:
+def test_service_that_does_not_run_is_all_new() -> None:
     diff = diff_of(RICH, None)
     assert all(line.startswith(("+", "---", "@@")) for line in diff.text.splitlines())
     assert changed(diff)["args.--port"] == (None, "8080")
 
 
-def test_a_service_asked_for_with_no_replica_differs_in_nothing() -> None:
+def test_service_asked_for_with_no_replica_differs_in_nothing() -> None:
     assert service_diff(desired(replicas=0), None).is_empty
 
 
-def test_an_unusable_document_says_where_it_is_wrong() -> None:
+def test_unusable_document_says_where_it_is_wrong() -> None:
     broken = desired(spec=None, problems=(Reason(ReasonCode.INVALID_DOCUMENT, "no such runtime", Origin("f.yaml", 9)),))
     assert service_diff(broken, SPEC).note == "the documents in git cannot be used: f.yaml:9: no such runtime"
 
@@ -129,7 +129,7 @@ def test_what_runs_is_the_newest_replica_that_stays() -> None:
     assert running_spec(observed(replace(starting, alive=False)), TINY) is None
 
 
-def test_a_service_gone_from_git_is_a_difference() -> None:
+def test_service_gone_from_git_is_a_difference() -> None:
     gone = ServiceId("demo", "gone")
     diffs = state_diff(state(desired()), observed(replica(), replica(gone), owned={gone: owned(gone)}))
     assert [(one.service, one.note) for one in diffs] == [(gone, "runs, but is no longer in git")]

@@ -32,7 +32,7 @@ def history(path: Path) -> Iterator[History]:
     found.close()
 
 
-def test_a_quarantine_is_remembered_over_restarts(history: History, path: Path) -> None:
+def test_quarantine_is_remembered_over_restarts(history: History, path: Path) -> None:
     history.reject("a", rejection())
     history.close()
     again = History(path)
@@ -88,7 +88,7 @@ def test_messages_lose_their_secrets_before_they_are_written(history: History, p
     assert all(b"hunter2" not in file.read_bytes() for file in path.parent.iterdir())
 
 
-def test_the_file_does_not_grow_without_end(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_does_not_grow_without_end(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_EVENTS", 10)
     monkeypatch.setattr(module, "MAX_QUARANTINES_PER_SERVICE", 3)
     for number in range(25):
@@ -99,7 +99,7 @@ def test_the_file_does_not_grow_without_end(history: History, monkeypatch: pytes
     assert len(history.quarantines("a")) == 3
 
 
-def test_the_applied_revision_is_kept_per_target(history: History) -> None:
+def test_applied_revision_is_kept_per_target(history: History) -> None:
     assert history.applied("a") == ""
     history.set_applied("a", "one")
     history.set_applied("a", "two")
@@ -120,7 +120,7 @@ def test_only_the_owner_can_read_it(history: History, path: Path) -> None:
     assert modes == {0o600}
 
 
-def test_a_file_that_is_no_database_is_moved_aside_loudly(path: Path) -> None:
+def test_file_that_is_no_database_is_moved_aside_loudly(path: Path) -> None:
     path.write_bytes(b"this is not sqlite" * 100)
     with structlog.testing.capture_logs() as logs:
         history = History(path)
@@ -131,7 +131,7 @@ def test_a_file_that_is_no_database_is_moved_aside_loudly(path: Path) -> None:
     history.close()
 
 
-def test_a_file_that_breaks_while_it_is_open_is_begun_anew(history: History, path: Path) -> None:
+def test_file_that_breaks_while_it_is_open_is_begun_anew(history: History, path: Path) -> None:
     for number in range(200):
         history.note("a", "rev", "demo/tiny", "start", "x" * 500, float(number))
     history._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -145,7 +145,7 @@ def test_a_file_that_breaks_while_it_is_open_is_begun_anew(history: History, pat
     assert len(history.quarantines("a")) == 1
 
 
-def test_a_file_of_a_newer_version_is_moved_aside(path: Path) -> None:
+def test_file_of_a_newer_version_is_moved_aside(path: Path) -> None:
     newer = sqlite3.connect(path)
     newer.execute("PRAGMA user_version = 99")
     newer.close()
@@ -169,19 +169,19 @@ def test_file_of_an_older_version_keeps_its_entries(path: Path, monkeypatch: pyt
     history.close()
 
 
-def test_a_folder_that_is_missing_is_said_plainly(tmp_path: Path) -> None:
+def test_folder_that_is_missing_is_said_plainly(tmp_path: Path) -> None:
     with pytest.raises(Retryable, match=r"cannot open .*check that its folder exists"):
         History(tmp_path / "no" / "state.db")
 
 
-def test_a_symlink_is_not_followed(tmp_path: Path) -> None:
+def test_symlink_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "state.db").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(Retryable):
         History(tmp_path / "state.db")
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_an_entry_that_cannot_be_written_costs_only_itself(history: History) -> None:
+def test_entry_that_cannot_be_written_costs_only_itself(history: History) -> None:
     history._db.execute("PRAGMA query_only = ON")
     with structlog.testing.capture_logs() as logs:
         history.note("a", "rev", "demo/tiny", "start", "lost", 1.0)
@@ -203,7 +203,7 @@ def test_reader_and_writer_threads_share_it(history: History) -> None:
     assert len(history.entries(1000)) == 200
 
 
-def test_a_thread_that_is_late_finds_it_closed_and_not_damaged(path: Path) -> None:
+def test_thread_that_is_late_finds_it_closed_and_not_damaged(path: Path) -> None:
     history = History(path)
     history.close()
     with pytest.raises(Retryable, match="closed"):

@@ -38,7 +38,7 @@ def logged(settings: Log, **fields: object) -> str:
     return stream.getvalue()
 
 
-def test_a_pipe_gets_one_json_object_per_line_with_what_is_bound() -> None:
+def test_pipe_gets_one_json_object_per_line_with_what_is_bound() -> None:
     structlog.contextvars.bind_contextvars(target="a", revision="4f1c2ab")
     line = json.loads(logged(Log(), replica="demo.tiny.a-1"))
     assert line.pop("timestamp").endswith("Z")
@@ -58,7 +58,7 @@ def test_text_without_a_terminal_has_no_colours() -> None:
 
 
 @pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
-def test_a_terminal_gets_colours_unless_they_are_unwanted(
+def test_terminal_gets_colours_unless_they_are_unwanted(
     monkeypatch: pytest.MonkeyPatch, no_color: str, coloured: bool
 ) -> None:
     monkeypatch.setenv("NO_COLOR", no_color)
@@ -145,7 +145,7 @@ def test_warnings_of_libraries_come_in_our_form() -> None:
     assert (line["event"], line["message"], line["logger"]) == ("library_message", "careful with that", "some.library")
 
 
-def test_a_reader_that_went_away_does_not_hurt_the_writer() -> None:
+def test_reader_that_went_away_does_not_hurt_the_writer() -> None:
     read, write = os.pipe()
     os.close(read)
     stream = os.fdopen(write, "w")
@@ -155,7 +155,7 @@ def test_a_reader_that_went_away_does_not_hurt_the_writer() -> None:
         stream.close()
 
 
-def test_a_log_line_cannot_play_tricks_on_a_terminal() -> None:
+def test_log_line_cannot_play_tricks_on_a_terminal() -> None:
     line = logged(Log(format="text"), message="safe\x1b]0;title\x07\x1b[2Jtext\u202e")
     assert "safetext" in line
     assert "\x1b" not in line
@@ -214,7 +214,7 @@ def test_printable_keeps_lines_and_tabs() -> None:
 @pytest.mark.parametrize(
     "unit", ["x", "-", "a:", "token ", "--token", "https://", "\x1b[", "password", "://", "basic "]
 )
-def test_a_line_of_a_million_characters_is_scrubbed_in_linear_work(unit: str) -> None:
+def test_line_of_a_million_characters_is_scrubbed_in_linear_work(unit: str) -> None:
     # Quadratic work would take hours here, so the suite's own time limit decides.
     line = unit * (1_000_000 // len(unit))
     assert isinstance(printable(scrub_text(line)), str)

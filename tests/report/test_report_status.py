@@ -50,7 +50,7 @@ MISSING = Health(HealthStatus.MISSING, Reason(ReasonCode.BLOCKED, "Blocked", NO_
 DEGRADED = Health(HealthStatus.DEGRADED, Reason(ReasonCode.CRASH_LOOP_BACKOFF, "crashed repeatedly", NO_ORIGIN))
 
 
-def test_a_converged_world_is_one_json_document() -> None:
+def test_converged_world_is_one_json_document() -> None:
     status = status_of(report())
     again = json.loads(json.dumps(status))
     assert again == status
@@ -76,13 +76,13 @@ def test_endpoints_name_the_three_ways_in() -> None:
     }
 
 
-def test_a_name_used_twice_is_asked_for_with_its_namespace() -> None:
+def test_name_used_twice_is_asked_for_with_its_namespace() -> None:
     other = ServiceId("prod", "tiny")
     status = status_of(report(desired=state(desired(), desired(other))))
     assert [one["endpoints"]["model"] for one in status["targets"][0]["services"]] == ["demo/tiny", "prod/tiny"]
 
 
-def test_an_unreachable_target_leaves_everything_unknown() -> None:
+def test_unreachable_target_leaves_everything_unknown() -> None:
     status = status_of(report(observed=Unreachable("a", 200.0, "no route to host"), plan=planned()))
     target, service = status["targets"][0], service_in(status)
     assert (target["reachable"], target["reason"]) == (False, "no route to host")
@@ -91,13 +91,13 @@ def test_an_unreachable_target_leaves_everything_unknown() -> None:
     assert convergence_of(status).failed
 
 
-def test_a_target_that_was_never_asked_is_not_reachable_yet() -> None:
+def test_target_that_was_never_asked_is_not_reachable_yet() -> None:
     status = status_of(report(desired=None, observed=None, plan=None, name="a"), passes=0)
     assert status["targets"][0]["name"] == "a"
     assert status["targets"][0]["reason"] == "not observed yet"
 
 
-def test_a_service_gone_from_git_is_listed_until_nothing_is_left() -> None:
+def test_service_gone_from_git_is_listed_until_nothing_is_left() -> None:
     gone = ServiceId("demo", "gone")
     seen = observed(replica(), replica(gone), owned={gone: owned(gone)})
     leaving = verdict(gone, Sync.OUT_OF_SYNC, PROGRESSING, step="drains")
@@ -112,7 +112,7 @@ def test_ready_does_not_count_a_replica_that_does_not_answer() -> None:
     assert service_in(status_of(report(desired=state(desired(replicas=2)), observed=seen)))["ready"] == "1/2"
 
 
-def test_an_unusable_document_keeps_the_count_that_proved_itself() -> None:
+def test_unusable_document_keeps_the_count_that_proved_itself() -> None:
     broken = desired(
         spec=None,
         digest="",
@@ -126,7 +126,7 @@ def test_an_unusable_document_keeps_the_count_that_proved_itself() -> None:
     assert fault(service) == "not usable: f.yaml:3: runtime x is unknown"
 
 
-def test_a_rejection_names_file_and_line_and_hides_secrets_in_last_words() -> None:
+def test_rejection_names_file_and_line_and_hides_secrets_in_last_words() -> None:
     refused = verdict(sync=Sync.OUT_OF_SYNC, rejected=rejection())
     status = status_of(report(desired=state(desired(digest=NEW)), plan=planned(refused)))
     rejected = service_in(status)["rejected"]
@@ -169,7 +169,7 @@ def test_failed_action_stays_in_the_status_until_it_succeeds() -> None:
     assert service_in(status_of(report()))["lastFailure"] is None
 
 
-def test_the_failure_of_an_action_is_the_last_error_of_its_service() -> None:
+def test_failure_of_an_action_is_the_last_error_of_its_service() -> None:
     start = Start(replica().id, OLD, SPEC, Origin("f", 1), Lease(20000), 1.0, "", REVISION, "first")
     failed = Result(start, Outcome.FAILED, "cannot fork: password=hunter2")
     status = status_of(report(last_results=(failed,)))
@@ -190,7 +190,7 @@ def test_the_failure_of_an_action_is_the_last_error_of_its_service() -> None:
         ({"healthy": None}, "Ready"),
     ],
 )
-def test_a_replica_has_one_phase(fields: dict[str, object], phase: str) -> None:
+def test_replica_has_one_phase(fields: dict[str, object], phase: str) -> None:
     status = status_of(report(observed=observed(replica(**fields))))
     assert service_in(status)["replicas"][0]["phase"] == phase
 
@@ -209,21 +209,21 @@ def test_gpus_are_counted_by_what_replicas_hold() -> None:
     assert service_in(status)["gpus"] == 2
 
 
-def test_the_order_of_input_does_not_matter() -> None:
+def test_order_of_input_does_not_matter() -> None:
     ids = [ServiceId("demo", name) for name in ("c", "a", "b")]
     one = status_of(report(desired=state(*map(desired, ids)), observed=observed(*map(replica, ids))))
     other = status_of(report(desired=state(*map(desired, ids[::-1])), observed=observed(*map(replica, ids[::-1]))))
     assert one == other
 
 
-def test_a_source_that_cannot_be_read_is_not_converged() -> None:
+def test_source_that_cannot_be_read_is_not_converged() -> None:
     revision = RevisionInfo(REVISION, REVISION, error="cannot fetch https://me:pw@git/x: refused")
     convergence = convergence_of(status_of(report(), revision=revision))
     assert not convergence.converged
     assert convergence.faults == ("source: cannot fetch https://***@git/x: refused",)
 
 
-def test_a_revision_that_is_not_applied_yet_is_still_moving() -> None:
+def test_revision_that_is_not_applied_yet_is_still_moving() -> None:
     convergence = convergence_of(status_of(report(), revision=RevisionInfo(REVISION, "0" * 40)))
     assert (convergence.converged, convergence.settled) == (False, False)
 
@@ -237,7 +237,7 @@ def test_one_service_in_progress_keeps_everything_unsettled() -> None:
     assert convergence_of(status_of(report(plan=planned(verdicts[0])))).failed
 
 
-def test_a_service_suspended_by_hand_is_settled_but_not_as_git_says() -> None:
+def test_service_suspended_by_hand_is_settled_but_not_as_git_says() -> None:
     waiting = verdict(sync=Sync.OUT_OF_SYNC)
     for names in (frozenset({"demo/tiny"}), frozenset({"*"})):
         convergence = convergence_of(status_of(report(plan=planned(waiting), suspended=names)))
@@ -251,13 +251,13 @@ def test_what_is_kept_because_git_cannot_be_read_does_not_move() -> None:
     assert convergence_of(status).failed
 
 
-def test_a_target_that_has_not_looked_at_the_newest_revision_is_not_done() -> None:
+def test_target_that_has_not_looked_at_the_newest_revision_is_not_done() -> None:
     newer = RevisionInfo(desired="e" * 40, applied=REVISION)
     status = status_of(report(applied=REVISION), revision=newer)
     assert not convergence_of(status).settled
 
 
-def test_a_warning_about_missing_gpus_is_shown_only_where_they_are_missing() -> None:
+def test_warning_about_missing_gpus_is_shown_only_where_they_are_missing() -> None:
     doubt = Reason(ReasonCode.ACCELERATOR_MISMATCH, "none of them here", NO_ORIGIN)
     service = desired(warnings_without_gpu=(doubt,))
     for gpus, codes in ((0, ["AcceleratorMismatch"]), (1, [])):

@@ -215,7 +215,7 @@ def test_text_written_by_others_makes_no_line_of_its_own() -> None:
     assert not [line for line in plain(status_blocks(status)).splitlines() if line.startswith(("::", "valid"))]
 
 
-def test_a_terminal_gets_a_coloured_table_with_the_same_words() -> None:
+def test_terminal_gets_a_coloured_table_with_the_same_words() -> None:
     master, slave = pty.openpty()
     with os.fdopen(slave, "w") as terminal:
         show(status_blocks(status_of(report())), terminal)
@@ -226,14 +226,14 @@ def test_a_terminal_gets_a_coloured_table_with_the_same_words() -> None:
     assert "\x1b[32mHealthy" in text
 
 
-def test_a_converged_plan_says_that_nothing_is_to_do() -> None:
+def test_converged_plan_says_that_nothing_is_to_do() -> None:
     document = plan_of(report())
     assert document["schema"] == "reconciler.host.plan/v2"
     assert document["counts"]["unchanged"] == 1
     assert plain(plan_blocks(document)).splitlines() == ["a at 4f1c2ab0", "Nothing to do: 1 service in sync."]
 
 
-def test_a_rollout_shows_its_strategy_then_its_steps_with_reasons() -> None:
+def test_rollout_shows_its_strategy_then_its_steps_with_reasons() -> None:
     rolling = verdict(
         sync=Sync.OUT_OF_SYNC, health=PROGRESSING, strategy="surge: start new, switch, drain old", step="starts"
     )
@@ -256,7 +256,7 @@ def test_a_rollout_shows_its_strategy_then_its_steps_with_reasons() -> None:
     ]
 
 
-def test_the_plan_shows_in_one_line_what_memory_a_change_needs_and_the_status_warns_of_what_may_be_too_much() -> None:
+def test_plan_shows_memory_needs_and_status_warns_of_too_much() -> None:
     tight = Fit("weights 20.0 + KV 1.0 + 2.0 = 23.0 of 22.1 GiB", 1, 20, 1, 1, 2, 22, 8, 1.25, tight=True)
     seen = replace(observed(replica()), preflights={NEW: Preflight("{}", fit=tight)})
     changing = report(desired=state(desired(digest=NEW)), observed=seen, plan=planned(verdict(sync=Sync.OUT_OF_SYNC)))
@@ -268,7 +268,7 @@ def test_the_plan_shows_in_one_line_what_memory_a_change_needs_and_the_status_wa
     assert service_in(status_of(report()))["fit"] is None
 
 
-def test_a_plan_never_carries_specs() -> None:
+def test_plan_never_carries_specs() -> None:
     ask = AskPreflight(TINY, NEW, SPEC, Origin("f", 1), "not observed yet")
     reject = Reject(rejection(), "refused")
     routes = SetRoutes((), (TINY, ServiceId("demo", "x")), "gone")
@@ -282,7 +282,7 @@ def test_a_plan_never_carries_specs() -> None:
     ]
 
 
-def test_a_plan_has_one_word_for_what_happens_to_each_service() -> None:
+def test_plan_has_one_word_for_what_happens_to_each_service() -> None:
     names = ("blocked", "broken", "create", "gone", "refused", "same", "waits")
     ids = {name: ServiceId("demo", name) for name in names}
     missing = Health(HealthStatus.MISSING, Reason(ReasonCode.NOT_SERVING, "0 of 1 replicas serve", NO_ORIGIN))
@@ -321,7 +321,7 @@ def test_a_plan_has_one_word_for_what_happens_to_each_service() -> None:
     assert text.endswith("2 actions; 1 create, 1 delete, 1 wait, 1 blocked, 1 rejected, 1 keep, 1 unchanged\n")
 
 
-def test_a_plan_for_an_unreachable_target_says_why_it_is_empty() -> None:
+def test_plan_for_an_unreachable_target_says_why_it_is_empty() -> None:
     silent = report(observed=Unreachable("a", 1.0, "no route"), plan=planned())
     assert "  unreachable: no route; nothing is planned" in plain(plan_blocks(plan_of(silent)))
 
@@ -360,7 +360,7 @@ def test_several_reasons_stand_one_below_the_other() -> None:
     ]
 
 
-def test_a_folder_that_is_missing_has_no_line() -> None:
+def test_folder_that_is_missing_has_no_line() -> None:
     unreadable = (Reason(ReasonCode.MODEL_NOT_FOUND, "is missing from git", Origin("runtimes/", 1)),)
     document = plan_of(report(desired=state(desired(), unreadable=unreadable)))
     assert "  ! runtimes/: is missing from git" in plain(plan_blocks(document))

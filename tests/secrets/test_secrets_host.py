@@ -90,7 +90,7 @@ def environment(pid: int) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def test_a_value_reaches_the_process_and_no_file_argument_or_answer(host: Host):
+def test_value_reaches_the_process_and_no_file_argument_or_answer(host: Host):
     host.start()
     eventually(lambda: "VLLM_API_KEY" in environment(host.pid))
     env = environment(host.pid)
@@ -104,7 +104,7 @@ def test_a_value_reaches_the_process_and_no_file_argument_or_answer(host: Host):
     assert [path for path in files if VALUE.encode() in path.read_bytes()] == []
 
 
-def test_files_of_a_secret_are_in_memory_for_their_owner_alone_and_go_with_the_replica(host: Host):
+def test_secret_files_are_private_in_memory_and_go_with_the_replica(host: Host):
     host.start()
     path = host.private / "0" / "token"
     assert path.read_text() == VALUE
@@ -115,7 +115,7 @@ def test_files_of_a_secret_are_in_memory_for_their_owner_alone_and_go_with_the_r
     assert not host.private.exists()
 
 
-def test_files_of_a_config_map_are_for_their_owner_alone_and_a_restart_finds_them(host: Host):
+def test_config_map_files_are_private_and_survive_a_restart(host: Host):
     volume = FileMount(
         "/chat", (VolumeFile("deep/t.jinja", "{{ x }}"), VolumeFile("name", source="field metadata.name"))
     )
@@ -131,21 +131,21 @@ def test_files_of_a_config_map_are_for_their_owner_alone_and_a_restart_finds_the
     assert load_record(host.state, dump_record(record)).spec.files == (volume,)
 
 
-def test_a_start_that_fails_leaves_no_file_of_a_secret(host: Host):
+def test_start_that_fails_leaves_no_file_of_a_secret(host: Host):
     (host.folder / "python").unlink()
     with pytest.raises(Terminal, match=r"cannot start .*python"):
         host.start()
     assert not host.private.exists()
 
 
-def test_a_missing_secret_starts_nothing(host: Host):
+def test_missing_secret_starts_nothing(host: Host):
     host.store = NO_SECRETS
     with pytest.raises(Retryable, match="Secret hub in namespace default is not on this host any more; put it back"):
         host.start()
     assert host.target._inventory.replicas() == ()
 
 
-def test_the_probe_uses_the_key_that_the_process_was_started_with(host: Host):
+def test_probe_uses_the_key_that_the_process_was_started_with(host: Host):
     host.start()
     host.store = store("another")
     (record,) = host.target._inventory.replicas()
@@ -158,12 +158,12 @@ def test_the_probe_uses_the_key_that_the_process_was_started_with(host: Host):
     assert VALUE not in repr(record)
 
 
-def test_a_replica_without_secrets_has_no_private_folder(host: Host):
+def test_replica_without_secrets_has_no_private_folder(host: Host):
     host.start(SPEC)
     assert not host.private.exists()
 
 
-def test_a_start_whose_port_was_taken_meanwhile_leaves_no_file_of_a_secret(host: Host):
+def test_start_whose_port_was_taken_meanwhile_leaves_no_file_of_a_secret(host: Host):
     scratch.write_private({str(host.private / "0" / "token"): b"of the try before"}, host.private)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         lease = Lease(taken.getsockname()[1])
@@ -175,7 +175,7 @@ def test_a_start_whose_port_was_taken_meanwhile_leaves_no_file_of_a_secret(host:
     assert not host.private.exists()
 
 
-def test_a_folder_for_secrets_that_is_another_users_is_not_used(host: Host):
+def test_folder_for_secrets_that_is_another_users_is_not_used(host: Host):
     host.private.symlink_to("/tmp")
     try:
         with pytest.raises(Retryable, match="cannot be deleted"):

@@ -73,7 +73,7 @@ def sealed(tmp_path_factory: pytest.TempPathFactory) -> Sealed:
 # ---------------------------------------------------------------- a folder outside git
 
 
-def test_a_folder_gives_secrets_with_text_over_encoded_data(tmp_path: Path):
+def test_folder_gives_secrets_with_text_over_encoded_data(tmp_path: Path):
     data = base64.b64encode(b"\x00\xff").decode()
     write(tmp_path / "s", "a.yaml", secret() + f"data:\n  token: b2xk\n  raw: {data}\n")
     store = load(directory=tmp_path / "s")
@@ -95,14 +95,14 @@ def test_json_counts_as_well_and_a_namespace_of_its_own_is_kept(tmp_path: Path):
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
-def test_a_file_open_to_others_is_refused_with_the_command_that_closes_it(tmp_path: Path, mode: int):
+def test_file_open_to_others_is_refused_with_the_command_that_closes_it(tmp_path: Path, mode: int):
     path = write(tmp_path / "s", "a.yaml", secret(), mode)
     store = load(directory=tmp_path / "s")
     assert store.data("team", "hub") is None
     assert str(store.faults[0]) == f"{path}:1: is open to other users (mode {mode:o}); run: chmod 600 {path}"
 
 
-def test_a_folder_that_others_may_write_to_is_refused_with_the_command_that_closes_it(tmp_path: Path):
+def test_writable_secret_folder_is_refused_with_the_chmod_to_run(tmp_path: Path):
     write(tmp_path / "s", "a.yaml", secret())
     (tmp_path / "s").chmod(0o770)
     store = load(directory=tmp_path / "s")
@@ -111,19 +111,19 @@ def test_a_folder_that_others_may_write_to_is_refused_with_the_command_that_clos
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_a_file_of_another_user_is_refused(tmp_path: Path):
+def test_file_of_another_user_is_refused(tmp_path: Path):
     path = write(tmp_path / "s", "a.yaml", secret())
     os.chown(path, 12345, -1)
     assert f"belongs to user 12345; run: chown 0 {path}" in str(load(directory=tmp_path / "s").faults[0])
 
 
-def test_a_folder_that_is_not_there_is_a_fault_and_not_an_empty_one(tmp_path: Path):
+def test_folder_that_is_not_there_is_a_fault_and_not_an_empty_one(tmp_path: Path):
     store = load(directory=tmp_path / "s")
     assert [each.code for each in store.unavailable] == ["SecretsUnreadable"]
     assert "No such file" in str(store.unavailable[0])
 
 
-def test_a_pipe_in_the_folder_keeps_nobody_waiting(tmp_path: Path):
+def test_pipe_in_the_folder_keeps_nobody_waiting(tmp_path: Path):
     write(tmp_path / "s", "a.yaml", secret())
     os.mkfifo(tmp_path / "s" / "b.yaml", 0o600)
     store = load(directory=tmp_path / "s")
@@ -142,14 +142,14 @@ def test_a_pipe_in_the_folder_keeps_nobody_waiting(tmp_path: Path):
         ("data:\n  ..: YQ==\n", 5, "data: a key holds"),
     ],
 )
-def test_a_secret_that_no_cluster_takes_is_refused_without_showing_it(tmp_path: Path, text: str, line: int, said: str):
+def test_secret_that_no_cluster_takes_is_refused_without_showing_it(tmp_path: Path, text: str, line: int, said: str):
     path = write(tmp_path / "s", "a.yaml", "apiVersion: v1\nkind: Secret\nmetadata: {name: hub}\n" + text)
     store = load(directory=tmp_path / "s")
     assert str(store.faults[0]).startswith(f"{path}:{line}: Secret hub: {said}")
     assert store.refused.keys() == {("team", "hub")}
 
 
-def test_a_broken_file_spoils_only_itself(tmp_path: Path):
+def test_broken_file_spoils_only_itself(tmp_path: Path):
     write(tmp_path / "s", "a.yaml", secret())
     write(tmp_path / "s", "b.yaml", "kind: [hf_tested\n")
     store = load(directory=tmp_path / "s")
@@ -157,7 +157,7 @@ def test_a_broken_file_spoils_only_itself(tmp_path: Path):
     assert [each.code for each in store.faults] == ["InvalidYaml"]
 
 
-def test_a_number_in_a_secret_is_not_shown_by_the_warning_about_it():
+def test_number_in_a_secret_is_not_shown_by_the_warning_about_it():
     manifests = in_git(a=secret(value="0123"))
     assert [each.message for each in manifests.warnings] == ["an unquoted value is not read as text; put it in quotes"]
 
@@ -179,7 +179,7 @@ def test_manifests_among_the_credentials_of_the_daemon_count(tmp_path: Path):
     assert not store.faults
 
 
-def test_the_age_identity_may_be_a_credential(sealed: Sealed):
+def test_age_identity_may_be_a_credential(sealed: Sealed):
     store = load(in_git(a=sealed.text), {"CREDENTIALS_DIRECTORY": str(sealed.key.parent)})
     assert store.data("team", "hub") == {"token": b"hf_tested"}
 
@@ -196,19 +196,19 @@ def test_plain_data_in_git_is_refused_with_three_ways_out():
         assert way in fault.message
 
 
-def test_the_config_may_allow_plain_data_in_git():
+def test_config_may_allow_plain_data_in_git():
     store = load(in_git(a=secret()), allow_plaintext=True)
     assert store.data("team", "hub") == {"token": b"hf_tested"}
     assert not store.faults
 
 
-def test_a_secret_without_data_discloses_nothing():
+def test_secret_without_data_discloses_nothing():
     store = load(in_git(a="apiVersion: v1\nkind: Secret\nmetadata: {name: hub}\n"))
     assert store.data("team", "hub") == {}
     assert not store.faults
 
 
-def test_an_encrypted_secret_in_git_is_opened(sealed: Sealed):
+def test_encrypted_secret_in_git_is_opened(sealed: Sealed):
     store = load(in_git(a=sealed.text), age_key_file=sealed.key)
     assert store.data("team", "hub") == {"token": b"hf_tested"}
     assert not store.faults
@@ -246,18 +246,18 @@ def test_own_key_of_a_folder_alone_opens_its_secrets(sealed: Sealed, tmp_path: P
     assert fault.code == "WrongDecryptionKey"
 
 
-def test_an_encrypted_secret_without_an_identity_names_the_setting(sealed: Sealed):
+def test_encrypted_secret_without_an_identity_names_the_setting(sealed: Sealed):
     (fault,) = load(in_git(a=sealed.text)).faults
     assert "Secret hub: is encrypted, and targets[].secrets.age_key_file of box names no age identity" in str(fault)
 
 
-def test_an_identity_open_to_others_is_refused(sealed: Sealed, tmp_path: Path):
+def test_identity_open_to_others_is_refused(sealed: Sealed, tmp_path: Path):
     write(tmp_path, "age.key", sealed.key.read_text(), 0o644)
     (fault,) = load(in_git(a=sealed.text), age_key_file=tmp_path / "age.key").faults
     assert f"run: chmod 600 {tmp_path / 'age.key'}" in str(fault)
 
 
-def test_a_file_of_several_encrypted_documents_is_refused_by_name(tmp_path: Path):
+def test_file_of_several_encrypted_documents_is_refused_by_name(tmp_path: Path):
     recipient = age_key(tmp_path / "age.key")
     both = encrypt(secret("a") + "---\n" + secret("b"), recipient)
     store = load(in_git(both=both), age_key_file=tmp_path / "age.key")
@@ -265,7 +265,7 @@ def test_a_file_of_several_encrypted_documents_is_refused_by_name(tmp_path: Path
     assert "may hold one document only" in str(store.faults[0])
 
 
-def test_a_document_encrypted_as_a_whole_is_refused_with_the_way_to_do_it(tmp_path: Path):
+def test_document_encrypted_as_a_whole_is_refused_with_the_way_to_do_it(tmp_path: Path):
     text = encrypt(secret(), age_key(tmp_path / "age.key"), rule="unencrypted_suffix: _unencrypted")
     (error,) = in_git(a=text).errors
     assert "SOPS encrypted the whole document; encrypt it with --encrypted-regex '^(data|stringData)$'" in str(error)
@@ -274,7 +274,7 @@ def test_a_document_encrypted_as_a_whole_is_refused_with_the_way_to_do_it(tmp_pa
 # ---------------------------------------------------------------- several places, and time
 
 
-def test_the_hosts_own_folder_counts_before_git(tmp_path: Path):
+def test_hosts_own_folder_counts_before_git(tmp_path: Path):
     write(tmp_path / "s", "a.yaml", secret(value="own"))
     store = load(in_git(a=secret()), directory=tmp_path / "s", allow_plaintext=True)
     assert store.data("team", "hub") == {"token": b"own"}
@@ -297,7 +297,7 @@ def test_duplicate_secrets_in_git_are_refused_unless_the_host_has_it(tmp_path: P
     assert [each.code for each in store.notes] == ["SecretShadowed"] * 2 * has_host
 
 
-def test_a_refused_secret_of_the_host_is_not_replaced_by_that_of_git(tmp_path: Path):
+def test_refused_secret_of_the_host_is_not_replaced_by_that_of_git(tmp_path: Path):
     write(tmp_path / "s", "a.yaml", "apiVersion: v1\nkind: Secret\nmetadata: {name: hub}\ndata: {token: '?'}\n")
     assert load(in_git(a=secret()), directory=tmp_path / "s", allow_plaintext=True).data("team", "hub") is None
 

@@ -17,7 +17,7 @@ from tests.support.git_repository import Repository, git
 # ---------------------------------------------------------------- references
 
 
-def test_a_branch_a_light_tag_an_annotated_tag_and_a_commit_can_be_followed(
+def test_branch_a_light_tag_an_annotated_tag_and_a_commit_can_be_followed(
     repository: Repository, tmp_path: Path
 ) -> None:
     first = repository.git("rev-parse", "main")
@@ -33,13 +33,13 @@ def test_a_branch_a_light_tag_an_annotated_tag_and_a_commit_can_be_followed(
         assert found.revision == (first if wish in wishes else later)
 
 
-def test_a_name_is_taken_exactly_where_git_would_match_loosely(repository: Repository, mirror: Path) -> None:
+def test_name_is_taken_exactly_where_git_would_match_loosely(repository: Repository, mirror: Path) -> None:
     repository.git("update-ref", "refs/heads/other/refs/heads/wanted", "main")
     with pytest.raises(Terminal, match="has no branch wanted"):
         source_of(repository, mirror, branch="wanted").poll()
 
 
-def test_an_absent_branch_is_named_with_those_that_exist(repository: Repository, mirror: Path) -> None:
+def test_absent_branch_is_named_with_those_that_exist(repository: Repository, mirror: Path) -> None:
     repository.git("branch", "production")
     with pytest.raises(
         Terminal, match=r"has no branch prodution; it has production; push it, or change source\.branch"
@@ -49,12 +49,12 @@ def test_an_absent_branch_is_named_with_those_that_exist(repository: Repository,
         source_of(repository, mirror, tag="v1").poll()
 
 
-def test_a_repository_without_a_commit_is_named_as_such(tmp_path: Path, mirror: Path) -> None:
+def test_repository_without_a_commit_is_named_as_such(tmp_path: Path, mirror: Path) -> None:
     with pytest.raises(Terminal, match="has no branch main: it has no branch at all; push one"):
         source_of(Repository(tmp_path / "fresh"), mirror).poll()
 
 
-def test_a_commit_that_nobody_has_is_refused(repository: Repository, mirror: Path) -> None:
+def test_commit_that_nobody_has_is_refused(repository: Repository, mirror: Path) -> None:
     with pytest.raises(Terminal, match="is not a commit of any branch or tag"):
         source_of(repository, mirror, commit="1" * 40).poll()
     tree = repository.git("rev-parse", "main^{tree}")
@@ -64,14 +64,14 @@ def test_a_commit_that_nobody_has_is_refused(repository: Repository, mirror: Pat
             source_of(repository, mirror, **wish).poll()
 
 
-def test_a_pinned_commit_needs_no_network_once_it_is_here(repository: Repository, mirror: Path) -> None:
+def test_pinned_commit_needs_no_network_once_it_is_here(repository: Repository, mirror: Path) -> None:
     source = source_of(repository, mirror, commit=repository.git("rev-parse", "main"))
     first = source.poll()
     repository.path.rename(repository.path.with_name("moved"))
     assert source.poll() is first
 
 
-def test_the_highest_tag_of_a_range_is_followed_even_downwards(repository: Repository, mirror: Path) -> None:
+def test_highest_tag_of_a_range_is_followed_even_downwards(repository: Repository, mirror: Path) -> None:
     revisions = {}
     for tag in ("v1.0.0", "1.2.0", "v2.0.0", "v1.3.0-rc.1", "v1.10.0", "nightly"):
         revisions[tag] = repository.commit(tag)
@@ -84,7 +84,7 @@ def test_the_highest_tag_of_a_range_is_followed_even_downwards(repository: Repos
         source_of(repository, mirror, semver=">=3.0.0").poll()
 
 
-def test_a_sha256_repository_is_refused_by_name(tmp_path: Path, mirror: Path) -> None:
+def test_sha256_repository_is_refused_by_name(tmp_path: Path, mirror: Path) -> None:
     path = tmp_path / "sha256"
     subprocess.run(["git", "init", "--quiet", "--object-format=sha256", "-b", "main", path], check=True)
     git(path, "commit", "--quiet", "--allow-empty", "--message", "x")
@@ -114,7 +114,7 @@ def test_rewritten_history_is_refused_until_allowed(repository: Repository, mirr
     assert restarted.poll().revision == rewritten
 
 
-def test_a_branch_that_goes_back_is_a_rewrite_and_one_that_merges_is_not(
+def test_branch_that_goes_back_is_a_rewrite_and_one_that_merges_is_not(
     repository: Repository, source: GitSource
 ) -> None:
     repository.git("checkout", "--quiet", "-b", "side")
@@ -141,7 +141,7 @@ def test_following_another_name_is_no_rewrite(repository: Repository, mirror: Pa
     assert source_of(repository, mirror).poll().revision == repository.git("rev-parse", "main")
 
 
-def test_a_moved_tag_is_a_rewrite_whether_named_or_chosen_by_a_range(repository: Repository, mirror: Path) -> None:
+def test_moved_tag_is_a_rewrite_whether_named_or_chosen_by_a_range(repository: Repository, mirror: Path) -> None:
     repository.git("tag", "v1.0.0")
     accepted = source_of(repository, mirror, tag="v1.0.0").poll().revision
     moved = repository.commit("Second")
@@ -181,7 +181,7 @@ def test_another_revision_is_found_by_branch_tag_commit_and_digits(repository: R
     assert json.loads((source._mirror.folder.accepted).read_text())["revision"] == first
 
 
-def test_a_revision_that_moved_is_looked_up_again(repository: Repository, source: GitSource) -> None:
+def test_revision_that_moved_is_looked_up_again(repository: Repository, source: GitSource) -> None:
     source.poll()
     repository.git("checkout", "--quiet", "-b", "topic")
     old = repository.commit("Try")
@@ -196,7 +196,7 @@ def test_a_revision_that_moved_is_looked_up_again(repository: Repository, source
         source.snapshot("topic")
 
 
-def test_a_revision_that_is_here_needs_no_remote(repository: Repository, source: GitSource) -> None:
+def test_revision_that_is_here_needs_no_remote(repository: Repository, source: GitSource) -> None:
     good = source.poll()
     revision = repository.commit("Later")
     assert source.poll().revision == revision

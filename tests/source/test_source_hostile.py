@@ -149,7 +149,7 @@ def test_submodules_that_look_like_options_do_nothing(repository: Repository, so
     assert codes(source.poll()) == {"hosts/a/-x": "Submodule"}
 
 
-def test_a_hundred_thousand_references_change_nothing(repository: Repository, mirror: Path) -> None:
+def test_hundred_thousand_references_change_nothing(repository: Repository, mirror: Path) -> None:
     commit = repository.commit()
     refs = "".join(f"{commit} refs/heads/--upload-pack=x{number:06}\n" for number in range(100_000))
     (repository.path / ".git/packed-refs").write_text(f"# pack-refs with: sorted\n{refs}")

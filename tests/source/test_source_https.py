@@ -74,7 +74,7 @@ def message_of(source: GitSource) -> str:
     return str(failed.value)
 
 
-def test_the_token_opens_the_repository_and_is_written_nowhere(
+def test_token_opens_the_repository_and_is_written_nowhere(
     tmp_path: Path,
     repository: Repository,
     server: GitServer,
@@ -103,20 +103,20 @@ def test_the_token_opens_the_repository_and_is_written_nowhere(
 
 
 @pytest.mark.parametrize(("user", "settings"), [("ada", {"username": "ada"}), ("x@y z", {"username": "x@y z"})])
-def test_the_user_name_is_sent_too(
+def test_user_name_is_sent_too(
     tmp_path: Path, server: GitServer, config: dict[str, object], user: str, settings: dict[str, str]
 ) -> None:
     source_of(tmp_path, config, **settings).poll()
     assert {login for _, login in server.seen if login} == {f"{user}:{TOKEN}"}
 
 
-def test_a_user_name_in_the_url_wins(tmp_path: Path, server: GitServer, config: dict[str, object]) -> None:
+def test_user_name_in_the_url_wins(tmp_path: Path, server: GitServer, config: dict[str, object]) -> None:
     url = str(config["url"]).replace("https://", "https://bob@")
     source_of(tmp_path, config, url=url).poll()
     assert {login for _, login in server.seen if login} == {f"bob:{TOKEN}"}
 
 
-def test_a_wrong_token_is_said_and_a_corrected_file_needs_no_restart(tmp_path: Path, config: dict[str, object]) -> None:
+def test_wrong_token_is_said_and_a_corrected_file_needs_no_restart(tmp_path: Path, config: dict[str, object]) -> None:
     token = tmp_path / "token"
     source = source_of(tmp_path, config)
     token.write_text("wr0ng-token\n")
@@ -138,7 +138,7 @@ def test_without_a_token_nobody_is_asked_for_one(tmp_path: Path, config: dict[st
     assert "check source.token_file" in said
 
 
-def test_a_token_in_the_home_of_the_user_is_not_used(
+def test_token_in_the_home_of_the_user_is_not_used(
     tmp_path: Path, server: GitServer, config: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / ".netrc").write_text(f"machine 127.0.0.1 login git password {TOKEN}\n")
@@ -149,7 +149,7 @@ def test_a_token_in_the_home_of_the_user_is_not_used(
     assert {login for _, login in server.seen} == {None}
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused(
+def test_certificate_that_nobody_vouches_for_is_refused(
     tmp_path: Path, config: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GIT_SSL_NO_VERIFY", "1")
@@ -159,7 +159,7 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(
     assert "ca_file: /nowhere is not there" in message_of(source_of(tmp_path, config, ca_file="/nowhere"))
 
 
-def test_a_redirect_to_another_server_gets_no_token(
+def test_redirect_to_another_server_gets_no_token(
     tmp_path: Path, server: GitServer, config: dict[str, object], certificates: tuple[Path, Path]
 ) -> None:
     with serve(tmp_path / "served", TOKEN, certificates[1]) as thief:
@@ -170,23 +170,19 @@ def test_a_redirect_to_another_server_gets_no_token(
         assert "could not read Username" in said
 
 
-def test_a_redirect_on_the_same_server_is_followed(
-    tmp_path: Path, server: GitServer, config: dict[str, object]
-) -> None:
+def test_redirect_on_the_same_server_is_followed(tmp_path: Path, server: GitServer, config: dict[str, object]) -> None:
     server.redirect_to, server.redirected_paths = f"https://127.0.0.1:{server.server_port}/m.git", "/old-name/"
     source = source_of(tmp_path, config, url=str(config["url"]).replace("m.git", "old-name"))
     assert source.poll().files
     assert server.seen[0][0].startswith("/old-name/info/refs")
 
 
-def test_a_redirect_to_plain_http_is_not_followed(tmp_path: Path, server: GitServer, config: dict[str, object]) -> None:
+def test_redirect_to_plain_http_is_not_followed(tmp_path: Path, server: GitServer, config: dict[str, object]) -> None:
     server.redirect_to = "http://localhost:9"
     assert "cannot ask" in message_of(source_of(tmp_path, config))
 
 
-def test_a_repository_that_is_not_there_and_a_server_that_is_not_there_are_named(
-    tmp_path: Path, config: dict[str, object]
-) -> None:
+def test_missing_repository_and_missing_server_are_named(tmp_path: Path, config: dict[str, object]) -> None:
     url = str(config["url"])
     said = message_of(source_of(tmp_path, config, url=url.replace("m.git", "other.git")))
     assert "not found" in said
@@ -197,9 +193,7 @@ def test_a_repository_that_is_not_there_and_a_server_that_is_not_there_are_named
         assert f"cannot ask {gone}: " in message_of(source_of(tmp_path, config, url=gone))
 
 
-def test_a_server_that_never_answers_is_given_up_on_and_nothing_is_left_running(
-    tmp_path: Path, config: dict[str, object]
-) -> None:
+def test_silent_server_is_given_up_on_and_no_process_is_left(tmp_path: Path, config: dict[str, object]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"https://127.0.0.1:{silent.getsockname()[1]}/m.git"
         said = message_of(source_of(tmp_path, config, url=url, timeout=0.5))
@@ -241,7 +235,7 @@ def running(text: str) -> list[str]:
     return found
 
 
-def test_a_fetch_that_outlives_a_killed_daemon_is_waited_for(
+def test_fetch_that_outlives_a_killed_daemon_is_waited_for(
     tmp_path: Path, server: GitServer, config: dict[str, object]
 ) -> None:
     server.hold_fetches = threading.Event()
@@ -269,7 +263,7 @@ GitSource(Source(url=url, token_file=token, ca_file=ca), Path(state), ("",)).pol
 """
 
 
-def test_a_commit_that_no_branch_reaches_any_more_is_terminal(
+def test_commit_that_no_branch_reaches_any_more_is_terminal(
     tmp_path: Path, repository: Repository, config: dict[str, object]
 ) -> None:
     with pytest.raises(Terminal, match="is not a commit of any branch or tag"):

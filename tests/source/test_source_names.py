@@ -72,7 +72,7 @@ def test_every_other_url_is_refused_and_no_secret_is_repeated(url: str) -> None:
     assert message.endswith("or an absolute path")
 
 
-def test_a_password_in_the_url_is_told_where_it_belongs() -> None:
+def test_password_in_the_url_is_told_where_it_belongs() -> None:
     with pytest.raises(Terminal, match=r"it holds a password; put it into a file, set source\.token_file"):
         parse_address("https://git:hunter2@example.com/o/m.git")
 
@@ -122,7 +122,7 @@ _REFISH = st.text(alphabet="ab/.-@{}~^:?*[\\ \n\x7f\0lock", max_size=12)
 @example("a..b")
 @example("a/.b")
 @example("main")
-def test_a_name_is_allowed_exactly_when_git_allows_it_and_it_is_no_option(name: str) -> None:
+def test_name_is_allowed_exactly_when_git_allows_it_and_it_is_no_option(name: str) -> None:
     allowed = is_ref_name(name)
     if name.startswith("-") or "\0" in name or not _is_utf8(name):
         assert not allowed
@@ -137,18 +137,18 @@ def _is_utf8(text: str) -> bool:
 
 @pytest.mark.parametrize("kind", ["branch", "tag"])
 @pytest.mark.parametrize("name", ["", "-x", "--upload-pack=x", "a b", "a..b", "a:b", "x^{}", "a\nb", "@{1}", "*"])
-def test_a_bad_name_in_the_config_names_its_key(kind: str, name: str) -> None:
+def test_bad_name_in_the_config_names_its_key(kind: str, name: str) -> None:
     with pytest.raises(ValidationError, match=rf"(?s){kind}.* is not a name that git allows"):
         SourceSettings.model_validate({"url": "/x", kind: name})
 
 
 @pytest.mark.parametrize("commit", ["", "abc", "g" * 40, "a" * 39, "a" * 41, "a" * 64, "-" * 40, "main"])
-def test_a_commit_needs_all_its_digits(commit: str) -> None:
+def test_commit_needs_all_its_digits(commit: str) -> None:
     with pytest.raises(ValidationError, match=r"(?s)commit.* write all 40 hexadecimal digits"):
         SourceSettings(url="/x", commit=commit)
 
 
-def test_the_branch_main_is_meant_when_nothing_is_named() -> None:
+def test_branch_main_is_meant_when_nothing_is_named() -> None:
     wanted = configured_reference(SourceSettings(url="/x"))
     assert (wanted.kind, wanted.text) == (Kind.BRANCH, "main")
 
@@ -187,7 +187,7 @@ TAGS = [
         (">=4", None),
     ],
 )
-def test_a_range_takes_the_highest_tag_that_is_no_pre_release(text: str, tag: str | None) -> None:
+def test_range_takes_the_highest_tag_that_is_no_pre_release(text: str, tag: str | None) -> None:
     assert highest(text, TAGS) == tag
     assert highest(text, reversed(TAGS)) == tag
 
@@ -213,7 +213,7 @@ def test_no_range_and_no_tag_name_can_crash_the_choice(text: str, tags: list[str
 # ---------------------------------------------------------------- ssh's command line and git's words
 
 
-def test_the_ssh_command_survives_blanks_and_percent_signs(tmp_path: Path) -> None:
+def test_ssh_command_survives_blanks_and_percent_signs(tmp_path: Path) -> None:
     odd = tmp_path / "it's 100% mine"
     odd.mkdir()
     for name in ("key", "hosts"):
@@ -228,7 +228,7 @@ def test_the_ssh_command_survives_blanks_and_percent_signs(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ['a"b', "a$b", "a\\b"])
-def test_a_path_that_ssh_would_misread_is_refused(tmp_path: Path, name: str) -> None:
+def test_path_that_ssh_would_misread_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(Terminal, match=r"^source\.ssh_key_file: ssh cannot be given a path"):
         ssh_command(SourceSettings(url="/x", ssh_key_file=tmp_path / name))
 
@@ -255,7 +255,7 @@ def test_what_git_says_is_repeated_without_the_token_on_one_printable_line(noise
         ("", "git gave no reason"),
     ],
 )
-def test_a_failure_says_what_to_check(said: str, hint: str) -> None:
+def test_failure_says_what_to_check(said: str, hint: str) -> None:
     error = explain(GitFailed(128, said), parse_address("ssh://git@example.com/m"), "ask")
     assert hint in str(error)
     assert str(error).startswith("cannot ask ssh://example.com/m: ")

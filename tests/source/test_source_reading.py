@@ -21,7 +21,7 @@ from tests.support.git_repository import Repository, entry
 # ---------------------------------------------------------------- reading
 
 
-def test_a_revision_is_read_with_its_files_subject_and_time(repository: Repository, source: GitSource) -> None:
+def test_revision_is_read_with_its_files_subject_and_time(repository: Repository, source: GitSource) -> None:
     snapshot = source.poll()
     assert snapshot.revision == repository.git("rev-parse", "main")
     assert [(file.path, file.data) for file in snapshot.files] == [
@@ -34,7 +34,7 @@ def test_a_revision_is_read_with_its_files_subject_and_time(repository: Reposito
     assert snapshot.refused == snapshot.missing == ()
 
 
-def test_the_same_revision_is_the_same_object_and_writes_nothing(source: GitSource, mirror: Path) -> None:
+def test_same_revision_is_the_same_object_and_writes_nothing(source: GitSource, mirror: Path) -> None:
     first = source.poll()
     before = {path: path.stat().st_mtime_ns for path in mirror.rglob("*")}
     assert source.poll() is first
@@ -42,7 +42,7 @@ def test_the_same_revision_is_the_same_object_and_writes_nothing(source: GitSour
     assert {path: path.stat().st_mtime_ns for path in mirror.rglob("*")} == before
 
 
-def test_an_unchanged_remote_is_asked_but_not_fetched(source: GitSource, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unchanged_remote_is_asked_but_not_fetched(source: GitSource, monkeypatch: pytest.MonkeyPatch) -> None:
     source.poll()
     calls: list[tuple[str, ...]] = []
     real = poll_module.run_git
@@ -57,7 +57,7 @@ def test_an_unchanged_remote_is_asked_but_not_fetched(source: GitSource, monkeyp
     assert [next(word for word in call if not word.startswith("-")) for call in calls] == ["ls-remote"]
 
 
-def test_a_push_is_seen_and_what_did_not_change_keeps_its_object_id(repository: Repository, source: GitSource) -> None:
+def test_push_is_seen_and_what_did_not_change_keeps_its_object_id(repository: Repository, source: GitSource) -> None:
     before = {file.path: file.oid for file in source.poll().files}
     repository.write("hosts/a/chat.yaml", "kind: Changed\n")
     revision = repository.commit()
@@ -68,7 +68,7 @@ def test_a_push_is_seen_and_what_did_not_change_keeps_its_object_id(repository: 
 
 
 @pytest.mark.parametrize("whole", ["", ".", "/", "./"])
-def test_the_whole_tree_can_be_asked_for(repository: Repository, mirror: Path, whole: str) -> None:
+def test_whole_tree_can_be_asked_for(repository: Repository, mirror: Path, whole: str) -> None:
     snapshot = source_of(repository, mirror, (whole,)).poll()
     assert [file.path for file in snapshot.files] == ["hosts/a/chat.yaml", "hosts/b/other.yaml", "runtimes/vllm.yaml"]
 
@@ -79,7 +79,7 @@ def test_paths_may_overlap_have_slashes_or_name_one_file(repository: Repository,
     assert snapshot.missing == ()
 
 
-def test_a_path_is_no_pattern_and_no_prefix_of_a_name(repository: Repository, mirror: Path) -> None:
+def test_path_is_no_pattern_and_no_prefix_of_a_name(repository: Repository, mirror: Path) -> None:
     asked = ("hosts/*", ":(glob)**", "hosts/a/cha", "host", "runtimes/vllm.yaml/x")
     snapshot = source_of(repository, mirror, asked).poll()
     assert snapshot.files == ()
@@ -92,7 +92,7 @@ def test_missing_paths_are_named_as_they_were_asked_for(repository: Repository, 
     assert [file.path for file in snapshot.files] == ["hosts/a/chat.yaml"]
 
 
-def test_a_folder_without_yaml_is_not_missing(repository: Repository, source: GitSource) -> None:
+def test_folder_without_yaml_is_not_missing(repository: Repository, source: GitSource) -> None:
     repository.git("rm", "--quiet", "hosts/a/chat.yaml")
     repository.commit()
     snapshot = source.poll()
@@ -101,7 +101,7 @@ def test_a_folder_without_yaml_is_not_missing(repository: Repository, source: Gi
 
 
 @pytest.mark.parametrize("paths", [PATHS, ("",)])
-def test_an_empty_tree_is_valid_and_misses_every_path(
+def test_empty_tree_is_valid_and_misses_every_path(
     repository: Repository, mirror: Path, paths: tuple[str, ...]
 ) -> None:
     repository.git("rm", "-r", "--quiet", ".")
@@ -112,7 +112,7 @@ def test_an_empty_tree_is_valid_and_misses_every_path(
 
 
 @pytest.mark.parametrize("path", ["../etc", "hosts/../../etc", "..", "hosts/a\n"])
-def test_a_path_that_leaves_the_repository_is_refused(repository: Repository, mirror: Path, path: str) -> None:
+def test_path_that_leaves_the_repository_is_refused(repository: Repository, mirror: Path, path: str) -> None:
     with pytest.raises(Terminal, match=r"targets\.paths: .* leaves the repository"):
         source_of(repository, mirror, (path,)).poll()
 
@@ -182,7 +182,7 @@ def test_hidden_and_ignored_files_are_passed_over(repository: Repository, mirror
     assert snapshot.refused == ()
 
 
-def test_a_hidden_folder_that_is_asked_for_is_read(repository: Repository, mirror: Path) -> None:
+def test_hidden_folder_that_is_asked_for_is_read(repository: Repository, mirror: Path) -> None:
     repository.write(".deploy/a/x.yaml", "a: 1\n")
     repository.write(".deploy/a/.y.yaml", "a: 1\n")
     repository.commit()
@@ -190,7 +190,7 @@ def test_a_hidden_folder_that_is_asked_for_is_read(repository: Repository, mirro
 
 
 @pytest.mark.parametrize("text", [b"!\n", b"a" * 201, b"\xff\n", b"x\n" * 40_000])
-def test_an_ignore_file_without_meaning_refuses_the_revision(
+def test_ignore_file_without_meaning_refuses_the_revision(
     repository: Repository, source: GitSource, text: bytes
 ) -> None:
     good = source.poll()
@@ -205,7 +205,7 @@ def test_an_ignore_file_without_meaning_refuses_the_revision(
     assert source.poll().files == good.files
 
 
-def test_a_link_to_a_file_that_is_no_manifest_is_not_refused(repository: Repository, mirror: Path) -> None:
+def test_link_to_a_file_that_is_no_manifest_is_not_refused(repository: Repository, mirror: Path) -> None:
     repository.write("docs/read.md", "x")
     refused = {"up": "../..", "gone": "nowhere", "out": "/etc/hosts", "c.yaml": "chat.yaml"}
     for name, to in {"README.md": "../../docs/read.md", **refused}.items():
@@ -216,7 +216,7 @@ def test_a_link_to_a_file_that_is_no_manifest_is_not_refused(repository: Reposit
 
 
 @pytest.mark.slow
-def test_a_file_of_a_hundred_megabytes_is_never_read(repository: Repository, source: GitSource) -> None:
+def test_file_of_a_hundred_megabytes_is_never_read(repository: Repository, source: GitSource) -> None:
     with open(repository.path / "hosts/a/weights.yaml", "wb") as file:
         file.truncate(100 << 20)
     repository.commit()
@@ -233,7 +233,7 @@ def test_a_file_of_a_hundred_megabytes_is_never_read(repository: Repository, sou
         (b"x" * 1100 + b".yaml", "InvalidPath", "x" * 200 + "…"),
     ],
 )
-def test_a_name_that_cannot_be_printed_is_refused(
+def test_name_that_cannot_be_printed_is_refused(
     repository: Repository, mirror: Path, name: bytes, code: str, shown: str
 ) -> None:
     blob = repository.blob(b"kind: Any\n")
@@ -243,7 +243,7 @@ def test_a_name_that_cannot_be_printed_is_refused(
     assert [file.path for file in snapshot.files] == ["good.yaml"]
 
 
-def test_a_name_in_another_language_is_fine(repository: Repository, source: GitSource) -> None:
+def test_name_in_another_language_is_fine(repository: Repository, source: GitSource) -> None:
     repository.write("hosts/a/größe 模型.yaml")
     repository.commit()
     assert "hosts/a/größe 模型.yaml" in [file.path for file in source.poll().files]
@@ -312,9 +312,7 @@ def nest(repository: Repository, tree: str, depth: int) -> str:
     return tree
 
 
-def test_a_revision_beyond_the_limits_is_refused_whole_and_the_last_good_stays(
-    repository: Repository, mirror: Path
-) -> None:
+def test_revision_beyond_limits_is_refused_whole_and_last_good_stays(repository: Repository, mirror: Path) -> None:
     source = source_of(repository, mirror, max_files=3, max_total_bytes=200)
     good = source.poll()
     repository.write("hosts/a/1.yaml", "a" * 200)
@@ -479,7 +477,7 @@ def test_commit_with_a_zero_byte_in_its_header_leaves_the_last_good_one(
     assert source.poll().revision == repaired
 
 
-def test_a_tree_with_a_name_that_leaves_it_is_refused_whole(repository: Repository, source: GitSource) -> None:
+def test_tree_with_a_name_that_leaves_it_is_refused_whole(repository: Repository, source: GitSource) -> None:
     good = source.poll()
     blob = bytes.fromhex(repository.blob(b"a: 1\n"))
     commit_raw_tree(repository, b"100644 ..\0" + blob + b"100644 x.yaml\0" + blob)
@@ -488,7 +486,7 @@ def test_a_tree_with_a_name_that_leaves_it_is_refused_whole(repository: Reposito
     assert source.last_good() is good
 
 
-def test_a_harmless_fault_in_an_old_history_is_forgiven(repository: Repository, mirror: Path) -> None:
+def test_harmless_fault_in_an_old_history_is_forgiven(repository: Repository, mirror: Path) -> None:
     blob = bytes.fromhex(repository.blob(b"a: 1\n"))
     folder = repository.git("mktree", stdin=b"100644 blob %b\tx.yaml\n" % blob.hex().encode())
     revision = commit_raw_tree(repository, b"040000 hosts\0" + bytes.fromhex(folder))
@@ -497,7 +495,7 @@ def test_a_harmless_fault_in_an_old_history_is_forgiven(repository: Repository, 
     assert [file.path for file in snapshot.files] == ["hosts/x.yaml"]
 
 
-def test_a_subject_cannot_play_tricks_on_a_terminal(repository: Repository, source: GitSource) -> None:
+def test_subject_cannot_play_tricks_on_a_terminal(repository: Repository, source: GitSource) -> None:
     repository.commit("\x1b[2JGone" + "x" * 500)
     subject = source.poll().subject
     assert subject.isprintable()

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 # ---------------------------------------------------------------- failures and restarts
 
 
-def test_the_last_good_revision_survives_a_restart_without_the_remote(repository: Repository, mirror: Path) -> None:
+def test_last_good_revision_survives_a_restart_without_the_remote(repository: Repository, mirror: Path) -> None:
     good = source_of(repository, mirror).poll()
     repository.path.rename(repository.path.with_name("away"))
     restarted = source_of(repository, mirror)
@@ -69,14 +69,14 @@ def test_before_the_first_poll_nothing_is_good_and_nothing_is_written(source: Gi
     assert not mirror.exists()
 
 
-def test_a_folder_that_is_no_repository_is_named(tmp_path: Path, mirror: Path) -> None:
+def test_folder_that_is_no_repository_is_named(tmp_path: Path, mirror: Path) -> None:
     with pytest.raises(Retryable, match=r"cannot ask .*not appear to be a git repository; check source\.url"):
         source_of(tmp_path, mirror).poll()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a repository to another user")
 @pytest.mark.parametrize("bare", [False, True])
-def test_a_local_repository_of_another_user_can_be_read(repository: Repository, mirror: Path, bare: bool) -> None:
+def test_local_repository_of_another_user_can_be_read(repository: Repository, mirror: Path, bare: bool) -> None:
     path = repository.path
     if bare:
         path = path.with_name("bare.git")
@@ -88,13 +88,13 @@ def test_a_local_repository_of_another_user_can_be_read(repository: Repository, 
     assert source_of(f"file://{link}", mirror.with_name("git2")).poll().files
 
 
-def test_a_linked_working_tree_is_a_source_too(repository: Repository, mirror: Path, tmp_path: Path) -> None:
+def test_linked_working_tree_is_a_source_too(repository: Repository, mirror: Path, tmp_path: Path) -> None:
     repository.git("worktree", "add", "--quiet", "-b", "linked", str(tmp_path / "linked tree"))
     assert source_of(tmp_path / "linked tree", mirror).poll().files
     assert source_of(f"file://{tmp_path}/linked%20tree", mirror.with_name("git2")).poll().files
 
 
-def test_the_folder_is_closed_to_others(source: GitSource, mirror: Path) -> None:
+def test_folder_is_closed_to_others(source: GitSource, mirror: Path) -> None:
     mirror.mkdir(parents=True, mode=0o755)
     source.poll()
     assert mirror.stat().st_mode & 0o777 == 0o700
@@ -129,7 +129,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("pushed", [False, True])
-def test_a_damaged_mirror_is_built_anew(repository: Repository, mirror: Path, damage: str, pushed: bool) -> None:
+def test_damaged_mirror_is_built_anew(repository: Repository, mirror: Path, damage: str, pushed: bool) -> None:
     source_of(repository, mirror).poll()
     if pushed:
         repository.write("hosts/a/new.yaml")
@@ -246,7 +246,7 @@ def test_two_processes_take_turns_on_one_mirror(repository: Repository, mirror: 
     assert all(each == found[0] for each in found)
 
 
-def test_a_mirror_in_use_by_another_process_is_retried_later(repository: Repository, mirror: Path) -> None:
+def test_mirror_in_use_by_another_process_is_retried_later(repository: Repository, mirror: Path) -> None:
     source_of(repository, mirror).poll()
     with open(mirror / "lock", "rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -275,7 +275,7 @@ def test_git_that_hangs_is_ended_once_its_daemon_died(repository: Repository, mi
     eventually(lambda: not exists(git))
 
 
-def test_an_unwritable_state_directory_is_one_clear_error(repository: Repository, tmp_path: Path) -> None:
+def test_unwritable_state_directory_is_one_clear_error(repository: Repository, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(Retryable, match=r"cannot prepare .*: Not a directory; check state_dir and its disk"):
         source_of(repository, tmp_path / "file" / "git").poll()
@@ -292,7 +292,7 @@ def test_many_small_pushes_do_not_pile_up_packs(repository: Repository, source: 
     assert source.last_good() == source_of(repository, mirror).last_good()
 
 
-def test_variables_of_the_daemon_and_configuration_of_its_user_reach_no_git(
+def test_variables_of_daemon_and_configuration_of_its_user_reach_no_git(
     repository: Repository, source: GitSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path / "home"

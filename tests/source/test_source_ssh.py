@@ -93,7 +93,7 @@ def source_of(tmp_path: Path, port: int, **changes: object) -> GitSource:
     return GitSource(SourceSettings.model_validate(config | changes), tmp_path / "state", ("hosts/a",))
 
 
-def test_the_key_opens_the_repository_and_a_push_is_fetched(tmp_path: Path, port: int, repository: Repository) -> None:
+def test_key_opens_the_repository_and_a_push_is_fetched(tmp_path: Path, port: int, repository: Repository) -> None:
     source = source_of(tmp_path, port)
     assert [file.path for file in source.poll().files] == ["hosts/a/chat.yaml"]
     revision = repository.commit()
@@ -101,7 +101,7 @@ def test_the_key_opens_the_repository_and_a_push_is_fetched(tmp_path: Path, port
     assert source.poll().revision == revision
 
 
-def test_a_host_that_is_not_known_is_never_trusted(tmp_path: Path, port: int, repository: Repository) -> None:
+def test_host_that_is_not_known_is_never_trusted(tmp_path: Path, port: int, repository: Repository) -> None:
     known = tmp_path / "known hosts"
     other = make_key(tmp_path / "other").with_name("other.pub").read_text()
     for content in ("", f"[127.0.0.1]:{port} {other}"):
@@ -111,7 +111,7 @@ def test_a_host_that_is_not_known_is_never_trusted(tmp_path: Path, port: int, re
         assert known.read_text() == content
 
 
-def test_a_key_that_is_not_authorized_is_said(tmp_path: Path, port: int, repository: Repository) -> None:
+def test_key_that_is_not_authorized_is_said(tmp_path: Path, port: int, repository: Repository) -> None:
     make_key(tmp_path / "stranger")
     with pytest.raises(Retryable, match=r"Permission denied \(publickey.*check source\.ssh_key_file"):
         source_of(tmp_path, port, ssh_key_file=tmp_path / "stranger").poll()

@@ -71,7 +71,7 @@ def watch() -> Iterator[Callable[..., Waker]]:
         one.close()
 
 
-def test_a_push_to_a_bare_repository_wakes(work: Repository, bare: Path, watch: Callable[..., Waker]) -> None:
+def test_push_to_a_bare_repository_wakes(work: Repository, bare: Path, watch: Callable[..., Waker]) -> None:
     waker = watch(bare)
     for number in range(3):
         work.commit(f"Push {number}")
@@ -79,7 +79,7 @@ def test_a_push_to_a_bare_repository_wakes(work: Repository, bare: Path, watch: 
         assert waker.arrives()
 
 
-def test_a_commit_in_a_working_folder_wakes(work: Repository, watch: Callable[..., Waker]) -> None:
+def test_commit_in_a_working_folder_wakes(work: Repository, watch: Callable[..., Waker]) -> None:
     waker = watch(f"file://{work.path}")
     work.commit()
     assert waker.arrives()
@@ -96,7 +96,7 @@ def test_new_deep_branches_tags_and_deletions_wake(work: Repository, bare: Path,
     assert waker.arrives()
 
 
-def test_a_change_that_is_only_in_packed_refs_wakes(work: Repository, bare: Path, watch: Callable[..., Waker]) -> None:
+def test_change_that_is_only_in_packed_refs_wakes(work: Repository, bare: Path, watch: Callable[..., Waker]) -> None:
     work.git("push", "--quiet", "origin", "main:refs/heads/packed")
     git(bare, "pack-refs", "--all")
     waker = watch(bare)
@@ -135,7 +135,7 @@ def test_many_changes_at_once_wake_a_few_times_and_once_after_the_last(
     assert waker.count < 100
 
 
-def test_a_repository_that_comes_back_is_watched_again(
+def test_repository_that_comes_back_is_watched_again(
     work: Repository, bare: Path, watch: Callable[..., Waker], tmp_path: Path
 ) -> None:
     waker = watch(bare)
@@ -150,7 +150,7 @@ def test_a_repository_that_comes_back_is_watched_again(
     assert waker.arrives()
 
 
-def test_a_repository_that_appears_later_or_is_swapped_in_is_noticed(
+def test_repository_that_appears_later_or_is_swapped_in_is_noticed(
     work: Repository, bare: Path, watch: Callable[..., Waker], tmp_path: Path
 ) -> None:
     waker = watch(tmp_path / "later")
@@ -162,7 +162,7 @@ def test_a_repository_that_appears_later_or_is_swapped_in_is_noticed(
     assert waker.arrives()
 
 
-def test_a_linked_working_tree_wakes_on_its_common_references(
+def test_linked_working_tree_wakes_on_its_common_references(
     work: Repository, watch: Callable[..., Waker], tmp_path: Path
 ) -> None:
     work.git("worktree", "add", "--quiet", "-b", "other", str(tmp_path / "linked"))
@@ -171,7 +171,7 @@ def test_a_linked_working_tree_wakes_on_its_common_references(
     assert waker.arrives()
 
 
-def test_a_symbolic_link_to_a_repository_is_followed(
+def test_symbolic_link_to_a_repository_is_followed(
     work: Repository, bare: Path, watch: Callable[..., Waker], tmp_path: Path
 ) -> None:
     (tmp_path / "link").symlink_to(bare)
@@ -182,7 +182,7 @@ def test_a_symbolic_link_to_a_repository_is_followed(
 
 
 @pytest.mark.parametrize("url", ["https://example.com/m", "git@example.com:m", "ext::sh"])
-def test_a_remote_or_senseless_url_is_not_watched(url: str, watch: Callable[..., Waker]) -> None:
+def test_remote_or_senseless_url_is_not_watched(url: str, watch: Callable[..., Waker]) -> None:
     before = threading.active_count()
     watch(url)
     assert threading.active_count() == before
@@ -200,7 +200,7 @@ def test_closing_ends_every_thread_and_descriptor(work: Repository, bare: Path) 
     assert len(os.listdir("/proc/self/fd")) <= descriptors + 6
 
 
-def test_a_machine_without_watches_left_is_one_clear_error(bare: Path) -> None:
+def test_machine_without_watches_left_is_one_clear_error(bare: Path) -> None:
     done = subprocess.run([sys.executable, "-c", _WATCH_WITH_NO_DESCRIPTOR_LEFT, bare], capture_output=True, text=True)
     assert done.stdout.startswith(f"Retryable {bare} cannot be watched: ")
     assert "it is polled only. Raise the limits fs.inotify" in done.stdout

@@ -76,7 +76,7 @@ def test_only_a_change_is_news_and_only_news_is_written(tmp_path: Path):
     assert path.stat().st_mtime_ns == written
 
 
-def test_a_memory_that_cannot_be_read_is_said_and_nothing_is_guessed(tmp_path: Path):
+def test_memory_that_cannot_be_read_is_said_and_nothing_is_guessed(tmp_path: Path):
     path = tmp_path / "cordon.json"
     path.write_text("{")
     with pytest.raises(Retryable, match=r"cordon\.json: cannot be read"):
@@ -103,7 +103,7 @@ def run(reconciler: Reconciler, target: Target, wanted: Snapshot) -> Pass:
     raise AssertionError("it never comes to rest")
 
 
-def test_a_broken_host_yaml_neither_drains_a_host_nor_sets_it_going(tmp_path: Path):
+def test_broken_host_yaml_neither_drains_a_host_nor_sets_it_going(tmp_path: Path):
     (tmp_path / "x").mkdir()
     reconciler, target = make_reconciler(tmp_path)
     run(reconciler, target, snapshot("fine"))
@@ -144,7 +144,7 @@ def test_looking_writes_nothing_down(tmp_path: Path):
 # ---------------------------------------------------------------- single rules of the plan
 
 
-def test_a_service_without_a_usable_spec_is_emptied_too_and_comes_back_as_it_last_proved_itself():
+def test_unusable_service_is_drained_with_its_host_and_comes_back_promoted():
     host = Host()
     service = wanted("a", "good1", 2)
     host.converge(simulated(service))
@@ -159,7 +159,7 @@ def test_a_service_without_a_usable_spec_is_emptied_too_and_comes_back_as_it_las
     assert len(host.serving("a")) == 2
 
 
-def test_a_service_that_git_cannot_show_is_emptied_but_not_forgotten():
+def test_service_that_git_cannot_show_is_emptied_but_not_forgotten():
     host = Host()
     service = wanted("a", "good1")
     host.converge(simulated(service))
@@ -172,7 +172,7 @@ def test_a_service_that_git_cannot_show_is_emptied_but_not_forgotten():
     assert host.serving("a")
 
 
-def test_a_service_that_was_deleted_is_forgotten_on_a_drained_host_as_well():
+def test_service_that_was_deleted_is_forgotten_on_a_drained_host_as_well():
     host = Host()
     host.converge(simulated(wanted("a", "good1")))
     host.converge(simulated(drain=DRAINED))
@@ -202,7 +202,7 @@ def test_what_a_person_suspended_is_left_alone_on_a_drained_host():
     assert plan.actions == ()
 
 
-def test_a_closed_service_keeps_an_empty_route_so_that_callers_are_told_to_come_again():
+def test_drained_host_keeps_an_empty_route_that_answers_retry_later():
     host = Host()
     service = wanted("a", "good1")
     host.converge(simulated(service, drain=DRAINED))
@@ -229,7 +229,7 @@ def test_status_plan_and_metrics_say_that_the_host_is_drained_and_where():
     assert b'reconciler_target_cordoned{target="a"} 1.0' in Metrics().text(status)
 
 
-def test_an_open_host_says_nothing_of_it():
+def test_open_host_says_nothing_of_it():
     status = status_of(closed_report(None))
     assert status["targets"][0]["cordoned"] is None
     assert "Drained" not in "\n".join(map(str, status_blocks(status)))
@@ -259,7 +259,7 @@ def test_what_is_for_other_hosts_is_shown_with_its_reason_and_is_no_fault():
     assert Changes().since_last(status)[-1] == "default/a: Synced, Suspended (NotForThisHost)"
 
 
-def test_files_of_a_model_stay_on_a_drained_host_and_go_with_a_model_that_is_for_others():
+def test_model_files_stay_on_a_drained_host_and_go_with_a_moved_model():
     host = Host()
     service = wanted("a", "good1", uri="s3://bucket/a")
     host.converge(simulated(service))

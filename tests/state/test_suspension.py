@@ -57,7 +57,7 @@ def test_everything_is_lifted_by_naming_nothing(tmp_path: Path):
 
 
 @pytest.mark.parametrize("text", ["{", "5", '{"a/b": 5}', '{"a/b": {"until": 1e300}}', '{"a/b": {"at": "x"}}'])
-def test_a_file_that_cannot_be_read_is_not_an_empty_one(tmp_path: Path, text: str):
+def test_file_that_cannot_be_read_is_not_an_empty_one(tmp_path: Path, text: str):
     (tmp_path / "s.json").write_text(text)
     with pytest.raises(Retryable, match="cannot be read"):
         Suspension(tmp_path / "s.json").names()

@@ -15,7 +15,7 @@ WHOLE_FILE = "import pytest\npytest.importorskip('no_such_part')\n"
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("ci", "outcome"), [("true", "2 failed|1 failed, 1 error"), ("false", "2 skipped")])
-def test_a_skip_prints_its_reason_and_fails_where_all_parts_should_be(tmp_path: Path, ci: str, outcome: str) -> None:
+def test_skip_prints_its_reason_and_fails_where_all_parts_should_be(tmp_path: Path, ci: str, outcome: str) -> None:
     (tmp_path / "test_one.py").write_text(SKIPPED)
     (tmp_path / "test_whole.py").write_text(WHOLE_FILE)
     env = {**os.environ, "CI": ci, "PYTHONPATH": str(Path(__file__).parents[2])}

@@ -28,6 +28,6 @@ def test_without_a_manager_nothing_happens(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(("given", "seconds"), [("", None), ("0", None), ("x", None), ("10000000", 5.0)])
-def test_the_watchdog_is_told_twice_as_often_as_it_asks(given: str, seconds: float | None, monkeypatch):
+def test_watchdog_is_told_twice_as_often_as_it_asks(given: str, seconds: float | None, monkeypatch):
     monkeypatch.setenv("WATCHDOG_USEC", given)
     assert watchdog_interval() == seconds

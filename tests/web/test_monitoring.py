@@ -43,7 +43,7 @@ def test_every_replica_that_answers_is_listed_as_prometheus_reads_it() -> None:
         assert all(LABEL.fullmatch(key) and isinstance(text, str) for key, text in group["labels"].items())
 
 
-def test_a_replica_that_cannot_answer_is_not_listed() -> None:
+def test_replica_that_cannot_answer_is_not_listed() -> None:
     starting = replica(number=2, ready_at=None, ready_now=False)
     dead = replica(number=3, alive=False)
     assert len(targets(report(observed=observed(replica(), starting, dead)))) == 1
@@ -121,7 +121,7 @@ def test_every_state_that_needs_a_person_has_an_alert() -> None:
     assert all(rule["labels"]["severity"] in ("critical", "warning", "info") for rule in RULES)
 
 
-def test_the_scrape_example_names_our_addresses_and_rules() -> None:
+def test_scrape_example_names_our_addresses_and_rules() -> None:
     example = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
     jobs = {job["job_name"]: job for job in example["scrape_configs"]}
     address = Web().listen

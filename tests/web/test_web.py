@@ -142,7 +142,7 @@ def ask(config: Settings, method: str, path: str, body: bytes | None = None) -> 
 # ---------------------------------------------------------------- public endpoints
 
 
-def test_a_loop_that_turns_is_alive_and_one_that_does_not_is_stuck(web: WebSide, loop: FakeLoop) -> None:
+def test_loop_that_turns_is_alive_and_one_that_does_not_is_stuck(web: WebSide, loop: FakeLoop) -> None:
     assert get(web, "/healthz")[0] == 200
     loop.age = 1000.0
     assert get(web, "/healthz") == (503, '{"status":"stuck","heartbeatAgeSeconds":1000.0}')
@@ -251,26 +251,26 @@ def test_no_label_ever_holds_a_digest_or_revision() -> None:
 # ---------------------------------------------------------------- what the owner may ask
 
 
-def test_the_owner_gets_status_history_and_logs(client: DaemonClient, loop: FakeLoop) -> None:
+def test_owner_gets_status_history_and_logs(client: DaemonClient, loop: FakeLoop) -> None:
     assert client.status() == loop.document
     assert client.history("tiny", 7) == [{"event": "start"}]
     assert client.logs("demo/tiny", 2) == ["two", "HF_TOKEN=***"]
     assert loop.asked == [("history", ("demo/tiny", 7)), ("logs", "demo/tiny")]
 
 
-def test_the_owner_may_suspend_by_short_or_full_name_or_everything(client: DaemonClient, loop: FakeLoop) -> None:
+def test_owner_may_suspend_by_short_or_full_name_or_everything(client: DaemonClient, loop: FakeLoop) -> None:
     assert client.suspend("tiny") == ["demo/tiny"]
     assert client.suspend("demo/tiny") == ["demo/tiny"]
     assert client.suspend(None) == ["*"]
 
 
-def test_an_ambiguous_name_lists_the_choices(client: DaemonClient, loop: FakeLoop) -> None:
+def test_ambiguous_name_lists_the_choices(client: DaemonClient, loop: FakeLoop) -> None:
     loop.document = status_of(report(desired=state(desired(), desired(ServiceId("prod", "tiny")))))
     with pytest.raises(Terminal, match='"tiny" names 2 services; use one of: demo/tiny, prod/tiny'):
         client.logs("tiny", 1)
 
 
-def test_a_misspelt_name_gets_a_suggestion(client: DaemonClient) -> None:
+def test_misspelt_name_gets_a_suggestion(client: DaemonClient) -> None:
     with pytest.raises(Terminal, match=r'no service is named "tinny"; did you mean demo/tiny\?'):
         client.suspend("tinny")
 
@@ -314,7 +314,7 @@ def test_what_the_loop_refuses_is_told_and_its_bugs_are_not(client: DaemonClient
         ("POST", "/suspend", b"x" * 200_000, 400),
     ],
 )
-def test_a_wrong_question_gets_one_clear_answer(
+def test_wrong_question_gets_one_clear_answer(
     web: WebSide, config: Settings, loop: FakeLoop, method: str, path: str, body: bytes | None, code: int
 ) -> None:
     status, answer = ask(config, method, path, body)
@@ -365,7 +365,7 @@ def _serve_owner_only(loop: FakeLoop, listener: socket.socket) -> None:
     asyncio.run(_server(control_app(loop), _OwnersOnly).serve([listener]))
 
 
-def test_a_socket_that_a_dead_daemon_left_is_replaced(config: Settings, loop: FakeLoop) -> None:
+def test_socket_that_a_dead_daemon_left_is_replaced(config: Settings, loop: FakeLoop) -> None:
     config.state_dir.mkdir(parents=True)
     dead = listen_unix(config.socket_path)
     dead.close()
@@ -376,7 +376,7 @@ def test_a_socket_that_a_dead_daemon_left_is_replaced(config: Settings, loop: Fa
     side.stop()
 
 
-def test_a_second_daemon_is_refused(web: WebSide, config: Settings, loop: FakeLoop) -> None:
+def test_second_daemon_is_refused(web: WebSide, config: Settings, loop: FakeLoop) -> None:
     with pytest.raises(Retryable, match="another daemon is running on"):
         WebSide(config, loop, Metrics()).start()
     assert DaemonClient(config.socket_path).status()
@@ -402,12 +402,12 @@ def test_stop_does_not_wait_for_a_taken_port(web: WebSide, tmp_path: Path, loop:
 
 
 @pytest.mark.parametrize("listen", ["nonsense", "127.0.0.1:http", ":9", "127.0.0.1:99999", "a b:9"])
-def test_an_impossible_address_is_a_wrong_setting(listen: str) -> None:
+def test_impossible_address_is_a_wrong_setting(listen: str) -> None:
     with pytest.raises(ValidationError, match=r"write for example 127\.0\.0\.1:"):
         Web(listen=listen)
 
 
-def test_a_host_without_an_address_is_said_at_start(tmp_path: Path, loop: FakeLoop) -> None:
+def test_host_without_an_address_is_said_at_start(tmp_path: Path, loop: FakeLoop) -> None:
     with pytest.raises(SettingsError, match=r"^web\.listen: cannot resolve no-such-host\.invalid"):
         WebSide(settings(tmp_path, web=Web(listen="no-such-host.invalid:80")), loop, Metrics()).start()
 
@@ -423,7 +423,7 @@ def test_ipv6_is_an_address_too(tmp_path: Path, loop: FakeLoop) -> None:
     side.stop()
 
 
-def test_an_address_for_all_answers_in_both_families(tmp_path: Path, loop: FakeLoop) -> None:
+def test_address_for_all_answers_in_both_families(tmp_path: Path, loop: FakeLoop) -> None:
     side = WebSide(settings(tmp_path, web=Web(listen="[::]:0")), loop, Metrics())
     side.start()
     for host in ("127.0.0.1", "::1"):
@@ -470,7 +470,7 @@ def test_without_a_daemon_the_client_says_how_to_start_one(tmp_path: Path) -> No
             DaemonClient(place).status()
 
 
-def test_a_daemon_that_hangs_or_dies_is_not_waited_for_forever(tmp_path: Path) -> None:
+def test_daemon_that_hangs_or_dies_is_not_waited_for_forever(tmp_path: Path) -> None:
     listener = listen_unix(tmp_path / "control.sock")
     with pytest.raises(NoDaemon, match=r"did not respond in 0\.2 s"):
         DaemonClient(tmp_path / "control.sock", timeout=0.2).status()
@@ -483,7 +483,7 @@ def test_a_daemon_that_hangs_or_dies_is_not_waited_for_forever(tmp_path: Path) -
     listener.close()
 
 
-def test_a_sync_is_followed_until_its_pass_is_over_and_nothing_moves(client: DaemonClient, loop: FakeLoop) -> None:
+def test_sync_is_followed_until_its_pass_is_over_and_nothing_moves(client: DaemonClient, loop: FakeLoop) -> None:
     before, after = status_of(report(), passes=1), status_of(report(), passes=2)
     moving = with_service(after, sync="OutOfSync", health={"status": "Progressing", "reason": "x", "message": "starts"})
     shown: list[Document] = []
@@ -497,7 +497,7 @@ def test_a_sync_is_followed_until_its_pass_is_over_and_nothing_moves(client: Dae
     assert shown == [before, moving, after]
 
 
-def test_a_sync_that_takes_too_long_returns_what_is(client: DaemonClient, loop: FakeLoop) -> None:
+def test_sync_that_takes_too_long_returns_what_is(client: DaemonClient, loop: FakeLoop) -> None:
     loop.document = status_of(report(), passes=0)
     assert follow_sync(client, 0.1, lambda _: None) == loop.document
 

@@ -60,7 +60,7 @@ def test_model_without_a_config_is_refused_by_no_estimate(model: Path, machine: 
     assert (found.refusal, found.fits, found.weights_bytes) == ("", None, 40 * GIB)
 
 
-def test_a_pass_that_changes_nothing_reads_no_headers(
+def test_pass_that_changes_nothing_reads_no_headers(
     model: Path, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     some = Fits(tmp_path / "fit", machine)
@@ -96,7 +96,7 @@ def test_what_a_start_measured_is_kept_and_helps_the_next_estimate(
 @pytest.mark.parametrize(
     "content", ["", "[]", '{"starts": 1, "overhead": "x"}', '{"starts": {"key": {"x": 1}}, "overhead": 1.5}']
 )
-def test_a_damaged_file_of_measurements_counts_as_none(
+def test_damaged_file_of_measurements_counts_as_none(
     model: Path, machine: Machine, tmp_path: Path, content: str
 ) -> None:
     some = Fits(tmp_path / "fit", machine)
@@ -107,12 +107,12 @@ def test_a_damaged_file_of_measurements_counts_as_none(
     assert (fit.measured, fit.overhead_bytes) == (False, 2 * GIB)
 
 
-def test_a_log_that_says_nothing_writes_nothing(model: Path, machine: Machine, tmp_path: Path) -> None:
+def test_log_that_says_nothing_writes_nothing(model: Path, machine: Machine, tmp_path: Path) -> None:
     Fits(tmp_path / "fit", machine).note("key", question(model), SPEC, VERDICT, ["hello"])
     assert not (tmp_path / "fit").exists()
 
 
-def test_a_model_that_is_no_folder_here_is_unknown(model: Path, machine: Machine, tmp_path: Path) -> None:
+def test_model_that_is_no_folder_here_is_unknown(model: Path, machine: Machine, tmp_path: Path) -> None:
     hub = PreflightVerdict('{"model":"org/name"}', 1, (), ())
     fit = Fits(tmp_path / "fit", machine).of("key", question(model), SPEC, hub)
     assert (fit.line, fit.fits) == ("unknown: its model org/name is not a folder on this host", None)

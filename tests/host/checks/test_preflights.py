@@ -145,7 +145,7 @@ EVENTS: list[Callable[[Disk, str], None]] = [
 ]
 
 
-def test_a_verdict_holds_while_nothing_changes_and_no_longer(tmp_path: Path) -> None:
+def test_verdict_holds_while_nothing_changes_and_no_longer(tmp_path: Path) -> None:
     disk = Disk(tmp_path)
     disk.judge()
     target = disk.target()
@@ -160,9 +160,7 @@ def test_a_verdict_holds_while_nothing_changes_and_no_longer(tmp_path: Path) -> 
     target.close()
 
 
-def test_a_bug_in_judging_one_service_is_told_of_that_one_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bug_in_judging_one_service_is_told_of_that_one_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = Disk(tmp_path)
     disk.judge()
     target, (one, other) = disk.target(), disk.wanted
@@ -290,7 +288,7 @@ def test_verdict_of_what_is_promoted_is_kept_until_its_successor_is(tmp_path: Pa
     target.close()
 
 
-def test_a_pass_without_changes_looks_into_no_folder_of_verdicts(tmp_path: Path) -> None:
+def test_pass_without_changes_looks_into_no_folder_of_verdicts(tmp_path: Path) -> None:
     disk = Disk(tmp_path)
     disk.judge()
     target = disk.target()

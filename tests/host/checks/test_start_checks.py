@@ -84,7 +84,7 @@ def test_oversized_variable_of_a_secret_blocks_with_its_line(disk: Disk) -> None
     assert not refused(seen), "a Secret may change without a commit"
 
 
-def test_oversized_variable_of_a_whole_secret_is_named_with_the_line_that_asks_for_it(disk: Disk) -> None:
+def test_oversized_variable_of_a_secret_is_named_with_its_line(disk: Disk) -> None:
     seen = see(disk, with_variable(disk, EnvVar("CA_*", source="secret ca/*")), store(bundle=BIG))
     assert blocked(seen) == [("InvalidVariable", LINE)]
 
@@ -135,7 +135,7 @@ def test_shared_memory_too_small_for_the_workers_blocks_a_start(disk: Disk) -> N
 
 
 @pytest.mark.parametrize("replicas", [0, 1])
-def test_a_start_that_is_not_wanted_is_not_rehearsed(disk: Disk, replicas: int) -> None:
+def test_start_that_is_not_wanted_is_not_rehearsed(disk: Disk, replicas: int) -> None:
     disk.python.unlink()
     assert bool(see(disk, replace(disk.wanted[0], replicas=replicas)).blockers) == bool(replicas)
 
@@ -212,7 +212,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "_FIRST_PAUSE", 0.0)
 
 
-def test_preflight_that_fails_again_and_again_blocks_with_the_variables_line(disk: Disk, impatient: None) -> None:
+def test_preflight_that_fails_again_and_again_blocks_with_variables_line(disk: Disk, impatient: None) -> None:
     wish = with_variable(disk, EnvVar("VLLM_USE_TEA", "much"))
     packages = next((disk.folder / "engine").glob("lib/python3*/site-packages"))
     (packages / "vllm").mkdir()

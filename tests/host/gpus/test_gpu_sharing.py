@@ -57,7 +57,7 @@ def test_shares_are_packed_so_that_whole_gpus_stay_free():
     assert leased(host, "b") == [("GPU-1", "GPU-2")]
 
 
-def test_a_share_goes_where_the_least_stays_free():
+def test_share_goes_where_the_least_stays_free():
     host = Host(gpus=2)
     two = [wanted("a", "good1", gpus=1, share=300), wanted("b", "good1", gpus=1, share=800)]
     host.converge(state(*two))
@@ -81,7 +81,7 @@ def test_who_finds_no_room_hears_who_has_how_much_of_the_gpus():
     assert leased(host, "d") == []
 
 
-def test_a_share_is_replaced_beside_the_old_one_where_both_fit_and_after_it_where_not():
+def test_gpu_share_surges_where_both_fit_and_is_stop_first_otherwise():
     for share, way in ((400, "surge"), (600, "stop-first")):
         host = Host(gpus=1)
         host.converge(state(wanted("a", "good1", gpus=1, share=share)))
@@ -94,7 +94,7 @@ def test_a_share_is_replaced_beside_the_old_one_where_both_fit_and_after_it_wher
         assert [r.digest for r in host.serving("a")] == ["good2-a"]
 
 
-def test_an_engine_starts_on_a_shared_gpu_only_while_its_neighbours_rest():
+def test_engine_starts_on_a_shared_gpu_only_while_its_neighbours_rest():
     host = Host(gpus=2, start_seconds=5)
     both = state(wanted("a", "good1", gpus=1, share=400), wanted("b", "good1", gpus=1, share=400))
     for _ in range(6):
@@ -126,7 +126,7 @@ def test_memory_is_not_given_back_beside_an_engine_that_starts():
     assert len(host.serving("b")) == 1
 
 
-def test_replica_on_trial_that_was_restarted_ends_after_its_neighbour_started():
+def test_restarted_replica_on_trial_ends_after_its_neighbour_started():
     host = Host(gpus=1, start_seconds=20)
     both = state(wanted("a", "good1", 2, gpus=1, share=400))
     while len(host.replicas) < 2:
@@ -154,7 +154,7 @@ def test_nobody_waits_for_ever_beside_a_replica_that_does_not_end():
         assert [each.lease.gpus[0] for each in starts] == ([gpu] if gpu else [])
 
 
-def test_an_engine_that_others_started_again_is_not_at_rest():
+def test_engine_that_others_started_again_is_not_at_rest():
     host = Host(gpus=1)
     old, new = wanted("a", "good1", gpus=1, share=400), wanted("b", "good1", gpus=1, share=400)
     host.converge(state(old))
@@ -179,7 +179,7 @@ def test_mig_devices_are_leased_by_their_profile_and_never_as_a_gpu():
     ]
 
 
-def test_a_mig_device_runs_no_parallel_engine():
+def test_mig_device_runs_no_parallel_engine():
     host = Host(mig=("1g.10gb",))
     commit = state(wanted("a", "good1", mig="1g.10gb"))
     host.preflights["good1-a"] = Preflight(parsed="x", gpus=2)
@@ -188,7 +188,7 @@ def test_a_mig_device_runs_no_parallel_engine():
     assert "its one nvidia.com/mig-1g.10gb works alone; lower the parallel sizes" in rejected.reason.message
 
 
-def test_a_resource_is_named_like_the_device_plugin_names_it():
+def test_resource_is_named_like_the_device_plugin_names_it():
     assert Gpu("MIG-1", profile="1g.10gb+me").kind == "nvidia.com/mig-1g.10gb.me"
     assert Gpu("GPU-1").kind == "nvidia.com/gpu"
 
@@ -202,7 +202,7 @@ def shared(fraction: str, *lines: str, service: str = SERVICE) -> str:
     return text + "".join(f"      {line}\n" for line in lines)
 
 
-def test_the_annotation_gives_a_share_of_the_one_gpu():
+def test_annotation_gives_a_share_of_the_one_gpu():
     service = one(shared('"0.4"', GPU_LIMIT))
     assert (service.problems, service.blocked, service.warnings) == ((), (), ())
     assert service.spec
@@ -210,7 +210,7 @@ def test_the_annotation_gives_a_share_of_the_one_gpu():
     assert service.digest != one(SERVICE + f"      {GPU_LIMIT}\n").digest
 
 
-def test_a_runtimes_annotation_is_the_default_of_its_services():
+def test_runtimes_annotation_is_the_default_of_its_services():
     runtime = RUNTIME.replace("spec:\n", f'spec:\n  annotations: {{{FRACTION}: "0.25"}}\n', 1)
     service = one(SERVICE + f"      {GPU_LIMIT}\n", {"runtimes/vllm.yaml": runtime})
     assert service.spec
@@ -221,7 +221,7 @@ def test_a_runtimes_annotation_is_the_default_of_its_services():
 
 
 @pytest.mark.parametrize("value", ["0", "1", "1.0", "0.0", "-0.4", "0.4 ", "40%", "0,4", "0.4001", "4e-1", "nan", ""])
-def test_a_fraction_that_is_none_is_refused_with_its_line(value: str):
+def test_fraction_that_is_none_is_refused_with_its_line(value: str):
     service = one(shared(json.dumps(value), GPU_LIMIT))
     assert service.spec is None
     (problem,) = service.problems
@@ -246,7 +246,7 @@ def test_only_a_single_gpu_can_be_shared(resources: str, said: str):
 @pytest.mark.parametrize(
     "flag", ["--gpu-memory-utilization=0.9", "--gpu_memory_utilization=.9", "--device-memory-utilization=9e-1"]
 )
-def test_an_argument_beyond_the_share_is_refused_and_both_places_are_named(flag: str):
+def test_argument_beyond_the_share_is_refused_and_both_places_are_named(flag: str):
     text = shared('"0.4"', f"- {flag}", GPU_LIMIT)
     (blocked,) = one(text).blocked
     assert (blocked.code, blocked.origin) == ("GPUShareExceeded", Origin("hosts/box/chat.yaml", 16))
@@ -254,7 +254,7 @@ def test_an_argument_beyond_the_share_is_refused_and_both_places_are_named(flag:
     assert one(text.replace("9", "3")).blocked == ()
 
 
-def test_a_service_without_the_annotation_keeps_its_digest():
+def test_service_without_the_annotation_keeps_its_digest():
     before = EffectiveSpec(
         "image", written("python"), written("--a=1"), resources=Resources(gpus=1, memory_bytes=1 << 30)
     )
@@ -262,13 +262,13 @@ def test_a_service_without_the_annotation_keeps_its_digest():
     assert digest(replace(before, resources=replace(before.resources, gpu_share_millis=400))) != digest(before)
 
 
-def test_a_record_from_before_there_were_shares_is_still_read(tmp_path: Path):
+def test_record_from_before_there_were_shares_is_still_read(tmp_path: Path):
     written = json.loads(dump_record(record()))
     del written["content"]["spec"]["resources"]["gpu_share_millis"]
     assert load_record(tmp_path, json.dumps(written)).spec.resources.gpu_share_millis == 0
 
 
-def test_a_mig_device_is_asked_for_as_on_a_cluster_but_only_one():
+def test_mig_device_is_asked_for_as_on_a_cluster_but_only_one():
     spec = one(SERVICE + "      resources: {limits: {nvidia.com/mig-1g.10gb: 1}}\n").spec
     assert spec
     assert spec.resources.other == (("nvidia.com/mig-1g.10gb", 1),)
@@ -277,7 +277,7 @@ def test_a_mig_device_is_asked_for_as_on_a_cluster_but_only_one():
         assert [(each.code, each.origin) for each in blocked] == [("TooManyDevices", Origin("hosts/box/chat.yaml", 14))]
 
 
-def test_an_annotation_of_ours_that_is_misspelt_is_said():
+def test_annotation_of_ours_that_is_misspelt_is_said():
     text = shared('"0.4"', GPU_LIMIT).replace("fraction", "fracture")
     (warning,) = one(text).warnings
     assert (warning.code, warning.origin) == ("UnknownAnnotation", Origin("hosts/box/chat.yaml", 6))
@@ -290,7 +290,7 @@ SPEC = EffectiveSpec(
 )
 
 
-def test_the_engine_is_told_its_share_unless_it_keeps_to_less():
+def test_engine_is_told_its_share_unless_it_keeps_to_less():
     assert flag_value(written(*launched(SPEC).argv), "--gpu-memory-utilization") == "0.4"
     less = replace(SPEC, args=written("/mnt/models", "--device-memory-utilization", "0.3"))
     assert flag_value(written(*launched(less).argv), "--gpu-memory-utilization") is None
@@ -300,13 +300,13 @@ def test_the_engine_is_told_its_share_unless_it_keeps_to_less():
     )
 
 
-def test_the_engine_is_asked_about_the_share_that_nobody_wrote():
+def test_engine_is_asked_about_the_share_that_nobody_wrote():
     asked = question(SPEC, ENGINE, MODELS, "/home")
     assert texts(asked.argv) == ("--model", "/mnt/models", "--gpu-memory-utilization=0.4")
     assert not asked.argv[-1].origin
 
 
-def test_a_mig_device_is_named_by_its_uuid():
+def test_mig_device_is_named_by_its_uuid():
     assert launched(SPEC, lease=Lease(1, ("MIG-9",))).env["CUDA_VISIBLE_DEVICES"] == "MIG-9"
 
 
@@ -338,7 +338,7 @@ def test_room_on_a_mig_device_is_its_own():
 # ---------------------------------------------------------------- people
 
 
-def test_the_status_tells_who_has_how_much_of_which_device():
+def test_status_tells_who_has_how_much_of_which_device():
     gpus = (Gpu("GPU-0"), Gpu("GPU-1"), Gpu("MIG-0", profile="1g.10gb", parent="GPU-2"))
     part = replace(SPEC, resources=Resources(gpus=1, gpu_share_millis=400))
     sharing = [replica(number=n, spec=part, lease=Lease(20000 + n, ("GPU-0",))) for n in range(2)]

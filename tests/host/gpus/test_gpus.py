@@ -49,7 +49,7 @@ def test_gpus_come_from_the_driver_in_its_order(tmp_path: Path, count: int) -> N
         assert Gpus("auto").list() == tuple(Gpu(uuid, "NVIDIA Stand-in 24GB", 24 * GIB) for uuid in driver.uuids)
 
 
-def test_a_gpu_has_the_node_that_the_driver_says_not_the_one_of_its_place(driver: Driver) -> None:
+def test_gpu_has_the_node_that_the_driver_says_not_the_one_of_its_place(driver: Driver) -> None:
     gpus = Gpus((*driver.uuids, "GPU-9"))
     assert gpus.nodes(gpu.uuid for gpu in gpus.list()) == ("/dev/nvidia1", "/dev/nvidia0")
 
@@ -70,7 +70,7 @@ def test_failing_driver_is_not_a_host_without_gpus(driver: Driver, code: int, sa
     assert len(gpus.list()) == 2
 
 
-def test_a_gpu_that_fell_off_its_bus_does_not_hold_up_the_others(driver: Driver) -> None:
+def test_gpu_that_fell_off_its_bus_does_not_hold_up_the_others(driver: Driver) -> None:
     gpus = Gpus("auto")
     assert len(gpus.list()) == 2
     driver.lose(driver.uuids[1])
@@ -95,7 +95,7 @@ def test_host_without_a_driver_or_its_library_has_no_gpus(driver: Driver, code: 
 # ---------------------------------------------------------------- who holds what
 
 
-def test_a_process_holds_its_memory_while_it_lives(driver: Driver, engine: subprocess.Popen[bytes]) -> None:
+def test_process_holds_its_memory_while_it_lives(driver: Driver, engine: subprocess.Popen[bytes]) -> None:
     gpus = Gpus("auto")
     assert gpus.held_by(driver.uuids[0]) == (Holder(engine.pid, 12 * GIB),)
     assert gpus.held_by(driver.uuids[1]) == ()
@@ -119,7 +119,7 @@ def test_memory_of_the_dead_that_the_driver_still_names_is_still_theirs(driver: 
     assert Gpus("auto").holds(driver.uuids, {who}) == 1
 
 
-def test_memory_that_nobody_has_any_more_is_on_its_way_back_but_not_for_ever(
+def test_gpu_memory_without_an_owner_is_waited_for_but_not_for_ever(
     driver: Driver, engine: subprocess.Popen[bytes]
 ) -> None:
     gpus = Gpus("auto")
@@ -173,7 +173,7 @@ def test_parts_of_a_gpu_are_devices_of_their_own(driver: Driver) -> None:
 # ---------------------------------------------------------------- MIG
 
 
-def test_a_gpu_in_mig_mode_is_leased_by_its_parts_alone(driver: Driver) -> None:
+def test_gpu_in_mig_mode_is_leased_by_its_parts_alone(driver: Driver) -> None:
     whole, split = driver.uuids
     small, large = driver.partition(split, "1g.6gb", "2g.12gb")
     names = ("NVIDIA Stand-in 24GB MIG 1g.6gb", "NVIDIA Stand-in 24GB MIG 2g.12gb")
@@ -187,7 +187,7 @@ def test_a_gpu_in_mig_mode_is_leased_by_its_parts_alone(driver: Driver) -> None:
     assert Gpus((split,)).list() == ()
 
 
-def test_a_part_of_a_gpu_is_opened_by_the_nodes_that_the_kernel_names(driver: Driver, tmp_path: Path) -> None:
+def test_part_of_a_gpu_is_opened_by_the_nodes_that_the_kernel_names(driver: Driver, tmp_path: Path) -> None:
     part, other = driver.partition(driver.uuids[1], "1g.6gb", "1g.6gb")
     instance = tmp_path / "gpu0/mig/gi1"
     for folder, minor in ((instance, 12), (instance / "ci0", 13)):
@@ -211,7 +211,7 @@ def test_who_holds_memory_of_a_part_is_known_by_the_part(driver: Driver) -> None
 # ---------------------------------------------------------------- which processes are replicas'
 
 
-def test_a_stopped_replica_keeps_its_lease_until_the_memory_is_back(driver: Driver, tmp_path: Path) -> None:
+def test_stopped_replica_keeps_its_lease_until_the_memory_is_back(driver: Driver, tmp_path: Path) -> None:
     gpu, inventory, gpus = driver.uuids[0], Inventory(tmp_path / "state"), Gpus("auto")
     supervisor = ProcessSupervisor(inventory, gpus)
     env = {**driver.env(), "CUDA_VISIBLE_DEVICES": gpu, "PATH": os.environ["PATH"]}
@@ -242,7 +242,7 @@ def state_of(supervisor: ProcessSupervisor, known: ReplicaRecord) -> ProcessStat
     return supervisor.list([record])[known.id]
 
 
-def test_a_driver_that_begins_to_fail_keeps_only_gpus_from_use(driver: Driver) -> None:
+def test_driver_that_begins_to_fail_keeps_only_gpus_from_use(driver: Driver) -> None:
     gpus = Gpus("auto")
     gpus.list()
     driver.fail(999)
@@ -251,7 +251,7 @@ def test_a_driver_that_begins_to_fail_keeps_only_gpus_from_use(driver: Driver) -
     assert all("the NVIDIA driver is not responding: Unknown Error" in use.fault for use in uses.values())
 
 
-def test_a_driver_that_begins_to_fail_keeps_no_host_from_being_observed(
+def test_driver_that_begins_to_fail_keeps_no_host_from_being_observed(
     driver: Driver, engine: subprocess.Popen[bytes]
 ) -> None:
     """What ended on one sick GPU is waited for, and not for ever; who serves on the others is looked after."""
@@ -267,7 +267,7 @@ def test_a_driver_that_begins_to_fail_keeps_no_host_from_being_observed(
 
 
 @given(st.booleans(), st.booleans(), st.booleans(), st.integers(0, 2), st.integers(0, 1))
-def test_the_driver_is_asked_only_while_replicas_with_gpus_lack(
+def test_driver_is_asked_only_while_replicas_with_gpus_lack(
     alive: bool, ready: bool, leaving: bool, gpus: int, spare: int
 ) -> None:
     known = replace(record(port=1), ready_at=1.0 if ready else None, draining_at=2.0 if leaving else None)

@@ -51,7 +51,7 @@ def words(capsys: pytest.CaptureFixture[str]) -> set[str]:
     return {line.split()[0] for line in lines} & {"done", "unchanged", "would"}
 
 
-def test_an_image_gets_user_folders_config_and_an_enabled_unit(root: Path, capsys: pytest.CaptureFixture[str]):
+def test_image_gets_user_folders_config_and_an_enabled_unit(root: Path, capsys: pytest.CaptureFixture[str]):
     assert run(["host", "install", "--root", str(root)]) == 0
     assert words(capsys) == {"done"}
     assert (root / "var/lib/reconciler").stat().st_mode & 0o777 == 0o700
@@ -60,7 +60,7 @@ def test_an_image_gets_user_folders_config_and_an_enabled_unit(root: Path, capsy
     assert any(line.startswith("reconciler-engine:") for line in (root / "etc/passwd").read_text().splitlines())
 
 
-def test_a_second_install_changes_nothing(root: Path, capsys: pytest.CaptureFixture[str]):
+def test_second_install_changes_nothing(root: Path, capsys: pytest.CaptureFixture[str]):
     run(["host", "install", "--root", str(root)])
     before = contents(root)
     capsys.readouterr()
@@ -69,7 +69,7 @@ def test_a_second_install_changes_nothing(root: Path, capsys: pytest.CaptureFixt
     assert contents(root) == before
 
 
-def test_a_dry_run_says_the_same_and_does_nothing(root: Path, capsys: pytest.CaptureFixture[str]):
+def test_dry_run_says_the_same_and_does_nothing(root: Path, capsys: pytest.CaptureFixture[str]):
     assert run(["host", "install", "--dry-run", "--root", str(root)]) == 0
     announced = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
     assert contents(root) == {}
@@ -79,7 +79,7 @@ def test_a_dry_run_says_the_same_and_does_nothing(root: Path, capsys: pytest.Cap
     assert {word for word, _ in announced} == {"would"}
 
 
-def test_an_upgrade_writes_the_unit_again_and_leaves_the_config_alone(root: Path, capsys: pytest.CaptureFixture[str]):
+def test_upgrade_writes_the_unit_again_and_leaves_the_config_alone(root: Path, capsys: pytest.CaptureFixture[str]):
     run(["host", "install", "--root", str(root)])
     (root / CONFIG).write_text("source: {url: /srv/models}\n")
     (root / UNIT).write_text("[Service]\nExecStart=/bin/old\n")
@@ -151,7 +151,7 @@ def test_purge_empties_mounts_and_goes_on_with_the_rest(root: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.getuid() != 0 or not shutil.which("unshare"), reason="mounts need root")
-def test_a_mount_deep_in_the_state_is_left_and_purged_again(root: Path) -> None:
+def test_mount_deep_in_the_state_is_left_and_purged_again(root: Path) -> None:
     run(["host", "install", "--root", str(root)])
     (root / "var/lib/reconciler/box/models").mkdir(parents=True)
     for _ in range(2):
@@ -172,7 +172,7 @@ def test_purge_of_a_linked_folder_empties_what_it_points_to(root: Path, tmp_path
     assert not (root / "var/lib/reconciler").is_symlink()
 
 
-def test_a_folder_that_does_not_look_like_our_state_is_not_deleted(root: Path, capsys: pytest.CaptureFixture[str]):
+def test_folder_that_does_not_look_like_our_state_is_not_deleted(root: Path, capsys: pytest.CaptureFixture[str]):
     run(["host", "install", "--root", str(root)])
     (root / "var/lib/reconciler/thesis.tex").write_text("mine")
     assert run(["host", "uninstall", "--purge", "--root", str(root)]) == 2
@@ -191,7 +191,7 @@ def test_models_kept_elsewhere_go_with_what_was_put_aside_and_nothing_else(tmp_p
     assert sorted(each.name for each in found) == [".gone-0123456789abcdef-0", "0123456789abcdef"]
 
 
-def test_a_program_that_fetches_is_ended_where_nothing_serves_yet(tmp_path: Path) -> None:
+def test_program_that_fetches_is_ended_where_nothing_serves_yet(tmp_path: Path) -> None:
     """Else what is purged is written to again."""
     text = (SHIPPED / "config.yaml").read_text()
     (tmp_path / "config.yaml").write_text(f"{text}\nstate_dir: {tmp_path / 'state'}\n")
@@ -219,7 +219,7 @@ def not_allowed() -> Iterator[None]:
         os.seteuid(0)
 
 
-def test_a_machine_that_we_may_not_change_is_left_alone(not_allowed: None, capsys: pytest.CaptureFixture[str]):
+def test_machine_that_we_may_not_change_is_left_alone(not_allowed: None, capsys: pytest.CaptureFixture[str]):
     assert run(["host", "install"]) == 2
     said = capsys.readouterr().err
     assert "only root" in said or "not started by systemd" in said
@@ -230,7 +230,7 @@ def test_a_machine_that_we_may_not_change_is_left_alone(not_allowed: None, capsy
 # ---------------------------------------------------------------- the files themselves
 
 
-def test_the_config_that_is_shipped_can_be_used():
+def test_config_that_is_shipped_can_be_used():
     settings = Settings.load(SHIPPED / "config.yaml")
     assert [(target.kind, target.user) for target in settings.targets] == [("systemd", "reconciler-engine")]
 

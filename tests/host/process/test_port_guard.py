@@ -125,7 +125,7 @@ def test_listener_on_all_addresses_counts() -> None:
         assert set(procfs.loopback_listeners(listener.getsockname()[1])) == {_inode(listener)}
 
 
-def test_process_of_another_user_is_never_ours_whatever_its_environment_says(supervisor: ProcessSupervisor) -> None:
+def test_process_of_another_user_is_foreign_whatever_its_environment(supervisor: ProcessSupervisor) -> None:
     known = started(supervisor)
     assert known.process is not None
     assert supervisor.owns(known, known.process.pid)
@@ -135,7 +135,7 @@ def test_process_of_another_user_is_never_ours_whatever_its_environment_says(sup
     )
 
 
-def test_serving_replica_whose_port_a_stranger_has_is_failed_and_says_whose() -> None:
+def test_serving_replica_whose_port_stranger_has_is_failed_and_says_whose() -> None:
     seen = replica(
         healthy=False, stranger="port 20001 is held by PID 7 (nc), uid 65534, which does not belong to this replica"
     )

@@ -332,7 +332,7 @@ def test_model_that_the_disk_hides_is_no_fault_of_the_commit(tmp_path: Path, mon
         served(f"file://{model}", Ground())
 
 
-def test_a_model_that_is_not_fetched_is_no_fault_of_the_commit(tmp_path: Path) -> None:
+def test_model_that_is_not_fetched_is_no_fault_of_the_commit(tmp_path: Path) -> None:
     spec = EffectiveSpec("i", (), (), mounts=(Mount("s3://models/llama?X=secret"),))
     with pytest.raises(Retryable, match=r"^s3://models/llama: not fetched yet"):
         folders_of(spec, Ground(), lambda _: None)

@@ -225,9 +225,7 @@ def test_taken_port_is_refused_before_anything_is_written(daemon: Open, inventor
     assert len(inventory.replicas()) == 1
 
 
-def test_daemon_killed_before_the_spawn_leaves_a_replica_that_can_be_started(
-    daemon: Open, inventory: Inventory
-) -> None:
+def test_daemon_killed_before_spawn_leaves_replica_that_can_be_started(daemon: Open, inventory: Inventory) -> None:
     wanted = record()
     inventory.write(wanted)
     supervisor = daemon()

@@ -89,7 +89,7 @@ def test_only_what_a_service_is_made_of_makes_it_outdated(changed: dict[str, Any
     assert found == ([key] if key else [])
 
 
-def test_interpreter_that_is_gone_or_a_variable_that_changed_cannot_be_restored(tmp_path: Path):
+def test_removed_interpreter_or_changed_variable_cannot_be_restored(tmp_path: Path):
     engine = {"image": "vllm:*", "python": "/bin/true", "env": {"A": "1"}}
     before = Translations(settings(engines=[engine])).of(SPEC, None)
     other = Translations(settings(engines=[engine | {"python": "/bin/false"}]))
@@ -170,7 +170,7 @@ def test_start_that_failed_as_the_config_was_before_holds_up_nothing_now():
     assert not list(mark(observed(None), {}, (before,)).failures)
 
 
-def test_failure_of_a_promoted_digest_blames_only_what_the_config_makes_of_it():
+def test_failure_of_promoted_digest_blames_only_what_config_makes_of_it():
     seen = observed(Outdated(NEW, restorable=True))
     reject = Reject(next(iter(quarantined("d").values())), "it died")
     found = unmark(reject, mark(seen, {}, ()), seen)

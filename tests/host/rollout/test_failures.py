@@ -78,7 +78,7 @@ def test_rollout_whose_start_fails_brings_the_last_good_digest_back(version: str
     assert verdict.health.phase is HealthStatus.HEALTHY
 
 
-def test_start_that_fails_for_the_hosts_sake_costs_what_serves_ever_more_rarely():
+def test_start_that_fails_because_of_the_host_backs_off():
     host = Host(memory=1)
     host.converge(state(A))
     commit = state(wanted("a", "nohost2"))
@@ -105,7 +105,7 @@ def test_start_that_failed_is_tried_again_soon_where_there_is_room():
     assert [replica.digest for replica in host.serving("a")] == ["good2-a"]
 
 
-def test_a_replica_whose_start_keeps_failing_is_degraded_with_the_cause():
+def test_replica_whose_start_keeps_failing_is_degraded_with_the_cause():
     host = Host(memory=1)
     host.converge(state(A))
     host.restart()
@@ -122,13 +122,13 @@ def test_a_replica_whose_start_keeps_failing_is_degraded_with_the_cause():
     assert not host.failures
 
 
-def test_a_service_that_never_started_is_missing_with_the_cause():
+def test_service_that_never_started_is_missing_with_the_cause():
     verdict = play(Host(), state(wanted("a", "nohost1")), 60)
     assert verdict.health.phase is HealthStatus.MISSING
     assert "no user of that name" in verdict.health.reason.message
 
 
-def test_a_start_that_fails_once_is_not_given_up():
+def test_start_that_fails_once_is_not_given_up():
     host = Host(memory=1)
     host.converge(state(A))
     commit = state(wanted("a", "good2"))
@@ -143,7 +143,7 @@ def test_a_start_that_fails_once_is_not_given_up():
     assert starts(host, "good1", began) == 0
 
 
-def test_a_quarantine_that_cannot_be_kept_does_not_hold_up_the_last_good_digest():
+def test_quarantine_that_cannot_be_kept_does_not_hold_up_last_good_digest():
     host = Host(memory=1)
     host.converge(state(A))
     host.failing = {Reject}
@@ -163,9 +163,7 @@ KINDS = (Start, Stop, Drain, Undrain, Remove, SetRoutes, Promote, MarkReady, Ask
     st.booleans(),
 )
 @settings(max_examples=examples(60), deadline=None)
-def test_one_kind_of_action_that_always_fails_ends_in_rare_tries_and_a_reason(
-    kind, count, spare, strategy, version, dies
-):
+def test_action_that_always_fails_backs_off_and_gives_a_reason(kind, count, spare, strategy, version, dies):
     host = Host(memory=count + spare)
     host.converge(state(wanted("a", "good1", count, strategy=strategy)))
     host.failing = {kind}

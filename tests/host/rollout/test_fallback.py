@@ -63,9 +63,7 @@ UPSETS = ("reboot", "cordon", "short cordon", "crash")
 @settings(max_examples=examples(80), deadline=None)
 @example(1, 1, None, "never2", "crash", 6)
 @example(1, 1, None, "never2", "reboot", 6)
-def test_what_is_proven_serves_again_soon_whatever_becomes_of_its_successor(
-    before, after, strategy, version, how, passes
-):
+def test_promoted_digest_serves_again_soon_whatever_its_successor_does(before, after, strategy, version, how, passes):
     host = Host(memory=before + after + 2, busy_seconds=1.0)
     host.converge(state(wanted("a", "good1", before, strategy=strategy)))
     commit = state(wanted("a", version, after, strategy=strategy))
@@ -84,7 +82,7 @@ def test_what_is_proven_serves_again_soon_whatever_becomes_of_its_successor(
 
 @pytest.mark.parametrize("how", UPSETS[:2])
 @pytest.mark.parametrize(("strategy", "memory"), [(None, 1), (RECREATE, 9), (ONE_MAY_LACK, 9)])
-def test_what_would_be_stopped_for_its_successor_anyway_does_not_come_first(how, strategy, memory):
+def test_replica_that_stop_first_would_end_is_not_restored_first(how, strategy, memory):
     host = Host(memory=memory)
     host.converge(state(wanted("a", "good1", strategy=strategy)))
     commit = state(wanted("a", "good2", strategy=strategy))
@@ -175,7 +173,7 @@ def test_those_that_come_back_one_after_another_all_come_back(replicas, room, la
 
 
 @pytest.mark.parametrize("how", ["reboot", "cordon"])
-def test_a_larger_newcomer_does_not_take_the_room_of_a_neighbour_that_comes_back(how):
+def test_larger_newcomer_does_not_take_room_of_neighbour_that_comes_back(how):
     host = Host(memory=2)
     neighbour = wanted("b", "good1")
     host.converge(state(wanted("a", "good1"), neighbour))
@@ -204,7 +202,7 @@ def test_what_is_proven_comes_back_where_its_successor_finds_no_room(how, strate
 
 
 @pytest.mark.parametrize("kind", ["broken", "refused"])
-def test_a_cure_does_not_wait_for_what_does_not_come_up_any_more(kind):
+def test_cure_does_not_wait_for_what_does_not_come_up_any_more(kind):
     host = Host()
     host.converge(state(wanted("a", "good1")))
     host.restart()
@@ -216,7 +214,7 @@ def test_a_cure_does_not_wait_for_what_does_not_come_up_any_more(kind):
     assert [r.digest for r in host.serving("a")] == ["good2-a"]
 
 
-def test_what_never_becomes_ready_any_more_keeps_its_successor_waiting_only_once():
+def test_replica_that_never_gets_ready_delays_its_successor_only_once():
     host = Host()
     host.converge(state(wanted("a", "good1")))
     host.restart()
@@ -231,7 +229,7 @@ def test_what_never_becomes_ready_any_more_keeps_its_successor_waiting_only_once
     assert started == ["good1-a", "good1-a", "good2-a"]
 
 
-def test_a_canary_comes_after_what_it_stands_beside():
+def test_canary_comes_after_what_it_stands_beside():
     host = Host(memory=2)
     one = wanted("a", "good1")
     host.converge(state(one))

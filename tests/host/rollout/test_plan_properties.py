@@ -179,7 +179,7 @@ def test_rollout_on_a_trial_gives_up_what_was_never_promoted_first(count, strate
 
 @given(hosts, histories, st.randoms(use_true_random=False))
 @settings(max_examples=examples(200), deadline=None)
-def test_a_daemon_that_dies_anywhere_ends_in_the_same_place(host, history, deaths):
+def test_daemon_that_dies_anywhere_ends_in_the_same_place(host, history, deaths):
     last = play(host, history, deaths)
     host.converge(last, passes=2000)
     for service in last.services:
@@ -271,7 +271,7 @@ def test_what_serves_is_never_lost_to_a_commit(move, passes, between):
 
 @given(hosts, histories, st.randoms(use_true_random=False))
 @settings(max_examples=examples(120), deadline=None)
-def test_the_order_of_answers_is_irrelevant(host, history, shuffler):
+def test_order_of_answers_is_irrelevant(host, history, shuffler):
     last = play(host, history)
     observed = host.observe()
     mixed = list(observed.replicas)
@@ -326,9 +326,7 @@ def test_serving_never_falls_below_the_floor_nor_above_the_ceiling(before, after
     st.sets(st.integers(0, 40), min_size=1, max_size=3),
 )
 @settings(max_examples=60, deadline=None)
-def test_files_that_vanish_in_the_middle_of_a_rollout_cost_nothing_that_serves(
-    before, after, strategy, spare, uri, moments
-):
+def test_files_that_vanish_in_middle_of_rollout_cost_nothing_that_serves(before, after, strategy, spare, uri, moments):
     host = Host(memory=max(before, after) + spare)
     host.converge(state(wanted("a", "good1", before, strategy=strategy, uri="s3://bucket/a")))
     commit = state(wanted("a", "good2", after, strategy=strategy, uri=uri))
@@ -367,7 +365,7 @@ def test_what_git_cannot_show_is_kept(host, commit, passes):
 
 @given(hosts, commits())
 @settings(max_examples=examples(50), deadline=None)
-def test_an_unreachable_target_plans_nothing(host, commit):
+def test_unreachable_target_plans_nothing(host, commit):
     plan = make_plan(commit, Unreachable("host", 1.0, "no answer"), Holds(), PATIENCE)
     assert plan.actions == ()
     assert all(v.health.phase is HealthStatus.UNKNOWN for v in plan.verdicts.values())
@@ -375,7 +373,7 @@ def test_an_unreachable_target_plans_nothing(host, commit):
 
 @given(hosts, histories)
 @settings(max_examples=examples(100), deadline=None)
-def test_a_suspended_service_is_left_alone(host, history):
+def test_suspended_service_is_left_alone(host, history):
     last = play(host, history)
     observed = host.observe()
     everyone = (
@@ -390,7 +388,7 @@ def test_a_suspended_service_is_left_alone(host, history):
 
 @given(st.integers(1, 3), st.integers(0, 2))
 @settings(max_examples=examples(30), deadline=None)
-def test_a_quarantined_digest_is_not_started(replicas, gpus):
+def test_quarantined_digest_is_not_started(replicas, gpus):
     host = Host(gpus=6)
     bad = wanted("a", "good1", replicas, gpus)
     host.quarantines[(bad.id, bad.digest)] = Quarantine(
@@ -464,7 +462,7 @@ def test_cordoned_host_starts_nothing_new_and_ends_nothing_that_serves(host, his
 
 @given(hosts, commits(("good1", "good2")), st.integers(0, 60))
 @settings(max_examples=examples(80), deadline=None)
-def test_what_is_for_other_hosts_now_is_forgotten_here_but_only_while_git_can_be_read(host, commit, passes):
+def test_service_moved_to_another_host_goes_only_while_git_is_readable(host, commit, passes):
     commit = replace(commit, drain=None)
     play(host, [(commit, passes)])
     alive = {r.id for r in host.observe().replicas if r.alive and r.draining_at is None and r.stopping_at is None}
@@ -486,7 +484,7 @@ def test_what_is_for_other_hosts_now_is_forgotten_here_but_only_while_git_can_be
 @pytest.mark.slow
 @given(hosts, histories)
 @settings(max_examples=examples(120), deadline=None)
-def test_the_short_way_says_what_the_long_way_says(host, history):
+def test_short_way_says_what_the_long_way_says(host, history):
     last = play(host, history)
     for _ in range(60):
         observed = host.observe()

@@ -47,7 +47,7 @@ def served(**more) -> tuple[Host, object]:
     return host, commit
 
 
-def test_the_first_rollout_takes_every_step_in_order():
+def test_first_rollout_takes_every_step_in_order():
     host, _ = served()
     assert kinds(host) == [
         "EnsureProxy",
@@ -126,7 +126,7 @@ def test_nothing_is_stopped_for_a_successor_that_would_not_fit():
     assert (verdict.sync, verdict.health.phase) == (Sync.OUT_OF_SYNC, HealthStatus.HEALTHY)
 
 
-def test_a_blocked_service_names_the_holders_of_gpus_and_starts_when_one_is_free():
+def test_blocked_service_names_holders_of_gpus_and_starts_when_one_is_free():
     host = Host(gpus=2)
     three = state(*[wanted(name, "good1", gpus=1) for name in "abc"])
     host.converge(three)
@@ -137,7 +137,7 @@ def test_a_blocked_service_names_the_holders_of_gpus_and_starts_when_one_is_free
     assert len(host.serving("c")) == 1
 
 
-def test_a_host_without_gpus_blocks_with_every_reason_and_the_gpu_first():
+def test_host_without_gpus_blocks_with_every_reason_and_the_gpu_first():
     host = Host()
     blocked = wanted("a", "good1", gpus=1, blocked=(Reason(ReasonCode.NO_ENGINE, "no interpreter", NO_ORIGIN),))
     verdict = next(iter(host.converge(state(blocked)).verdicts.values()))
@@ -146,7 +146,7 @@ def test_a_host_without_gpus_blocks_with_every_reason_and_the_gpu_first():
     assert not host.replicas
 
 
-def test_an_explicit_rolling_update_without_room_is_blocked_and_harms_nothing():
+def test_explicit_rolling_update_without_room_is_blocked_and_harms_nothing():
     host = Host(memory=1)
     strategy = Strategy(1, 0)
     host.converge(state(wanted("a", "good1", strategy=strategy)))
@@ -156,7 +156,7 @@ def test_an_explicit_rolling_update_without_room_is_blocked_and_harms_nothing():
     assert len(host.serving("a")) == 1
 
 
-def test_a_strategy_without_extra_replicas_is_blocked_where_no_old_one_makes_room_enough():
+def test_max_surge_zero_is_blocked_where_no_replica_makes_room():
     host, strategy = Host(memory=2), Strategy(0, 1)
     neighbour = wanted("b", "good1")
     host.converge(state(wanted("a", "good1", strategy=strategy), neighbour))
@@ -202,7 +202,7 @@ def test_arguments_that_are_only_written_differently_restart_nothing():
     assert isinstance(host.log[since], Relabel)
 
 
-def test_a_commit_that_is_taken_back_while_the_old_one_drains_takes_it_back():
+def test_commit_that_is_taken_back_while_the_old_one_drains_takes_it_back():
     host, first = served(busy_seconds=100.0)
     second = state(wanted("a", "good2"))
     while not any(isinstance(action, Drain) for action in host.log):
@@ -229,7 +229,7 @@ def test_undrain_starts_no_surplus_replica():
     assert len(host.serving("a")) == 2
 
 
-def test_a_newer_commit_cancels_a_start_that_is_not_ready():
+def test_newer_commit_cancels_a_start_that_is_not_ready():
     host, _ = served(start_seconds=20.0)
     second, third = state(wanted("a", "good2")), state(wanted("a", "good3"))
     for _ in range(6):
@@ -242,7 +242,7 @@ def test_a_newer_commit_cancels_a_start_that_is_not_ready():
     assert [r.digest for r in host.serving("a")] == ["good3-a"]
 
 
-def test_a_canary_larger_than_what_it_stands_beside_says_what_it_lacks():
+def test_canary_larger_than_what_it_stands_beside_says_what_it_lacks():
     host = Host(memory=2)
     host.converge(state(wanted("a", "good1")))
     canary = state(wanted("a", "good2", memory=2, canary=20))
@@ -250,7 +250,7 @@ def test_a_canary_larger_than_what_it_stands_beside_says_what_it_lacks():
     assert [one.code for one in verdict.blocked] == ["InsufficientMemory"]
 
 
-def test_a_canary_gets_its_share_and_never_costs_a_stable_replica():
+def test_canary_gets_its_share_and_never_costs_a_stable_replica():
     host, _ = served()
     canary = state(wanted("a", "good2", canary=20))
     host.converge(canary)
@@ -264,7 +264,7 @@ def test_a_canary_gets_its_share_and_never_costs_a_stable_replica():
     assert [r.digest for r in full.serving("a")] == ["good1-a"]
 
 
-def test_a_second_version_beside_waits_for_the_first_and_then_gets_its_share():
+def test_second_version_beside_waits_for_the_first_and_then_gets_its_share():
     host = Host()
     both = state(beside(wanted("a", "good1", replicas=2), "good9", 20))
     host.converge(both)
@@ -278,7 +278,7 @@ def test_a_second_version_beside_waits_for_the_first_and_then_gets_its_share():
     assert next(iter(plan.verdicts.values())).sync is Sync.SYNCED
 
 
-def test_a_second_version_may_get_all_requests_and_the_first_stays():
+def test_second_version_may_get_all_requests_and_the_first_stays():
     host = Host()
     all_of_it = state(beside(wanted("a", "good1"), "good9", 100))
     host.converge(all_of_it)
@@ -287,7 +287,7 @@ def test_a_second_version_may_get_all_requests_and_the_first_stays():
     assert host.step(all_of_it).actions == ()
 
 
-def test_a_second_version_that_fails_goes_away_and_the_first_never_notices():
+def test_second_version_that_fails_goes_away_and_the_first_never_notices():
     host = Host()
     bad = state(beside(wanted("a", "good1"), "late9", 50))
     plan = host.converge(bad)
@@ -300,7 +300,7 @@ def test_a_second_version_that_fails_goes_away_and_the_first_never_notices():
     assert not [action for action in host.log[since:] if isinstance(action, Start | Drain | Stop)]
 
 
-def test_while_the_first_version_changes_the_second_one_pauses_and_never_gets_more_than_its_share():
+def test_canary_pauses_while_the_predictor_rolls_out():
     host = Host()
     host.converge(state(beside(wanted("a", "good1"), "good9", 20)))
     since, commit = len(host.log), state(beside(wanted("a", "good2"), "good9", 20))
@@ -317,14 +317,14 @@ def test_while_the_first_version_changes_the_second_one_pauses_and_never_gets_mo
     assert [a.digest for a in host.log[since:] if isinstance(a, Start)] == ["good2-a", "good9-a-beside"]
 
 
-def test_a_stopped_service_stops_its_second_version_too():
+def test_stopped_service_stops_its_second_version_too():
     host = Host()
     host.converge(state(beside(wanted("a", "good1"), "good9", 20)))
     host.converge(state(beside(wanted("a", "good1", replicas=0), "good9", 20)))
     assert not host.replicas
 
 
-def test_a_canary_that_fails_goes_away_and_the_stable_one_stays():
+def test_canary_that_fails_goes_away_and_the_stable_one_stays():
     host, _ = served()
     plan = host.converge(state(wanted("a", "late2", canary=20)))
     assert next(iter(plan.verdicts.values())).rejected
@@ -340,7 +340,7 @@ def test_more_gpus_in_the_arguments_than_in_the_resources_is_rejected():
     assert "need 2 GPUs" in verdict.rejected.reason.message
 
 
-def test_what_certainly_does_not_fit_in_memory_is_blocked_before_anything_is_stopped():
+def test_replica_that_cannot_fit_in_memory_is_blocked_before_any_stop():
     host, _ = served(memory=1)
     since = len(host.log)
     too_large = Fit("weights 30.0", refusal="its weights alone take 30.0 GiB")
@@ -386,7 +386,7 @@ def test_what_is_promoted_stops_nothing_while_it_cannot_start_here():
     assert not [a for a in host.log[since:] if isinstance(a, Drain | Stop | Start)]
 
 
-def test_an_engine_without_a_verdict_is_asked_again_and_waited_for_by_nobody():
+def test_engine_without_a_verdict_is_asked_again_and_waited_for_by_nobody():
     host = Host()
     failed = Reason(ReasonCode.PREFLIGHT_FAILED, "preflight with python is not possible", Origin("a.yaml", 7))
     host.blockers["good1-a"] = (failed,)
@@ -397,7 +397,7 @@ def test_an_engine_without_a_verdict_is_asked_again_and_waited_for_by_nobody():
     assert plan.look_again_at is not None
 
 
-def test_an_estimate_harms_nothing_that_runs_already():
+def test_estimate_harms_nothing_that_runs_already():
     host, commit = served()
     host.preflights["good1-a"] = Preflight(parsed="good1-a", fit=Fit("x", refusal="its weights alone are too large"))
     assert host.converge(commit).actions == ()
@@ -424,7 +424,7 @@ def test_rollout_while_another_is_on_trial_drains_the_unproven_replica():
     assert (wanted("a", "crash3").id, "crash3-a") in host.quarantines
 
 
-def test_processes_that_all_end_at_once_are_neither_a_crash_loop_nor_a_bad_commit():
+def test_replicas_that_all_end_at_once_are_no_crash_loop_nor_bad_commit():
     host = Host()
     host.converge(state(wanted("a", "good1"), wanted("b", "good1")))
     commit = state(wanted("a", "good2"), wanted("b", "good1"))
@@ -456,7 +456,7 @@ def test_engine_that_dies_with_the_proxy_is_not_blamed_but_not_for_ever():
     assert deaths == 4
 
 
-def test_replica_that_daemon_and_engine_could_not_serve_in_time_is_given_more():
+def test_ready_timeout_is_extended_by_time_in_which_nothing_could_run():
     host = Host()
     commit = state(wanted("a", "never1"))
     while not host.replicas:
@@ -472,7 +472,7 @@ def test_replica_that_daemon_and_engine_could_not_serve_in_time_is_given_more():
     assert host.quarantines
 
 
-def test_a_taken_port_is_nobodys_fault():
+def test_taken_port_is_nobodys_fault():
     host = Host()
     commit = state(wanted("a", "good1"))
     while not host.replicas:
@@ -500,7 +500,7 @@ def test_after_a_reboot_everything_starts_again_and_nothing_is_blamed():
     assert commit
 
 
-def test_a_crash_after_promotion_restarts_at_once_and_repeated_ones_back_off():
+def test_crash_after_promotion_restarts_at_once_and_repeated_ones_back_off():
     host, commit = served()
 
     def crash() -> float | None:
@@ -526,7 +526,7 @@ def test_a_crash_after_promotion_restarts_at_once_and_repeated_ones_back_off():
     assert verdict.rejected is None
 
 
-def test_a_restart_comes_before_a_newcomer():
+def test_restart_comes_before_a_newcomer():
     host, _ = served(gpus=1)
     host = Host(gpus=1)
     old = wanted("z", "good1", gpus=1)
@@ -561,7 +561,7 @@ def test_preflight_is_asked_once_and_its_verdict_waited_for():
     assert sum(isinstance(action, AskPreflight) for action in host.log) == 1
 
 
-def test_files_are_fetched_before_the_engine_is_asked_and_before_anything_is_stopped():
+def test_files_are_staged_before_preflight_and_before_any_stop():
     host, _ = served(memory=1)
     since = len(host.log)
     commit = state(wanted("a", "good2", uri="s3://bucket/a"))
@@ -571,7 +571,7 @@ def test_files_are_fetched_before_the_engine_is_asked_and_before_anything_is_sto
     assert order.count("Stage") == 1
 
 
-def test_while_files_are_fetched_the_old_serves_and_the_step_tells_the_bytes():
+def test_while_files_are_fetched_old_serves_and_step_tells_bytes():
     host, _ = served()
     commit = state(wanted("a", "good2", uri="s3://key:secret@bucket/a?X-Sig=abc"))
     host.step(commit)
@@ -581,7 +581,7 @@ def test_while_files_are_fetched_the_old_serves_and_the_step_tells_the_bytes():
     assert host.serving("a")
 
 
-def test_a_source_that_fails_is_tried_again_with_longer_pauses_and_never_quarantined():
+def test_failing_model_source_backs_off_and_is_never_quarantined():
     host = Host()
     commit = state(wanted("a", "good1", uri="s3://flaky/a"))
     begun = []
@@ -595,7 +595,7 @@ def test_a_source_that_fails_is_tried_again_with_longer_pauses_and_never_quarant
     assert not host.quarantines
 
 
-def test_a_model_that_is_not_there_blocks_its_service_and_leaves_the_old_one_alone():
+def test_missing_model_blocks_the_rollout_and_the_old_replica_stays():
     host, _ = served()
     since = len(host.log)
     commit = state(wanted("a", "good2", uri="s3://gone/a"))
@@ -608,7 +608,7 @@ def test_a_model_that_is_not_there_blocks_its_service_and_leaves_the_old_one_alo
     assert not host.quarantines
 
 
-def test_an_image_is_pulled_before_the_engine_is_asked_and_before_anything_is_stopped():
+def test_image_is_pulled_before_preflight_and_before_any_stop():
     host, _ = served(memory=1)
     since = len(host.log)
     host.unpulled["a:good2"] = None
@@ -623,7 +623,7 @@ def test_an_image_is_pulled_before_the_engine_is_asked_and_before_anything_is_st
     assert order.count("StageImage") == 1
 
 
-def test_an_image_that_no_registry_has_blocks_its_service_and_leaves_the_old_one_alone():
+def test_image_pull_that_finds_nothing_blocks_and_the_old_replica_stays():
     host, _ = served()
     since = len(host.log)
     host.unpulled["a:goodgone"] = None
@@ -637,7 +637,7 @@ def test_an_image_that_no_registry_has_blocks_its_service_and_leaves_the_old_one
     assert not host.quarantines
 
 
-def test_files_that_nothing_needs_are_deleted_only_when_git_is_seen_in_full():
+def test_unused_files_are_pruned_only_when_git_is_seen_in_full():
     host = Host()
     host.converge(state(wanted("a", "good1", uri="s3://bucket/a")))
     host.converge(state(unreadable=(Reason(ReasonCode.UNREADABLE, "broken", Origin("b.yaml", 1)),)))
@@ -662,7 +662,7 @@ def test_files_that_vanish_are_fetched_again_before_a_replica_is_replaced():
     assert order.index("Stage") < order.index("Start")
 
 
-def test_a_service_that_git_stops_is_drained_ended_and_suspended_and_comes_back():
+def test_stopped_service_is_drained_then_suspended_and_comes_back():
     host, commit = served()
     since = len(host.log)
     plan = host.converge(state(wanted("a", "good1", replicas=0)))

@@ -31,7 +31,7 @@ TLS = ("--ssl-keyfile=/k", "--ssl-certfile=/c")
 
 
 @pytest.mark.parametrize("strategy", [None, Strategy(0, 1), Strategy(0, 2, recreate=True)])
-def test_no_further_old_replica_goes_once_the_files_of_the_new_one_vanished(strategy: Strategy | None):
+def test_no_further_old_replica_goes_once_files_of_new_one_vanished(strategy: Strategy | None):
     """Also in the middle: where one of them runs already, the next one could not start."""
     host = Host(memory=2)
     host.converge(state(wanted("a", "good1", 2, strategy=strategy)))
@@ -55,7 +55,7 @@ def _planned(host: Host, commit) -> tuple[Action, ...]:
     return make_plan(commit, host.observe(), host.holds(commit), PATIENCE).actions
 
 
-def test_a_good_digest_comes_back_to_its_files_before_the_bad_one_goes():
+def test_good_digest_comes_back_to_its_files_before_the_bad_one_goes():
     host = Host(memory=2)
     first = state(wanted("a", "good1", 2, uri="s3://bucket/a"))
     host.converge(first)
@@ -74,7 +74,7 @@ def test_a_good_digest_comes_back_to_its_files_before_the_bad_one_goes():
     assert len(host.serving("a")) == 2
 
 
-def test_a_start_that_was_cut_off_waits_for_files_that_vanished():
+def test_start_that_was_cut_off_waits_for_files_that_vanished():
     host = Host()
     commit = state(wanted("a", "good1", uri="s3://bucket/a"))
     while not host.replicas:
@@ -87,7 +87,7 @@ def test_a_start_that_was_cut_off_waits_for_files_that_vanished():
     assert host.serving("a")
 
 
-def test_a_fetch_that_cannot_even_begin_keeps_no_good_replica_from_its_restart():
+def test_download_that_cannot_begin_does_not_keep_a_replica_from_restart():
     host = Host()
     host.converge(state(wanted("a", "good1")))
     ((key, replica),) = host.replicas.items()
@@ -126,7 +126,7 @@ def test_files_are_kept_while_nobody_can_tell_which_secrets_there_are():
     assert [a.key for a in _planned(host, unknown) if isinstance(a, Unstage)] == ["0" * 16]
 
 
-def test_files_that_two_services_share_are_asked_for_once_by_each_and_kept_for_the_other():
+def test_model_files_shared_by_two_services_are_kept_for_the_other():
     host = Host()
     both = [wanted(name, "good1", uri="s3://bucket/a") for name in "ab"]
     host.converge(state(*both))
@@ -147,7 +147,7 @@ def test_one_plan_asks_once_for_files_that_old_and_new_need():
     assert len([action for action in plan if isinstance(action, Stage)]) == 1
 
 
-def test_what_ends_tls_is_reached_as_before_until_its_successor_proved_itself():
+def test_passthrough_route_stays_until_the_successor_is_promoted():
     """A bad commit that drops TLS must not close the way to what works."""
     host = Host()
     good = replace(wanted("a", "good1"), passthrough=True)

@@ -38,7 +38,7 @@ def converged(*services, **more) -> Host:
     return host
 
 
-def test_a_suspended_service_keeps_its_route_when_the_proxy_runs_another_table():
+def test_suspended_service_keeps_its_route_when_proxy_runs_another_table():
     commit = state(wanted("a", "good1"), wanted("b", "good1"))
     host = converged(*commit.services)
     before = host.routes
@@ -84,7 +84,7 @@ def test_nobody_waits_for_room_that_a_suspended_service_will_not_free():
     assert [replica.digest for replica in host.serving("b")] == ["good2-b"]
 
 
-def test_a_canary_that_is_only_written_differently_leaves_the_stable_replicas_in_service():
+def test_canary_with_equivalent_arguments_keeps_the_stable_replicas():
     host = converged(wanted("a", "good1"))
     new = replace(wanted("a", "good1", canary=20), digest="good9-a")
     assert new.spec is not None
@@ -98,7 +98,7 @@ def test_a_canary_that_is_only_written_differently_leaves_the_stable_replicas_in
     assert not any(isinstance(action, Stop) for action in host.log)
 
 
-def test_a_planned_replica_that_is_not_wanted_any_more_is_not_started():
+def test_planned_replica_that_is_not_wanted_any_more_is_not_started():
     host = converged(wanted("a", "good1", 2))
     youngest = max(host.replicas)
     host.replicas[youngest] = replace(host.replicas[youngest], spawned=False, alive=False, ready_at=None)
@@ -107,7 +107,7 @@ def test_a_planned_replica_that_is_not_wanted_any_more_is_not_started():
     assert not any(isinstance(action, Start) for action in plan.actions)
 
 
-def test_a_service_of_no_replicas_stays_so_while_git_cannot_be_followed():
+def test_service_of_no_replicas_stays_so_while_git_cannot_be_followed():
     host = converged(wanted("a", "good1"))
     host.converge(state(wanted("a", "good1", 0)))
     since = len(host.log)
@@ -118,7 +118,7 @@ def test_a_service_of_no_replicas_stays_so_while_git_cannot_be_followed():
     assert len(host.serving("a")) == 1
 
 
-def test_an_old_replica_that_drains_is_taken_back_while_its_next_successor_is_judged():
+def test_draining_replica_is_taken_back_while_a_new_digest_is_in_preflight():
     host = converged(wanted("a", "good1"), memory=1, busy_seconds=1.0)
     while not any(isinstance(action, Drain) for action in host.log):
         host.step(state(wanted("a", "good2")))
@@ -127,7 +127,7 @@ def test_an_old_replica_that_drains_is_taken_back_while_its_next_successor_is_ju
     assert not any(isinstance(action, Stop) for action in host.log)
 
 
-def test_a_commit_whose_port_is_always_taken_is_rejected_in_the_end():
+def test_commit_whose_port_is_always_taken_is_rejected_in_the_end():
     host = converged(wanted("a", "good1"), memory=1)
     commit = state(wanted("a", "never2"))
     for _ in range(400):
@@ -140,7 +140,7 @@ def test_a_commit_whose_port_is_always_taken_is_rejected_in_the_end():
     assert [replica.digest for replica in host.serving("a")] == ["good1-a"]
 
 
-def test_a_service_that_moved_into_a_file_that_cannot_be_read_is_kept():
+def test_service_that_moved_into_a_file_that_cannot_be_read_is_kept():
     host = converged(wanted("a", "good1"))
     broken = Reason(ReasonCode.INVALID_YAML, "broken", Origin("elsewhere/b.yaml", 3))
     plan = host.converge(state(unreadable=(broken,)))
@@ -150,7 +150,7 @@ def test_a_service_that_moved_into_a_file_that_cannot_be_read_is_kept():
     assert not host.replicas
 
 
-def test_a_cut_of_who_knows_how_many_requests_is_not_called_none():
+def test_cut_of_who_knows_how_many_requests_is_not_called_none():
     host = converged(wanted("a", "good1"), busy_seconds=100.0)
     host.step(state())
     host.now += 11
@@ -160,7 +160,7 @@ def test_a_cut_of_who_knows_how_many_requests_is_not_called_none():
     assert "an unknown number of running requests" in stop.reason
 
 
-def test_a_death_counts_once_though_the_daemon_died_after_it_was_noted():
+def test_death_counts_once_though_the_daemon_died_after_it_was_noted():
     commit = state(wanted("a", "good1"))
     host = converged(*commit.services)
     for deaths in (1, 2):
@@ -178,7 +178,7 @@ def test_a_death_counts_once_though_the_daemon_died_after_it_was_noted():
 
 
 @pytest.mark.parametrize("how", Restart)
-def test_a_replica_that_was_restarted_goes_on_once_it_answers(how: Restart):
+def test_replica_that_was_restarted_goes_on_once_it_answers(how: Restart):
     commit = state(wanted("a", "good1"))
     host = converged(*commit.services)
     since = len(host.log)
@@ -193,7 +193,7 @@ def test_a_replica_that_was_restarted_goes_on_once_it_answers(how: Restart):
     assert len(host.owned[A].crashes) == (how is Restart.CRASHED)
 
 
-def test_a_restarted_replica_that_serves_already_stays_in_service():
+def test_restarted_replica_that_serves_already_stays_in_service():
     commit = state(wanted("a", "good1"))
     host = converged(*commit.services)
     host.restart_processes("a", Restart.CRASHED)
@@ -238,20 +238,20 @@ def test_two_services_never_count_on_the_same_free_gpu():
     assert [len(host.serving(name)) for name in "ab"] == [1, 1]
 
 
-def test_a_neighbour_does_not_grow_into_the_room_between_two_replicas():
+def test_neighbour_does_not_grow_into_the_room_between_two_replicas():
     host = converged(wanted("a", "good1", gpus=1), wanted("b", "good1", gpus=1), gpus=2)
     host.converge(state(wanted("a", "good1", 2, gpus=1), wanted("b", "good2", gpus=1)))
     assert [replica.digest for replica in host.serving("b")] == ["good2-b"]
 
 
-def test_the_last_good_spec_finds_its_room_again_after_a_smaller_one_failed():
+def test_last_good_spec_finds_its_room_again_after_a_smaller_one_failed():
     host = converged(wanted("a", "good1", gpus=2), gpus=2)
     host.converge(state(wanted("a", "crash2", gpus=1), wanted("n", "good1", gpus=1)))
     assert [replica.digest for replica in host.serving("a")] == ["good1-a"]
     assert not host.serving("n")
 
 
-def test_a_newcomer_does_not_take_the_room_of_a_service_that_backs_off():
+def test_newcomer_does_not_take_the_room_of_a_service_that_backs_off():
     old = wanted("z", "good1", gpus=1)
     host = converged(old, gpus=1)
     for _ in range(2):
@@ -263,14 +263,14 @@ def test_a_newcomer_does_not_take_the_room_of_a_service_that_backs_off():
     assert not host.serving("a")
 
 
-def test_a_gpu_that_the_host_does_not_offer_any_more_is_no_room_for_a_successor():
+def test_gpu_that_host_does_not_offer_any_more_is_no_room_for_successor():
     host = converged(wanted("a", "good1", gpus=1), wanted("b", "good1", gpus=1), gpus=2)
     host.gpus = 1
     host.converge(state(wanted("a", "good1", gpus=1), wanted("b", "good2", gpus=1)))
     assert [replica.digest for replica in host.serving("b")] == ["good1-b"]
 
 
-def test_two_half_done_rollouts_do_not_wait_for_each_other_on_a_host_that_shrank():
+def test_two_rollouts_do_not_deadlock_on_a_host_that_shrank():
     second = state(wanted("a", "good2", 2), wanted("b", "good2", 2))
     host = converged(wanted("a", "good1", 2), wanted("b", "good1", 2), memory=4)
     for service in second.services:
@@ -293,7 +293,7 @@ def stop_by_hand(host: Host, digest: str) -> None:
     host.replicas[replica.id] = replace(replica, alive=False, drift="its unit was stopped manually")
 
 
-def test_replicas_that_somebody_stops_are_started_again_and_nobody_is_blamed():
+def test_replicas_stopped_by_hand_are_started_again_without_blame():
     host = converged(wanted("a", "good1"))
     for _ in range(4):
         stop_by_hand(host, "good1-a")

@@ -107,7 +107,7 @@ def test_tls_for_other_names_is_not_answered(gateway: Gateway) -> None:
             gateway.ask()
 
 
-def test_a_draining_engine_keeps_its_connections_and_gets_no_new_ones(gateway: Gateway) -> None:
+def test_draining_engine_keeps_its_connections_and_gets_no_new_ones(gateway: Gateway) -> None:
     with gateway.backend("a") as a, gateway.backend("b") as b:
         gateway.proxy.apply(table(a))
         old = gateway.connect()
@@ -141,7 +141,7 @@ def test_other_services_lose_nothing_while_passthrough_comes_and_goes(gateway: G
         assert seen.served["plain"] > 20
 
 
-def test_a_proxy_that_starts_again_passes_through_as_before(gateway: Gateway) -> None:
+def test_proxy_that_starts_again_passes_through_as_before(gateway: Gateway) -> None:
     with gateway.backend("a") as a:
         gateway.proxy.apply(table(a))
         gateway.proxy.stop()
@@ -150,7 +150,7 @@ def test_a_proxy_that_starts_again_passes_through_as_before(gateway: Gateway) ->
         assert gateway.proxy.observe().applied[TINY].passthrough
 
 
-def test_a_probe_speaks_tls_to_such_an_engine(gateway: Gateway) -> None:
+def test_probe_speaks_tls_to_such_an_engine(gateway: Gateway) -> None:
     with gateway.backend("a") as a:
         assert Probe(tls=True).health(a.port) is True
         assert Probe().health(a.port) is None

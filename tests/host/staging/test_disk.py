@@ -34,9 +34,7 @@ def test_what_does_not_fit_is_not_begun(s3: S3, models: Models, small_disk: Path
     assert models.fetch_again(mount).fetch is Fetch.STAGED
 
 
-def test_a_disk_that_fills_midway_keeps_what_is_there_and_leaves_room_for_records(
-    s3: S3, models: Models, small_disk: Path
-) -> None:
+def test_full_disk_keeps_downloaded_files_and_leaves_room_for_records(s3: S3, models: Models, small_disk: Path) -> None:
     size = put_model(s3)
     s3.line.hold_after(4 * MIB)
     mount = models.begin("s3://models/llama", s3.env)

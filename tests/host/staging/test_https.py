@@ -66,14 +66,14 @@ def packed(files: dict[str, bytes], mode: str = "w:gz") -> bytes:
     return out.getvalue()
 
 
-def test_an_archive_is_unpacked_and_the_ca_of_a_config_map_is_trusted(web: Web, models: Models) -> None:
+def test_archive_is_unpacked_and_the_ca_of_a_config_map_is_trusted(web: Web, models: Models) -> None:
     web.server.files["/llama.tar.gz"] = packed({"config.json": b"{}", "shards/0.bin": b"0"})
     mount = web.mount("/llama.tar.gz?version=1")
     assert models.fetch_again(mount).fetch is Fetch.STAGED, models.log(mount)
     assert models.names(mount) == {"config.json", "shards/0.bin"}
 
 
-def test_a_certificate_that_nobody_vouches_for_ends_it(web: Web, models: Models) -> None:
+def test_certificate_that_nobody_vouches_for_ends_it(web: Web, models: Models) -> None:
     web.server.files["/m.tar.gz"] = packed({"config.json": b"{}"})
     failed = models.wait(models.begin_mount(replace(web.mount("/m.tar.gz"), env=(), files=())))
     assert failed.reason
@@ -81,7 +81,7 @@ def test_a_certificate_that_nobody_vouches_for_ends_it(web: Web, models: Models)
     assert "certificate" in failed.reason.message.lower()
 
 
-def test_a_line_that_breaks_is_gone_on_with_in_the_middle_of_the_file(web: Web, models: Models) -> None:
+def test_line_that_breaks_is_gone_on_with_in_the_middle_of_the_file(web: Web, models: Models) -> None:
     web.server.files["/m.tar"] = packed({"config.json": b"{}", "0.bin": shard(1, 6 * MIB)}, "w")
     mount = web.mount("/m.tar")
     web.line.hold_after(4 * MIB)
@@ -96,7 +96,7 @@ def test_a_line_that_breaks_is_gone_on_with_in_the_middle_of_the_file(web: Web, 
     assert (models.found(mount) / "0.bin").read_bytes() == shard(1, 6 * MIB)
 
 
-def test_a_server_without_ranges_is_asked_for_all_of_it_again(web: Web, models: Models) -> None:
+def test_server_without_ranges_is_asked_for_all_of_it_again(web: Web, models: Models) -> None:
     web.server.has_ranges = False
     web.server.files["/m.tar"] = packed({"0.bin": shard(1, 3 * MIB)}, "w")
     mount = web.mount("/m.tar")
@@ -107,7 +107,7 @@ def test_a_server_without_ranges_is_asked_for_all_of_it_again(web: Web, models: 
     assert (models.found(mount) / "0.bin").read_bytes() == shard(1, 3 * MIB)
 
 
-def test_a_digest_that_the_server_tells_is_verified(web: Web, models: Models) -> None:
+def test_digest_that_the_server_tells_is_verified(web: Web, models: Models) -> None:
     data = packed({"config.json": b"{}"})
     web.server.files["/m.tar.gz"] = data
     mount = web.mount("/m.tar.gz")
@@ -123,14 +123,14 @@ def test_a_digest_that_the_server_tells_is_verified(web: Web, models: Models) ->
     ("status", "fetch", "code"),
     [(404, Fetch.REFUSED, "ModelNotFound"), (401, Fetch.REFUSED, "AccessDenied"), (503, Fetch.FAILED, "SourceFailed")],
 )
-def test_a_no_is_told_from_a_failure(web: Web, models: Models, status: int, fetch: Fetch, code: str) -> None:
+def test_no_is_told_from_a_failure(web: Web, models: Models, status: int, fetch: Fetch, code: str) -> None:
     web.server.status = status
     answered = models.fetch_again(web.mount("/m.tar.gz"))
     assert answered.reason
     assert (answered.fetch, answered.reason.code) == (fetch, code)
 
 
-def test_a_page_that_is_no_model_is_refused(web: Web, models: Models) -> None:
+def test_page_that_is_no_model_is_refused(web: Web, models: Models) -> None:
     web.server.files["/llama.zip"] = b"<html>Please log in</html>"
     mount = web.mount("/llama.zip")
     refused = models.fetch_again(mount)
@@ -168,7 +168,7 @@ def test_headers_for_a_host_do_not_follow_to_another_one(
         assert set(other.tokens) == {""}
 
 
-def test_a_web_address_leads_to_no_file_of_this_host(web: Web, models: Models, tmp_path: Path) -> None:
+def test_web_address_leads_to_no_file_of_this_host(web: Web, models: Models, tmp_path: Path) -> None:
     (tmp_path / "m.tar.gz").write_bytes(packed({"config.json": b"{}"}))
     web.server.moved["/m.tar.gz"] = (tmp_path / "m.tar.gz").as_uri()
     assert models.fetch_again(web.mount("/m.tar.gz")).fetch is Fetch.FAILED
@@ -207,7 +207,7 @@ def linking_tar(*links: tuple[str, str]) -> bytes:
         ("/m.tar.gz", linking_tar(("here", "."), ("above", "here/.."))),
     ],
 )
-def test_an_archive_that_would_leave_its_folder_is_refused(web: Web, models: Models, path: str, data: bytes) -> None:
+def test_archive_that_would_leave_its_folder_is_refused(web: Web, models: Models, path: str, data: bytes) -> None:
     web.server.files[path] = data
     mount = web.mount(path)
     refused = models.fetch_again(mount)
@@ -232,7 +232,7 @@ def test_links_of_an_archive_that_stay_inside_are_kept(web: Web, models: Models)
     assert (config.read_text(), config.stat().st_uid, config.stat().st_mode & 0o7777) == ("{}", os.geteuid(), 0o444)
 
 
-def test_a_git_repository_is_fetched_without_its_history(
+def test_git_repository_is_fetched_without_its_history(
     certificate: tuple[Path, Path], models: Models, tmp_path: Path
 ) -> None:
     ca, own = certificate

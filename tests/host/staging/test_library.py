@@ -19,7 +19,7 @@ def hub_mount(url: str) -> Mount:
     return Mount("hf://org/model:main", env=(EnvVar("HF_ENDPOINT", url), EnvVar("HF_TOKEN", source="secret hub/token")))
 
 
-def test_a_model_of_a_hub_is_fetched_at_one_commit_and_verified(models: Models) -> None:
+def test_model_of_a_hub_is_fetched_at_one_commit_and_verified(models: Models) -> None:
     models.put_secret("hub", {"token": "hf_that_opens_the_door"})
     with serve_hub(FILES, "hf_that_opens_the_door") as hub:
         mount = hub_mount(hub.url)
@@ -34,7 +34,7 @@ def test_a_model_of_a_hub_is_fetched_at_one_commit_and_verified(models: Models) 
         assert (spoilt.fetch, spoilt.reason.code) == (Fetch.FAILED, "ChecksumMismatch"), models.log(mount)
 
 
-def test_a_hub_that_says_no_is_a_refusal(models: Models) -> None:
+def test_hub_that_says_no_is_a_refusal(models: Models) -> None:
     models.put_secret("hub", {"token": "hf_that_opens_nothing"})
     with serve_hub(FILES, "hf_that_opens_the_door") as hub:
         refused = models.fetch_again(hub_mount(hub.url))
@@ -44,14 +44,14 @@ def test_a_hub_that_says_no_is_a_refusal(models: Models) -> None:
     assert "put HF_TOKEN into a Secret of the service's serviceAccountName" in refused.reason.message
 
 
-def test_a_library_that_is_not_installed_is_named(models: Models) -> None:
+def test_library_that_is_not_installed_is_named(models: Models) -> None:
     refused = models.fetch("hdfs://user/model")
     assert refused.reason
     assert (refused.fetch, refused.reason.code) == (Fetch.REFUSED, "LibraryNotInstalled")
     assert "krbcontext" in refused.reason.message
 
 
-def test_an_interpreter_without_kserve_storage_says_what_to_install(models: Models) -> None:
+def test_interpreter_without_kserve_storage_says_what_to_install(models: Models) -> None:
     models.stager.close()
     models.python = Path(sys.executable)
     models.stager = models.open()

@@ -63,7 +63,7 @@ def mount(service: Desired) -> Mount:
     return found
 
 
-def test_a_storage_key_becomes_a_uri_and_a_reference():
+def test_storage_key_becomes_a_uri_and_a_reference():
     text = SERVICE.replace("storageUri: file:///models/tiny", "storage: {key: mine, path: llama}")
     service = one(text, store("storage-config", mine=json.dumps(STORED)))
     assert service.blocked == ()
@@ -97,7 +97,7 @@ def test_credentials_that_are_a_file_are_mounted_where_their_variable_says():
     assert EnvVar("GOOGLE_APPLICATION_CREDENTIALS", f"{file.path}/gcloud-application-credentials.json") in found.env
 
 
-def test_certificates_come_from_git_and_a_new_one_changes_neither_digest_nor_key():
+def test_certificate_from_git_changes_neither_digest_nor_model_key():
     text = SERVICE.replace("file:///models/tiny", "https://models.example.com/llama.tar.gz")
     old, new = (one(text, account=BUNDLE % pem, config=CONFIG) for pem in ("old", "new"))
     assert StorageFile("/certs/cabundle.crt", "old") in mount(old).files, mount(old)
@@ -105,7 +105,7 @@ def test_certificates_come_from_git_and_a_new_one_changes_neither_digest_nor_key
     assert key_of("team", mount(old)) == key_of("team", mount(new))
 
 
-def test_a_secret_that_is_not_there_blocks_with_the_place_that_asks_for_it():
+def test_secret_that_is_not_there_blocks_with_the_place_that_asks_for_it():
     text = SERVICE.replace("storageUri: file:///models/tiny", "storage: {key: mine, path: llama}")
     (reason,) = one(text).blocked
     assert (reason.code, reason.origin and reason.origin.line) == ("SecretNotFound", 10)
@@ -154,7 +154,7 @@ def test_passwords_and_signatures_in_a_uri_are_not_shown():
     assert secret_parts("s3://bucket/me@home") == ()
 
 
-def test_a_spec_of_before_models_were_fetched_keeps_its_digest():
+def test_spec_of_before_models_were_fetched_keeps_its_digest():
     service = one(SERVICE)
     assert service.spec is not None
     assert digest(service.spec) == digest(replace(service.spec, mounts=(Mount("file:///models/tiny"),)))

@@ -33,7 +33,7 @@ def put_model(s3: S3, shards: int = 3) -> int:
     return shards * 4 * MIB + 2
 
 
-def test_a_prefix_ends_where_a_name_ends(s3: S3, models: Models) -> None:
+def test_prefix_ends_where_a_name_ends(s3: S3, models: Models) -> None:
     s3.put("llama/config.json", b"{}")
     s3.put("llama/shards/0.bin", b"0" * 100)
     s3.put("llama-2/config.json", b'{"other": 1}')
@@ -65,7 +65,7 @@ def test_one_object_may_be_an_archive(s3: S3, models: Models) -> None:
     assert models.names(mount) == {"weights/config.json"}
 
 
-def test_a_program_that_is_killed_goes_on_where_it_was(s3: S3, models: Models) -> None:
+def test_program_that_is_killed_goes_on_where_it_was(s3: S3, models: Models) -> None:
     size = put_model(s3)
     s3.line.hold_after(7 * MIB)
     mount = models.begin("s3://models/llama", s3.env)
@@ -80,7 +80,7 @@ def test_a_program_that_is_killed_goes_on_where_it_was(s3: S3, models: Models) -
         assert (models.found(mount) / f"shard-{number}.bin").read_bytes() == shard(number)
 
 
-def test_the_program_outlives_the_daemon_and_the_next_one_adopts_it(s3: S3, models: Models) -> None:
+def test_program_outlives_the_daemon_and_the_next_one_adopts_it(s3: S3, models: Models) -> None:
     put_model(s3)
     s3.line.hold_after(5 * MIB)
     mount = models.begin("s3://models/llama", s3.env)
@@ -97,7 +97,7 @@ def test_the_program_outlives_the_daemon_and_the_next_one_adopts_it(s3: S3, mode
     assert models.woken.wait(30)
 
 
-def test_a_program_that_is_killed_after_the_last_step_fetches_nothing_again(s3: S3, models: Models) -> None:
+def test_program_that_is_killed_after_the_last_step_fetches_nothing_again(s3: S3, models: Models) -> None:
     put_model(s3, 1)
     mount = models.begin("s3://models/llama", s3.env)
     assert models.wait(mount).fetch is Fetch.STAGED
@@ -108,7 +108,7 @@ def test_a_program_that_is_killed_after_the_last_step_fetches_nothing_again(s3: 
     assert s3.line.sent - before < 100_000
 
 
-def test_a_server_that_dies_midway_is_a_passing_failure(s3: S3, models: Models) -> None:
+def test_server_that_dies_midway_is_a_passing_failure(s3: S3, models: Models) -> None:
     size = put_model(s3)
     s3.line.hold_after(6 * MIB)
     mount = models.begin("s3://models/llama", s3.env)
@@ -141,7 +141,7 @@ def test_bytes_that_changed_on_disk_are_noticed_and_fetched_again(s3: S3, models
     assert (models.found(mount) / "shard-0.bin").read_bytes() == shard(0)
 
 
-def test_the_checksum_of_an_upload_in_parts_is_verified_as_well(s3: S3, models: Models) -> None:
+def test_checksum_of_an_upload_in_parts_is_verified_as_well(s3: S3, models: Models) -> None:
     s3.put("big/config.json", b"{}")
     s3.put_in_parts("big/weights.bin", [shard(0, 5 * MIB), shard(1, 5 * MIB), shard(2, MIB)])
     s3.line.hold_after(8 * MIB)
@@ -155,7 +155,7 @@ def test_the_checksum_of_an_upload_in_parts_is_verified_as_well(s3: S3, models: 
     assert models.fetch_again(mount).fetch is Fetch.STAGED
 
 
-def test_an_object_that_is_replaced_meanwhile_is_fetched_anew(s3: S3, models: Models) -> None:
+def test_object_that_is_replaced_meanwhile_is_fetched_anew(s3: S3, models: Models) -> None:
     put_model(s3, 1)
     s3.line.cut_after(2 * MIB)
     mount = models.begin("s3://models/llama", s3.env)
@@ -167,21 +167,21 @@ def test_an_object_that_is_replaced_meanwhile_is_fetched_anew(s3: S3, models: Mo
 
 
 @pytest.mark.parametrize("uri", ["s3://models/none", "s3://nobodys-bucket/llama"])
-def test_a_model_that_is_not_there_is_refused_with_the_place(s3: S3, models: Models, uri: str) -> None:
+def test_model_that_is_not_there_is_refused_with_the_place(s3: S3, models: Models, uri: str) -> None:
     refused = models.fetch(uri, s3.env)
     assert refused.reason
     assert (refused.fetch, refused.reason.code) == (Fetch.REFUSED, "ModelNotFound")
     assert uri in refused.reason.message
 
 
-def test_an_object_that_would_lie_outside_is_refused(s3: S3, models: Models) -> None:
+def test_object_that_would_lie_outside_is_refused(s3: S3, models: Models) -> None:
     s3.put("llama/../../evil", b"x")
     refused = models.fetch("s3://models/llama", s3.env)
     assert refused.reason
     assert (refused.fetch, refused.reason.code) == (Fetch.REFUSED, "UnsafePath")
 
 
-def test_a_file_that_a_manifest_names_outside_of_its_folder_is_refused(s3: S3, models: Models) -> None:
+def test_file_that_a_manifest_names_outside_of_its_folder_is_refused(s3: S3, models: Models) -> None:
     evil = StorageFile("/certs/../../../evil", text="x")
     refused = models.fetch("s3://models/llama", s3.env, (evil,))
     assert refused.reason

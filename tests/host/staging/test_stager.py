@@ -52,7 +52,7 @@ def test_files_that_are_there_are_not_fetched_again_for_a_second_service(models:
     assert models.found(MOUNT) == folder / "content"
 
 
-def test_a_program_that_is_cut_off_again_and_again_is_counted_each_time(models: Models) -> None:
+def test_program_that_is_cut_off_again_and_again_is_counted_each_time(models: Models) -> None:
     """Otherwise the pauses would never grow, and no error would be reported."""
     for count in (1, 2, 3):
         models.begin_mount(MOUNT)
@@ -94,7 +94,7 @@ def test_fetch_that_tells_how_far_it_is_is_let_be(tmp_path: Path, monkeypatch: p
     models.close()
 
 
-def test_a_program_that_is_not_there_is_counted_each_time(tmp_path: Path) -> None:
+def test_program_that_is_not_there_is_counted_each_time(tmp_path: Path) -> None:
     models = Models(tmp_path / "models", tmp_path / "no-python")
     for count in (1, 2, 3):
         with pytest.raises(Retryable, match="no-python"):
@@ -199,7 +199,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Held:
         {"fetch": "staged", "content": "a" * 300},
     ],
 )
-def test_a_state_that_no_honest_program_writes_is_none(models: Models, written: dict[str, object]) -> None:
+def test_state_that_no_honest_program_writes_is_none(models: Models, written: dict[str, object]) -> None:
     folder = models.folder / models.key(MOUNT)
     folder.mkdir(parents=True)
     (folder / states.STATE).write_text(json.dumps(written))
@@ -207,7 +207,7 @@ def test_a_state_that_no_honest_program_writes_is_none(models: Models, written: 
     assert (models.look(MOUNT).fetch, models.stager.find(models.service, MOUNT)) == (Fetch.FAILED, None)
 
 
-def test_a_state_without_end_is_none(models: Models) -> None:
+def test_state_without_end_is_none(models: Models) -> None:
     folder = models.folder / models.key(MOUNT)
     folder.mkdir(parents=True)
     (folder / states.STATE).write_text("[" * 60_000)
@@ -236,7 +236,7 @@ def test_failure_that_an_older_version_wrote_gets_the_code_of_today(models: Mode
     assert reason.code is ReasonCode.MODEL_NOT_FOUND
 
 
-def test_a_program_that_says_much_is_heard_all_the_same(models: Models) -> None:
+def test_program_that_says_much_is_heard_all_the_same(models: Models) -> None:
     """Else its failures are not counted, and the pauses between tries do not grow."""
     folder = models.folder / models.key(MOUNT)
     folder.mkdir(parents=True)
@@ -279,7 +279,7 @@ def test_files_that_lead_elsewhere_are_served_to_nobody(models: Models, tmp_path
         (content / "strange").unlink()
 
 
-def test_a_link_to_itself_stops_no_pass(models: Models) -> None:
+def test_link_to_itself_stops_no_pass(models: Models) -> None:
     content = staged(models)
     (content / "loop").symlink_to("loop")
     assert models.look(MOUNT).fetch is Fetch.STAGED, "nobody is led out of the folder"
@@ -298,7 +298,7 @@ def test_what_cannot_be_looked_through_is_served_to_nobody(models: Models) -> No
             subprocess.run(["rm", "-rf", str(content)], check=True)
 
 
-def test_a_bug_in_judging_one_model_is_told_of_that_one_alone(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bug_in_judging_one_model_is_told_of_that_one_alone(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     content = staged(models)
     other = Mount("s3://bucket/b")
     (models.folder / models.key(other) / "content").mkdir(parents=True)

@@ -51,11 +51,11 @@ ASKED = PreflightQuestion(
         ("a/b@sha256:00", "docker.io/a/b@sha256:00"),
     ],
 )
-def test_a_name_means_what_it_means_to_the_hosts_of_a_cluster(written: str, full: str) -> None:
+def test_name_means_what_it_means_to_the_hosts_of_a_cluster(written: str, full: str) -> None:
     assert full_name(written) == full
 
 
-def test_a_local_image_is_found_by_its_tags_and_by_its_digests() -> None:
+def test_local_image_is_found_by_its_tags_and_by_its_digests() -> None:
     listed = [
         {"Id": "1", "Names": ["docker.io/a/b:1", "localhost/c:2"], "RepoDigests": ["docker.io/a/b@sha256:00"]},
         {"Id": "2", "Names": None},
@@ -63,7 +63,7 @@ def test_a_local_image_is_found_by_its_tags_and_by_its_digests() -> None:
     assert names(listed) == {"docker.io/a/b:1": "1", "localhost/c:2": "1", "docker.io/a/b@sha256:00": "1"}
 
 
-def test_a_name_is_no_option_of_podman() -> None:
+def test_name_is_no_option_of_podman() -> None:
     words = pull_arguments("docker.io/--help:1", "reconciler-pull-x.service", Path("/state/a b"))
     assert words[-2:] == ("--", "docker.io/--help:1")
 
@@ -74,7 +74,7 @@ def test_what_a_pull_leaves_is_removed_from_a_folder_of_any_name() -> None:
     assert '--property=ExecStopPost=-"/bin/rm" "-rf" "--" "/state/100% $$HOME \\"a"' in words
 
 
-def test_the_folder_of_a_container_that_is_asked_may_have_any_name() -> None:
+def test_folder_of_a_container_that_is_asked_may_have_any_name() -> None:
     asked = replace(ASKED, env={"HOME": "/var/cache/100% $HOME"})
     words = contained(asked, "reconciler-preflight-x.service", "engine", "990:980", (), 20)
     (prepare,) = [word for word in words if "ExecStartPre" in word]
@@ -95,7 +95,7 @@ def test_the_folder_of_a_container_that_is_asked_may_have_any_name() -> None:
         "choosing an image from manifest list: no image found in manifest list for architecture arm64",
     ],
 )
-def test_a_registry_that_says_no_is_told_from_one_that_fails(why: str) -> None:
+def test_registry_that_says_no_is_told_from_one_that_fails(why: str) -> None:
     assert is_refusal(why)
 
 
@@ -116,7 +116,7 @@ def test_what_lacks_on_this_host_is_no_answer_of_a_registry(why: str) -> None:
     assert not is_refusal(why)
 
 
-def test_a_pull_from_a_registry_that_fell_silent_ends_and_is_begun_again(
+def test_pull_from_a_registry_that_fell_silent_ends_and_is_begun_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = pull_arguments("quay.io/a:1", "reconciler-pull-x.service", tmp_path)
@@ -135,7 +135,7 @@ def test_a_pull_from_a_registry_that_fell_silent_ends_and_is_begun_again(
 
 
 @pytest.mark.slow
-def test_a_pass_waits_once_for_a_podman_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pass_waits_once_for_a_podman_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise every image and every service would wait for it again, and systemd's watchdog would end the daemon."""
     calls, program = tmp_path / "calls", tmp_path / "podman"
     program.write_text(f"#!/bin/sh\necho >> {calls}\nexec sleep 60\n")
@@ -150,7 +150,7 @@ def test_a_pass_waits_once_for_a_podman_that_hangs(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("answer", ["WARN[0000] no such storage", "null", '["a"]'])
-def test_a_podman_that_answers_nonsense_is_no_end_of_the_pass(
+def test_podman_that_answers_nonsense_is_no_end_of_the_pass(
     answer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = tmp_path / "podman"
@@ -164,7 +164,7 @@ def test_a_podman_that_answers_nonsense_is_no_end_of_the_pass(
     assert "its output is not a list of images" in known.reason.message
 
 
-def test_an_engine_is_asked_in_its_image_and_nowhere_else() -> None:
+def test_engine_is_asked_in_its_image_and_nowhere_else() -> None:
     words = contained(ASKED, "reconciler-preflight-x.service", "engine", "990:980", ("GPU-1",), 20)
     at = words.index("--")
     assert {"--property=PrivateNetwork=yes", "--property=RuntimeMaxSec=20", "--property=Nice=10"} <= {*words[:at]}

@@ -77,7 +77,7 @@ def start_of(plan: UnitPlan) -> list[str]:
     return shlex.split(line.removeprefix("ExecStart=:"))
 
 
-def test_a_container_is_started_as_podmans_own_units_do_it() -> None:
+def test_container_is_started_as_podmans_own_units_do_it() -> None:
     lines = build_unit(CONTAINED).splitlines()
     assert "After=network.target nvidia-cdi-refresh.service" in lines
     assert {"Type=notify", "NotifyAccess=all", "Delegate=yes", "KillMode=mixed", "Restart=always"} <= {*lines}
@@ -92,7 +92,7 @@ def test_a_container_is_started_as_podmans_own_units_do_it() -> None:
     assert words[at + 1 :] == ["-m", "vllm.entrypoints.openai.api_server", "--port=1"]
 
 
-def test_a_container_gets_its_gpus_its_models_and_its_cache_and_nothing_else() -> None:
+def test_container_gets_its_gpus_its_models_and_its_cache_and_nothing_else() -> None:
     words = start_of(CONTAINED)
     assert [word for word in words if word.startswith(("--device=", "--gpus"))] == [
         "--device=nvidia.com/gpu=GPU-1",
@@ -136,7 +136,7 @@ def test_names_of_units_lead_back_to_replicas() -> None:
     assert replica_of("gpu-1", "reconciler-proxy-gpu-1.service") is None
 
 
-def test_a_drain_gets_its_time_and_a_request_its_weight() -> None:
+def test_drain_gets_its_time_and_a_request_its_weight() -> None:
     lines = build_unit(PLAN).splitlines()
     assert {"TimeoutStopSec=121", "KillMode=mixed", "Restart=always", "StartLimitBurst=3", "OOMPolicy=stop"} <= {*lines}
     assert "CPUWeight=157" in lines, "4 cores are 4096 shares, and that is this weight in Kubernetes too"
@@ -222,7 +222,7 @@ def test_what_no_unit_can_hold_is_refused(change: dict[str, object]) -> None:
         build_unit(replace(PLAN, **change))  # type: ignore[arg-type]
 
 
-def test_the_name_of_a_variable_is_no_option_of_env() -> None:
+def test_name_of_a_variable_is_no_option_of_env() -> None:
     script = credential_of(replace(PLAN, env={"-S": "/bin/evil"}))
     assert script == "set -- /usr/bin/env -- '-S=/bin/evil' \"$@\"\n"
 
@@ -249,7 +249,7 @@ class Recorder(Systemd):
         self.stopped.append(name)
 
 
-def test_a_fetch_that_is_not_started_in_time_is_not_started_later(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetch_that_is_not_started_in_time_is_not_started_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would read its order from whatever has the number of our descriptor by then: another model's, perhaps."""
     monkeypatch.setattr(fetch, "_START_SECONDS", 0.1)
     systemd = Recorder()
@@ -258,7 +258,7 @@ def test_a_fetch_that_is_not_started_in_time_is_not_started_later(monkeypatch: p
     assert systemd.stopped == ["reconciler-fetch-box.1.service"]
 
 
-def test_a_fetch_is_closed_to_others_of_its_user_where_the_host_can(
+def test_fetch_is_closed_to_others_of_its_user_where_the_host_can(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     allowed = tmp_path / "max_user_namespaces"

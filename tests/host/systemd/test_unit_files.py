@@ -12,7 +12,7 @@ from reconciler.host.systemd.unit_files import Drifts
 
 
 @pytest.mark.parametrize("gone", ["path", "ours"])
-def test_a_file_that_goes_between_two_looks_ends_no_pass_for_ever(
+def test_file_that_goes_between_two_looks_ends_no_pass_for_ever(
     gone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = {name: tmp_path / name / "chat.service" for name in ("path", "ours", "wants")}
