@@ -1,7 +1,4 @@
-"""What one service asks for that its target does otherwise, ignores or refuses: the support table applied. Pure.
-
-they decide rows of the support table.
-"""
+"""What one service asks for that its target does otherwise, ignores or refuses: the support table applied. Pure."""
 
 from __future__ import annotations
 

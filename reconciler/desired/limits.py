@@ -1,8 +1,7 @@
 """How much one revision may ask of a target, and what its host could never run. Pure.
 
-Findings about a revision are limited as well: the first ones are kept, and the others counted.
-
-The planner reports the same once it has observed the host; authors of manifests should know before.
+Findings about a revision are limited as well: the first ones are kept, and the others counted. What a host could
+never run is known here before the planner observes the host: authors of manifests should know before.
 """
 
 from __future__ import annotations

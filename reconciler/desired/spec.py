@@ -1,7 +1,5 @@
 """KServe's container for a service → what runs on a host, with fields and resources of its pod. Pure.
 
-Pure.
-
 References to variables' values are resolved from what git itself holds; what git cannot tell stays a reference.
 `$(NAME)` in a text stays as it is written: the host expands it when it starts the process, as the kubelet does.
 """

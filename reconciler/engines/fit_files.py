@@ -1,6 +1,6 @@
 """The measured size of a model: headers of its weights, and memory figures in the log of a started vLLM.
 
-The lines of 0.32, with GPU and with CPU; older versions write the last one as two.
+The log lines are those of vLLM 0.32, with GPU and with CPU; older versions write the last one as two.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The files of a tree → manifests: each by itself, or as kustomize builds them, with the lines they come from.
-
-Pure.
-"""
+"""The files of a tree → manifests: each by itself, or as kustomize builds them, with the lines they come from."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """Secrets that were read, frozen, and what a spec wants of them. Pure.
 
-Pure.
-
 Values go to the process that is started and nowhere else. Nothing that is kept or shown may hold what these return.
 """
 

@@ -1,6 +1,6 @@
 """One door to git: a fixed argument list in, bytes out, under the mirror's lock, ended with the daemon or at a limit.
 
-Those of a daemon that died are waited for: what they fetched is useful. But nothing else ends them when they hang.
+Programs of a daemon that died are waited for, because what they fetched is useful, and ended when they hang.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How requests reach a service while its replicas come and go, and after it left this host. Pure.
 
-It may be on its way to another host, and a client that gets Retry-After does not give up.
+A service that left may be on its way to another host, and a client that gets Retry-After does not give up.
 """
 
 from __future__ import annotations

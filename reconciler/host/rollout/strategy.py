@@ -1,6 +1,6 @@
 """Which way a service goes from what is observed to its goal: a table, and what its columns measure. Pure.
 
-`strategy` measures the columns and `move` takes the way that is found here, step by step.
+`move` takes the way that is found here, step by step.
 """
 
 from __future__ import annotations

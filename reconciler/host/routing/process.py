@@ -1,7 +1,7 @@
 """Envoy as a process of its own: it outlives us, listens on ports, and has a folder that only it may use.
 
-The folder and all files in it stay the daemon's, so nothing that we read or write there can be put in place by that
-user.
+Where Envoy has a user of its own, the folder and all files in it stay the daemon's: that user can put nothing there
+that the daemon reads or writes.
 """
 
 from __future__ import annotations
