@@ -1,7 +1,7 @@
 """Limits of what is started: sizes and characters of arguments, and flags that an installed vLLM does not know.
 
-A folder holds one small file for each engine that does not know a flag. It is written with a verdict of that engine, and
-read whenever a replica is started, for then there may be no verdict at hand.
+A folder holds one small file for each engine that does not know a flag. It is written with a verdict of that engine,
+and read whenever a replica is started, for then there may be no verdict at hand.
 """
 
 from __future__ import annotations
