@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from reconciler.demo.repository import Repository
+from reconciler.model import texts
 from tests.e2e.rig import LAYOUT
 from tests.machines.conftest import MakeRig
 from tests.machines.installed import InstalledRig
@@ -86,7 +87,7 @@ def await_one(host: InstalledRig, name: str, seqs: int) -> None:
     """Until nothing but the successor is left."""
     host.wait("the old replica to be gone", lambda: len(host.records(name)) == 1)
     (record,) = host.records(name)
-    assert record.spec.args.count(f"--max-num-seqs={seqs}") == 1
+    assert texts(record.spec.args).count(f"--max-num-seqs={seqs}") == 1
 
 
 def test_each_host_acts_on_its_part_and_one_that_was_cut_off_catches_up(fleet: Fleet, switch: Switch) -> None:
