@@ -239,13 +239,16 @@ def fault_of_json(value: str) -> str:
 
 def as_json(tokens: list[str], like_list: bool = False) -> str:
     """The values as JSON, where their meaning is certain; else empty."""
-    text = unquoted(",".join(tokens).strip()).translate({0x201C: '"', 0x201D: '"', 0x2018: "'", 0x2019: "'"})
-    if len(text) > 10_000:
+    written = unquoted(",".join(tokens).strip())
+    if len(written) > 10_000:
         return ""
+    # Quotes that a word processor made curly; but in text that is valid as it is they are part of a value.
+    text = written.translate({0x201C: '"', 0x201D: '"', 0x2018: "'", 0x2019: "'"})
     text = text.replace('\\"', '"') if text.startswith('{\\"') else text
-    for attempt in (_as_it_is, _as_python, _as_yaml, _as_pairs):
+    attempts = ((_as_it_is, written), (_as_python, written))
+    for attempt, given in (*attempts, *((each, text) for each in (_as_it_is, _as_python, _as_yaml, _as_pairs))):
         try:
-            found = attempt(text)
+            found = attempt(given)
         except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
             continue
         if isinstance(found, (list, dict)) and (isinstance(found, list) or not like_list):
