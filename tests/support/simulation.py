@@ -606,9 +606,11 @@ class Host:
     def converge(self, desired: DesiredState, passes: int = 400, tick: float = 0.5) -> Plan:
         """Passes until a plan is empty and time alone changes nothing, or not soon what failed. Fails if that never
         comes."""
-        for _ in range(passes):
+        for number in range(passes):
             plan = self.step(desired)
-            later = plan.look_again_at is None or (self.failures and plan.look_again_at > self.now + 10)
+            # Several services that fail are each tried every 30 s, and hardly ever all at once.
+            quiet = 10 if number < passes / 2 else 3
+            later = plan.look_again_at is None or (self.failures and plan.look_again_at > self.now + quiet)
             if not plan.actions and later:
                 return plan
             self.now += tick
