@@ -12,7 +12,7 @@ from reconciler.host.health import Patience, ReplicaPhase
 from reconciler.host.rollout import Decision, ServiceContext, decide, fast_path, keep_room, unchanged_route
 from reconciler.host.rollout.builds import Marked
 from reconciler.host.rollout.confined import current_versions, mark_each, unmark_each
-from reconciler.host.rollout.contexts import Inputs, make_contexts
+from reconciler.host.rollout.inputs import Inputs, make_contexts
 from reconciler.model import (
     NO_ORIGIN,
     Action,

@@ -147,7 +147,7 @@ def _is_short(s: ServiceContext, generation: Generation) -> bool:
 
 
 def _sync(s: ServiceContext, goal: Goal, steps: Steps) -> Sync:
-    if goal.kind is GoalKind.HOLD and s.desired is None:
+    if goal.kind is GoalKind.KEEP and s.desired is None:
         return Sync.UNKNOWN
     if goal.kind is GoalKind.SUSPEND:
         return _sync_of_none(s)
@@ -215,7 +215,7 @@ def _health(s: ServiceContext, goal: Goal, steps: Steps, blocked: tuple[Reason, 
         )
     if goal.rejected and not serving and not steps.step:
         return Health(HealthStatus.DEGRADED, goal.rejected.reason)
-    if steps.step and not (goal.kind is GoalKind.HOLD and serving >= asked > 0):
+    if steps.step and not (goal.kind is GoalKind.KEEP and serving >= asked > 0):
         return Health(
             HealthStatus.PROGRESSING,
             progress(ReasonCode.STAGING if goal.stage else ReasonCode.PROGRESSING, f"{steps.step}; {count}"),

@@ -42,7 +42,7 @@ class GoalKind(StrEnum):
     """What kind of way lies ahead."""
 
     ROLL = "Roll"  # to what git says
-    HOLD = "Hold"  # git cannot be followed now: keep what serves
+    KEEP = "Keep"  # git cannot be followed now: keep what serves
     RESTORE = "Restore"  # git's digest failed: back to the last good one
     GIVE_UP = "GiveUp"  # git's digest failed, and there is no last good one
     SUSPEND = "Suspend"  # git asks for no replicas, or lets this host run none
@@ -87,23 +87,23 @@ def find_goal(s: ServiceContext) -> Goal:
     if s.why_empty:
         return Goal(GoalKind.SUSPEND, why=s.why_empty)
     if want is None or want.not_here:
-        return _hold(s, s.keep)
+        return _keep(s, s.keep)
     if want.spec is None:
         reason = (
             want.problems[0] if want.problems else Reason(ReasonCode.INVALID_DOCUMENT, "cannot be used", want.origin)
         )
-        return _hold(s, reason)
+        return _keep(s, reason)
     if want.replicas == 0:
         return Goal(GoalKind.SUSPEND, why=NO_REPLICAS)
     if s.unschedulable and _is_new(s, want):
-        held = _hold(s, s.unschedulable, (s.unschedulable,))
+        held = _keep(s, s.unschedulable, (s.unschedulable,))
         return replace(held, rejected=s.quarantines.get(want.digest))
     if s.is_proven(want.digest):
         return _goal_of_proven(s, want, want.spec)
     if want.digest in s.quarantines:
         return _restore(s, s.quarantines[want.digest])
     if blocked := _beyond(s, want, want.spec) + want.blocked:
-        return _hold(s, blocked[0], blocked)
+        return _keep(s, blocked[0], blocked)
     return _goal_after_failure(s, want) or _goal_of_new(s, want, want.spec)
 
 
@@ -122,7 +122,7 @@ def _goal_after_failure(s: ServiceContext, want: Desired) -> Goal | None:
         rejected = quarantine(s, want.digest, reason)
         return _restore(s, rejected, reject=rejected)
     if (due := s.start_due(want.digest)) > s.now:
-        return replace(_hold(s, reason, (reason,)), again_at=due)
+        return replace(_keep(s, reason, (reason,)), again_at=due)
     return None
 
 
@@ -153,9 +153,9 @@ def _goal_of_proven(s: ServiceContext, want: Desired, spec: EffectiveSpec) -> Go
     if len(alive) >= want.replicas:
         return goal
     if blocked:
-        return Goal(GoalKind.HOLD, (), blocked[0], blocked)
+        return Goal(GoalKind.KEEP, (), blocked[0], blocked)
     if missing := missing_files(s, spec):
-        return Goal(GoalKind.HOLD, (), why_staging(s, missing), refusals(s, missing), missing)
+        return Goal(GoalKind.KEEP, (), why_staging(s, missing), refusals(s, missing), missing)
     return goal
 
 
@@ -166,18 +166,18 @@ def _goal_of_new(s: ServiceContext, want: Desired, spec: EffectiveSpec) -> Goal:
     )
     if not running:
         if missing := missing_files(s, spec):
-            return _hold(s, why_staging(s, missing), refusals(s, missing), stage=missing)
+            return _keep(s, why_staging(s, missing), refusals(s, missing), stage=missing)
         if s.blockers and not (s.preflight and s.preflight.reasons):
             again = any(one.code is ReasonCode.PREFLIGHT_FAILED for one in s.blockers)
-            return _hold(s, s.blockers[0], s.blockers, ask=again and not s.asking)
+            return _keep(s, s.blockers[0], s.blockers, ask=again and not s.asking)
         if s.preflight is None:
             why = Reason(ReasonCode.PREFLIGHT_PENDING, "validating the arguments with the installed vLLM", want.origin)
-            return _hold(s, why, ask=not s.asking)
+            return _keep(s, why, ask=not s.asking)
         if reasons := s.preflight.reasons or _too_few_gpus(s, want, spec):
             failed = quarantine(s, want.digest, joined(reasons))
             return _restore(s, failed, reject=failed)
         if blocked := _too_large(s, want):
-            return _hold(s, blocked[0], blocked)
+            return _keep(s, blocked[0], blocked)
     new = Generation(want.digest, spec, want.replicas, want.origin)
     if s.promoted and _runs_beside(s, want, spec):
         stable = last_good(s.promoted)
@@ -225,11 +225,11 @@ def joined(reasons: tuple[Reason, ...]) -> Reason:
     return Reason(first.code, "; ".join([first.message, *(str(r) for r in reasons[1:])]), first.origin)
 
 
-def _hold(
+def _keep(
     s: ServiceContext, why: Reason | None, blocked: tuple[Reason, ...] = (), stage: Missing = (), ask: bool = False
 ) -> Goal:
     """Keep what serves. The last good digest may be started again; nothing is drained."""
-    return Goal(GoalKind.HOLD, _promoted_only(s), why, blocked, stage, ask)
+    return Goal(GoalKind.KEEP, _promoted_only(s), why, blocked, stage, ask)
 
 
 def _restore(s: ServiceContext, rejected: Quarantine, reject: Quarantine | None = None) -> Goal:

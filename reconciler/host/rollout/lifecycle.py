@@ -226,7 +226,7 @@ def finish_drains(s: ServiceContext, goal: Goal, steps: Steps) -> ServiceContext
 def _wanted_again(s: ServiceContext, goal: Goal) -> set[ReplicaId]:
     ids: set[ReplicaId] = set()
     # While git cannot be followed there is no successor either: what was drained for one serves on.
-    if goal.kind not in (GoalKind.ROLL, GoalKind.RESTORE, GoalKind.HOLD):
+    if goal.kind not in (GoalKind.ROLL, GoalKind.RESTORE, GoalKind.KEEP):
         return ids
     for generation in goal.generations:
         have = [r for r in s.of(ReplicaPhase.STARTING, ReplicaPhase.READY) if r.digest == generation.digest]

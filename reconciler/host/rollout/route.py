@@ -154,7 +154,7 @@ def _is_passed_through(s: ServiceContext, shown: list[Replica]) -> bool:
 
 
 def _percent(s: ServiceContext, goal: Goal) -> int:
-    if goal.kind is GoalKind.HOLD and s.route:
+    if goal.kind is GoalKind.KEEP and s.route:
         return s.route.canary_percent
     return (s.desired.canary_percent or 0) if s.desired and len(goal.generations) > 1 else 0
 

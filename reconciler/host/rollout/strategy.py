@@ -88,7 +88,7 @@ TABLE: tuple[Row, ...] = (
     #   goal                  serving              asked       room                          way
     Row((GoalKind.LEAVE,),    (),                  (),         (),                           Way.FORGET),
     Row((GoalKind.SUSPEND,),  (),                  (),         (),                           Way.EMPTY),
-    Row((GoalKind.HOLD,),     (),                  (),         (),                           Way.KEEP),
+    Row((GoalKind.KEEP,),     (),                  (),         (),                           Way.KEEP),
     Row((GoalKind.GIVE_UP,),  (),                  (),         (),                           Way.GIVE_UP),
     Row(_ON,                  (Serving.NOTHING,),  (),         (),                           Way.FALL_BACK),
     Row(_ON,                  (Serving.NEW,),      (),         (),                           Way.START),

@@ -23,7 +23,7 @@ from reconciler.host.inventory import Inventory
 from reconciler.host.plan import make_plan
 from reconciler.host.probing.engine_probes import Subjects
 from reconciler.host.probing.replicas import Replicas
-from reconciler.host.rollout import confined, contexts, reservations
+from reconciler.host.rollout import confined, inputs, reservations
 from reconciler.host.target import HostTarget
 from reconciler.loop import recorder, source_recorder
 from reconciler.loop.reconcile import Reconciler
@@ -87,8 +87,8 @@ def break_for(patched: pytest.MonkeyPatch, where: Any, name: str, service: Servi
 _DECIDING = [
     (planning, "fast_path"),
     (planning, "decide"),
-    (contexts, "standing"),
-    (contexts, "reason_to_stay"),
+    (inputs, "standing"),
+    (inputs, "reason_to_stay"),
     (confined, "phase_of"),
     (reservations, "_keep_to_restore"),
     (reservations, "_keep_to_succeed"),

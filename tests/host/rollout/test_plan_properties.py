@@ -13,7 +13,7 @@ from reconciler.fault_isolation import Faults
 from reconciler.host.capacity import Ledger
 from reconciler.host.plan import make_plan
 from reconciler.host.rollout import decide, fast_path
-from reconciler.host.rollout.contexts import Inputs, make_contexts
+from reconciler.host.rollout.inputs import Inputs, make_contexts
 from reconciler.model import (
     GPU,
     MIG,
