@@ -21,6 +21,9 @@ LONGEST_STRING = 131_072
 _PIECES, _PIECE_MIB = 10, "16"
 # The kernel stores a pointer to each string in addition.
 _POINTER = 8
+# Engines were asked about these from the first release on, so a file does not name those of them that are known.
+_ALWAYS_ASKED = frozenset({"--shutdown-timeout", "--uds"})
+_KNOWN = "known "
 
 
 def unfit_argument(text: str) -> str:
@@ -100,9 +103,10 @@ class Lacks:
         if flags == self.of(engine):
             return
         self._known[engine] = flags
+        known = (f"{_KNOWN}{flag}" for flag in DISPENSABLE - flags - _ALWAYS_ASKED)
         with contextlib.suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._path(engine), json.dumps(sorted(flags)).encode())
+            write_atomically(self._path(engine), json.dumps(sorted([*flags, *known])).encode())
 
     def keep(self, engines: Collection[tuple[str, str]]) -> None:
         """Delete all others. What cannot be deleted is deleted another time."""
@@ -114,9 +118,12 @@ class Lacks:
                     path.unlink()
 
     def _read(self, engine: tuple[str, str]) -> frozenset[str]:
+        """A flag that the engine was not asked about, because an older daemon did not add it, may be unknown to it."""
+        entries: set[str] = set()
         with contextlib.suppress(OSError, ValueError, TypeError):
-            return frozenset(json.loads(self._path(engine).read_bytes())) & DISPENSABLE
-        return frozenset()
+            entries = set(json.loads(self._path(engine).read_bytes()))
+        unasked = {flag for flag in DISPENSABLE - _ALWAYS_ASKED if f"{_KNOWN}{flag}" not in entries}
+        return frozenset(entries & DISPENSABLE | unasked)
 
     def _path(self, engine: tuple[str, str]) -> Path:
         return self._folder / f"{hashlib.sha256(json.dumps(engine).encode()).hexdigest()[:32]}{_SUFFIX}"

@@ -10,7 +10,7 @@ import pytest
 
 from reconciler.config.settings import EngineSettings
 from reconciler.engines.environment import Folders
-from reconciler.engines.launch import ADDED, OLDEST_VLLM, launch, question, without
+from reconciler.engines.launch import ADDED, DISPENSABLE, OLDEST_VLLM, launch, question, without
 from reconciler.engines.limits import Lacks
 from reconciler.engines.preflight import NoVerdict, PreflightRunner, engine_parts, key_of
 from reconciler.model import EffectiveSpec, Lease, ServiceId
@@ -84,6 +84,16 @@ def test_old_engine_is_served_without_shutdown_timeout_and_on_its_port(tmp_path:
     argv = started(python, tmp_path / "cache")
     assert not any("shutdown" in word or "uds" in word for word in argv)
     assert {"--host=127.0.0.1", "--port=8123"} <= {*argv}
+
+
+def test_flag_that_no_older_daemon_asked_about_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engines = [("/a", "1"), ("/b", "1")]
+    Lacks(tmp_path).note(engines[0], frozenset({"--uds"}))
+    monkeypatch.setattr("reconciler.engines.limits.DISPENSABLE", DISPENSABLE | {"--new"})
+    assert [Lacks(tmp_path).of(each) for each in engines] == [{"--uds", "--new"}, {"--new"}]
+    for each in engines:
+        Lacks(tmp_path).note(each, frozenset())
+    assert [Lacks(tmp_path).of(each) for each in engines] == [frozenset(), frozenset()]
 
 
 def test_newer_engine_at_the_same_path_gets_all_flags_again(tmp_path: Path) -> None:
