@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 _LOOKS = """
 import sys
-from reconciler.config.settings import EngineSettings as Engine
+from reconciler.config.settings import EngineSettings
 from reconciler.engines.fit_files import read_figures
 from reconciler.engines.environment import find_engine
 from reconciler.engines.arguments import expand, names_in
