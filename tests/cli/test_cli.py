@@ -47,6 +47,8 @@ COMMANDS = [
     "validate",
     "version",
 ]
+# Most tests start the command in a process of its own.
+pytestmark = pytest.mark.slow
 CONTAINERFILE = Path(__file__).parents[2] / "Containerfile"
 ENTRY = Path(sys.executable).with_name("reconciler")
 

@@ -18,6 +18,7 @@ ASKS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [Retryable("its disk hangs"), Terminal("nothing runs its image")])
 def test_plan_is_made_where_one_service_cannot_be_asked_about(error: Exception) -> None:
     asked: list[str] = []

@@ -125,6 +125,7 @@ def test_overlay_with_patches_is_built_with_lines_of_its_base(kubectl: str, repo
     assert sorted(each.kind for each in found.documents) == ["ClusterServingRuntime", "Host", "InferenceService"]
 
 
+@pytest.mark.slow
 def test_command_and_daemon_read_an_overlay_alike(kubectl: str, repository: Repository) -> None:
     snapshot = commit(repository, TREE)
     theirs = look(snapshot)
@@ -140,6 +141,7 @@ def test_command_and_daemon_read_an_overlay_alike(kubectl: str, repository: Repo
     assert ours.errors == theirs.errors == ()
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_worker_of_a_daemon_builds_every_revision(kubectl: str, repository: Repository) -> None:
     """Also of files that it knows from the one before."""
@@ -286,6 +288,7 @@ def test_object_of_another_tool_is_no_kustomization(no_program: None, repository
     assert (services(found), found.errors) == (["chat"], ())
 
 
+@pytest.mark.slow
 def test_instructions_in_a_kustomization_may_name_files(kubectl: str, repository: Repository) -> None:
     made = "  apiVersion: builtin\n  kind: ConfigMapGenerator\n  metadata: {name: chat}\n  files: [a=chat.jinja]\n"
     files = {
@@ -297,6 +300,7 @@ def test_instructions_in_a_kustomization_may_name_files(kubectl: str, repository
     assert found.data["data"] == {"a": "{{ messages }}"}
 
 
+@pytest.mark.slow
 def test_kustomization_of_the_whole_repository_is_built(
     kubectl: str, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,6 +316,7 @@ def test_kustomization_of_the_whole_repository_is_built(
         assert [each.name for each in found.of_kind("Host")] == ["box"]
 
 
+@pytest.mark.slow
 def test_base_that_an_overlay_uses_is_not_served_as_well(kubectl: str, repository: Repository) -> None:
     files = {
         "hosts/box/host.yaml": HOST,
@@ -331,6 +336,7 @@ def test_base_that_an_overlay_uses_is_not_served_as_well(kubectl: str, repositor
     ]
 
 
+@pytest.mark.slow
 def test_base_in_a_folder_of_another_target_is_used(kubectl: str, repository: Repository) -> None:
     """Which folders others read changes nothing for a target: only a part of the tree is its own."""
     overlays = {f"hosts/other/{name}": TREE[f"hosts/box/{name}"] for name in ("kustomization.yaml", "memory.yaml")}
@@ -342,6 +348,7 @@ def test_base_in_a_folder_of_another_target_is_used(kubectl: str, repository: Re
     )
 
 
+@pytest.mark.slow
 def test_kustomization_of_a_path_decides_over_all_below_it(kubectl: str, repository: Repository) -> None:
     files = {
         "hosts/box/host.yaml": HOST,
@@ -357,6 +364,7 @@ def test_kustomization_of_a_path_decides_over_all_below_it(kubectl: str, reposit
     assert state.host_known
 
 
+@pytest.mark.slow
 def test_generated_config_map_reads_files_of_any_name(kubectl: str, repository: Repository) -> None:
     files = {
         "hosts/box/kustomization.yaml": f"{LIST}configMapGenerator:\n- name: chat\n  files: [a=chat.jinja]\n",
@@ -368,6 +376,7 @@ def test_generated_config_map_reads_files_of_any_name(kubectl: str, repository: 
     assert made.origin == Origin("hosts/box/kustomization.yaml", 2)
 
 
+@pytest.mark.slow
 def test_failed_build_says_why_in_the_names_of_the_repository(kubectl: str, repository: Repository) -> None:
     files = {**TREE, "hosts/box/memory.yaml": MEMORY.replace("name: chat", "name: other")}
     state = desired(commit(repository, files))
@@ -488,6 +497,7 @@ def test_builds_of_one_revision_end_together(
     assert second.origin.file == "hosts/box/b/kustomization.yaml"
 
 
+@pytest.mark.slow
 def test_folders_of_killed_builds_are_swept(
     kubectl: str, repository: Repository, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -523,6 +533,7 @@ def test_build_without_end_blames_its_files_where_it_computes(
         read_paths([repository.path / "hosts/box"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["n" * 300, "hosts/box/memory.yaml/a.txt"], ids=["long", "below a file"])
 def test_name_that_no_disk_takes_is_a_fault_of_the_files(name: str, kubectl: str, repository: Repository) -> None:
     """Not of this machine: it would be tried again for ever, and nothing else be read."""
@@ -534,6 +545,7 @@ def test_name_that_no_disk_takes_is_a_fault_of_the_files(name: str, kubectl: str
     assert "rename it" in found.errors[0].message
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_lines_of_many_objects_are_found_by_their_names(kubectl: str, repository: Repository) -> None:
     objects = [f"apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: c{index}}}\n" for index in range(600)]
@@ -548,6 +560,7 @@ def test_lines_of_many_objects_are_found_by_their_names(kubectl: str, repository
     assert {each.origin for each in found} == {Origin("hosts/box/all.yaml", 1)}
 
 
+@pytest.mark.slow
 def test_unchanged_overlay_is_not_built_again(
     kubectl: str, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -559,6 +572,7 @@ def test_unchanged_overlay_is_not_built_again(
     assert changed.of_kind("InferenceService")[0].data["spec"]["predictor"]["model"]["env"] == []
 
 
+@pytest.mark.slow
 def test_overlay_of_another_folder_gets_no_secrets_of_a_namespace(kubectl: str, repository: Repository) -> None:
     """An overlay decides over what it makes of a base: it counts as written where the overlay stands."""
     limited = {"folders": [{"path": "base", "namespaces": ["models"]}]}
@@ -570,6 +584,7 @@ def test_overlay_of_another_folder_gets_no_secrets_of_a_namespace(kubectl: str, 
     assert target.secrets.folder_of(service.place) is None
 
 
+@pytest.mark.slow
 def test_encrypted_secret_that_nothing_changes_stays_in_its_order(kubectl: str, repository: Repository) -> None:
     """SOPS' checksum goes over the values in the order of the file."""
     secret = (

@@ -44,6 +44,7 @@ def other_vocabularies(tree: ast.Module) -> Iterator[ast.AST]:
             yield from ast.walk(node)
 
 
+@pytest.mark.slow
 def test_no_reason_is_written_as_text() -> None:
     codes = {str(each) for each in ReasonCode}
     found = []

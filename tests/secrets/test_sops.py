@@ -25,6 +25,9 @@ from reconciler.secrets.decode import Unfit
 from reconciler.secrets.sops import Identities, Opener, read_identities
 from tests.support.secret_files import age_key, encrypt
 
+# Each document is a start of sops.
+pytestmark = pytest.mark.slow
+
 SECRET = """\
 # For the hub
 apiVersion: v1

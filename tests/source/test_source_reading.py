@@ -223,6 +223,7 @@ def test_file_of_a_hundred_megabytes_is_never_read(repository: Repository, sourc
     assert codes(source.poll()) == {"hosts/a/weights.yaml": "FileTooLarge"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "code", "shown"),
     [
@@ -263,6 +264,7 @@ def test_ten_thousand_folders_inside_each_other_break_nothing(repository: Reposi
     assert source.last_good() is good
 
 
+@pytest.mark.slow
 def test_trees_that_multiply_are_refused_and_the_next_revision_is_read(
     repository: Repository, source: GitSource, mirror: Path
 ) -> None:
@@ -458,6 +460,7 @@ def commit_raw_tree(repository: Repository, body: bytes) -> str:
     return revision
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("header", [b"author A\0B <a@b> 1 +0000\n", b"author A <a@b> 1 +0000\nx\0y z\n"])
 def test_commit_with_a_zero_byte_in_its_header_leaves_the_last_good_one(
     repository: Repository, source: GitSource, header: bytes

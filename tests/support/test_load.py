@@ -18,6 +18,9 @@ from hypothesis import strategies as st
 from tests.support.judge import Answer, Caller, Question, Verdict, ways_to
 from tests.support.load import Load
 
+# It proves the judge of other slow tests.
+pytestmark = pytest.mark.slow
+
 WAYS = ways_to("default", "tiny")
 TOKENS = 4
 RESET = b"\0reset"

@@ -148,6 +148,7 @@ def test_loop_that_turns_is_alive_and_one_that_does_not_is_stuck(web: WebSide, l
     assert get(web, "/healthz") == (503, '{"status":"stuck","heartbeatAgeSeconds":1000.0}')
 
 
+@pytest.mark.slow
 def test_nobody_asks_and_nothing_wakes_up(web: WebSide) -> None:
     assert get(web, "/healthz")[0] == 200
     before = wakes(web)
@@ -175,6 +176,7 @@ def test_nothing_else_is_offered_to_the_network(web: WebSide) -> None:
     assert get(web, "/healthz", "POST")[0] == 405
 
 
+@pytest.mark.slow
 def test_half_open_connections_starve_nobody(web: WebSide) -> None:
     silent = [socket.create_connection(web.address, 10) for _ in range(50)]
     drips = [socket.create_connection(web.address, 10) for _ in range(40)]
@@ -382,6 +384,7 @@ def test_second_daemon_is_refused(web: WebSide, config: Settings, loop: FakeLoop
     assert DaemonClient(config.socket_path).status()
 
 
+@pytest.mark.slow
 def test_taken_port_does_not_keep_the_daemon_from_starting(tmp_path: Path, loop: FakeLoop) -> None:
     """Any user of the host may do that."""
     with socket.create_server(("127.0.0.1", 0)) as thief:
@@ -394,6 +397,7 @@ def test_taken_port_does_not_keep_the_daemon_from_starting(tmp_path: Path, loop:
     side.stop()
 
 
+@pytest.mark.slow
 def test_stop_does_not_wait_for_a_taken_port(web: WebSide, tmp_path: Path, loop: FakeLoop) -> None:
     side = WebSide(settings(tmp_path / "other", web=Web(listen=f"127.0.0.1:{web.address[1]}")), loop, Metrics())
     side.start()
@@ -525,6 +529,7 @@ def test_restart_is_followed_over_a_restart_of_the_daemon(monkeypatch: pytest.Mo
     assert found["name"] == "tiny"
 
 
+@pytest.mark.slow
 def test_sync_asks_a_daemon_that_was_restarted_once_more(config: Settings) -> None:
     moving = with_service(status_of(report(), passes=9), sync="OutOfSync")
     first, second = FakeLoop(moving), FakeLoop(status_of(report(), passes=2))
@@ -544,6 +549,7 @@ def test_sync_asks_a_daemon_that_was_restarted_once_more(config: Settings) -> No
     assert ("sync", None) in second.asked, "its passes are counted from the start"
 
 
+@pytest.mark.slow
 def test_followed_logs_go_on_after_a_restart_of_the_daemon(config: Settings) -> None:
     loop = FakeLoop(lines=["a", "b"])
     first, second = WebSide(config, loop, Metrics()), WebSide(config, loop, Metrics())

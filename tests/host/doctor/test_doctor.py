@@ -34,6 +34,9 @@ from tests.support.ports import free_port
 from tests.support.world import record
 from tests.web.test_web import FakeLoop
 
+# Most checks start the programs that they are about.
+pytestmark = pytest.mark.slow
+
 SERVED_PORTS = "20000-20999"
 
 

@@ -14,6 +14,9 @@ from reconciler.host.probing.probing import Probes, ProbeState, Subject, Topic
 from reconciler.model import ReplicaId, Routed
 from tests.support.world import SERVICE, eventually
 
+# Most tests wait for what happens in the background.
+pytestmark = pytest.mark.slow
+
 FIRST = Subject(ReplicaId(SERVICE, "aaaaaaaa-0"), 20000, Topic.STARTING, started=1)
 SECOND = replace(FIRST, id=ReplicaId(SERVICE, "aaaaaaaa-1"))
 

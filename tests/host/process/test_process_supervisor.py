@@ -30,6 +30,9 @@ from reconciler.system.procfs import Identity
 from tests.support.ports import free_port
 from tests.support.world import errno_of_a_stranger, eventually, exists, is_up, record, said, standin
 
+# Each test starts processes, and waits for their end.
+pytestmark = pytest.mark.slow
+
 Open = Callable[[], ProcessSupervisor]
 
 

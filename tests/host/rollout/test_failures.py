@@ -154,6 +154,7 @@ def test_quarantine_that_cannot_be_kept_does_not_hold_up_last_good_digest():
 KINDS = (Start, Stop, Drain, Undrain, Remove, SetRoutes, Promote, MarkReady, AskPreflight, Reject, TakeOwnership)
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from(KINDS),
     st.integers(1, 2),

@@ -24,6 +24,9 @@ from reconciler.model import Routed
 from tests.support.ports import free_port
 from tests.support.proxy_parts import Backend, ask, route, service, wait_for
 
+# Each test starts Envoy, some several times.
+pytestmark = pytest.mark.slow
+
 DAEMON = """
 import os, signal, sys
 from pathlib import Path

@@ -25,6 +25,9 @@ from reconciler.model import Fetch, Mount, ReasonCode, Staging
 from tests.host.staging.models import Models
 from tests.support.world import eventually, exists
 
+# Each test starts the program that downloads.
+pytestmark = pytest.mark.slow
+
 MOUNT = Mount("s3://bucket/a")
 
 
