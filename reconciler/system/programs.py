@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import pwd
 import selectors
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import IO, Any, cast
 
 from reconciler.errors import Retryable
@@ -48,6 +50,12 @@ def run_program(
     except OSError as error:
         why = error.strerror or str(error)
         raise NoAnswer(f"{argv[0]} cannot be run: {why}; install it on this host", why) from None
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process that leads a group of its own, with all that it started there."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 class TooMuchError(Exception):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pwd
-import signal
 import subprocess
 import time
 from typing import Any
 
 from reconciler.system.files import Stamp, stamp_of
+from reconciler.system.programs import kill_group
 
 _SECONDS = 1.0
 # What ran runs again while its files stay; what did not is asked again after a moment, for its cause may lie elsewhere.
@@ -79,8 +78,7 @@ def _try(python: str, user: str) -> str:
             errors = process.communicate(timeout=_SECONDS)[1].decode(errors="replace")
         except subprocess.TimeoutExpired:
             # It runs, and that was the question.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            kill_group(process)
             return ""
     lines = errors.strip().splitlines()
     told = next((line.strip() for line in lines if any(each in line for each in _BROKEN)), "")
