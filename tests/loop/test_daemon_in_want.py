@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.host.teardown import end_workloads
 from tests.support.light_rig import LightRig
 from tests.support.world import exists
 
@@ -37,6 +38,8 @@ def small_disk(rig: LightRig) -> Iterator[Path]:
     rig.state_dir.chmod(0o700)
     yield rig.state_dir / "filler"
     rig.kill()
+    # Afterwards no record tells which processes are of this daemon.
+    assert not end_workloads(rig.settings)
     with_state = subprocess.run(["umount", "-l", rig.state_dir], capture_output=True, text=True)
     assert with_state.returncode == 0, with_state.stderr
 
