@@ -245,8 +245,9 @@ def as_json(tokens: list[str], like_list: bool = False) -> str:
     # Quotes that a word processor made curly; but in text that is valid as it is they are part of a value.
     text = written.translate({0x201C: '"', 0x201D: '"', 0x2018: "'", 0x2019: "'"})
     text = text.replace('\\"', '"') if text.startswith('{\\"') else text
-    attempts = ((_as_it_is, written), (_as_python, written))
-    for attempt, given in (*attempts, *((each, text) for each in (_as_it_is, _as_python, _as_yaml, _as_pairs))):
+    as_written = ((_as_it_is, written), (_as_python, written))
+    straightened = ((each, text) for each in (_as_it_is, _as_python, _as_yaml, _as_pairs))
+    for attempt, given in dict.fromkeys((*as_written, *straightened)):
         try:
             found = attempt(given)
         except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
