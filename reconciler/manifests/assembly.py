@@ -10,7 +10,7 @@ from typing import Any
 from reconciler.formats.strict_yaml import Lines, YamlProblem, line_at, load, load_one, split_documents
 from reconciler.manifests.documents import is_json, join_surrogates, read_object, split_objects
 from reconciler.manifests.kustomization import Kustomization, read_kustomization
-from reconciler.manifests.kustomize import TREE, BuildFailed, Program, build, find_program
+from reconciler.manifests.kustomize import TREE, BuildFailed, Program, build, find_program, sweep
 from reconciler.manifests.manifest import Manifests, Unreadable, joined, unreadable
 from reconciler.manifests.overlays import Overlay, lay_out
 from reconciler.model import File, Origin, Reason, ReasonCode
@@ -242,6 +242,9 @@ def _of_overlay(
 
 
 def _timed(overlay: Overlay, program: Program, builds: Builds) -> Manifests:
+    if not builds.seconds:
+        # Before the first build of a reading.
+        sweep()
     begun = time.monotonic()
     try:
         return _built(overlay, program)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from reconciler.model import File
 from reconciler.system.procfs import cpu_seconds
-from reconciler.system.programs import TooMuchError, exchange
+from reconciler.system.programs import TooMuchError, exchange, kill_group
 
 _MEMORY_BYTES, _CPU_SECONDS = 1 << 30, 20
 # Shorter than the silence after which a worker that evaluates a revision counts as hung.
@@ -90,7 +90,6 @@ def build(program: Program, folder: str, files: Iterable[File]) -> bytes:
 
     Raises BuildFailed; OSError where this machine is to blame.
     """
-    _sweep()
     with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-") as scratch:
         for file in files:
             _write(Path(scratch, TREE, file.path), file)
@@ -99,7 +98,7 @@ def build(program: Program, folder: str, files: Iterable[File]) -> bytes:
         return _run(program, scratch)
 
 
-def _sweep() -> None:
+def sweep() -> None:
     """Folders of builds that were killed: a worker that evaluates a revision may be at any time."""
     oldest = time.time() - 2 * _SECONDS
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
@@ -155,7 +154,7 @@ def _run(program: Program, scratch: str) -> bytes:
             raise BuildFailed(f"what is built has more than {_LONGEST >> 20} MiB") from None
         finally:
             if process.returncode is None:
-                os.killpg(process.pid, signal.SIGKILL)
+                kill_group(process)
     if process.returncode in _KILLED and _children_seconds() - before < _MUCH_SECONDS:
         raise OSError(f"{program} was killed, most likely because memory ran out (see `journalctl -k`)")
     if process.returncode < 0 or (process.returncode == 2 and b"goroutine" in errors):
