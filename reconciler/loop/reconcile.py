@@ -98,9 +98,10 @@ class Reconciler:
         suspended = self._suspension.in_force()
         drained = self._drain.current() if self._drain else None
         desired = self._wanted(snapshot) if act else self.desired(snapshot)
-        observed = self._target.observe(desired.versions)
+        versions = desired.versions
+        observed = self._target.observe(versions)
         if isinstance(observed, Observed):
-            observed = self._target.preflight(desired.versions, observed)
+            observed = self._target.preflight(versions, observed)
         plan = make_plan(
             desired,
             observed,
