@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,8 @@ SCHEMA = 1
 RECORD = "record.json"
 _PARTIAL = f".{RECORD}.new"
 _GONE = ".gone-"
+# Seconds; between fork and exec of a child, on a busy machine.
+_FORKED = 5.0
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,251}[a-z0-9])?")
 T = TypeVar("T")
 
@@ -259,15 +262,13 @@ class TargetLock:
         with _explained(self._path):
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _locked(file):
             holder = os.read(file, 32).decode(errors="replace").strip() or "unknown"
             os.close(file)
             raise Terminal(
                 f"{self._path.parent}: another reconciler (pid {holder}) drives this target; "
                 "stop it, or give this one another state_dir"
-            ) from None
+            )
         os.ftruncate(file, 0)
         os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
         self._file = file
@@ -286,6 +287,22 @@ class TargetLock:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def _locked(file: int) -> bool:
+    """Is it ours now? A child that a killed daemon was just starting holds its lock until it runs its program."""
+    give_up_at = time.monotonic() + _FORKED
+    while True:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        if time.monotonic() > give_up_at or _is_alive(os.pread(file, 32, 0)):
+            return False
+        time.sleep(0.02)
+
+
+def _is_alive(pid: bytes) -> bool:
+    return pid.strip().isdigit() and Path(f"/proc/{int(pid)}").exists()
 
 
 def vanished(folder: Path) -> Retryable:

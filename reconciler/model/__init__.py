@@ -66,6 +66,7 @@ from reconciler.model.names import (
     is_under,
     progress,
 )
+from reconciler.model.objects import DesiredObject, KubeObject, ObjectId
 from reconciler.model.observed import (
     Address,
     Capacity,
@@ -110,6 +111,7 @@ __all__ = [
     "Canary",
     "Capacity",
     "Desired",
+    "DesiredObject",
     "DesiredState",
     "Drain",
     "EffectiveSpec",
@@ -128,12 +130,14 @@ __all__ = [
     "Health",
     "HealthStatus",
     "Holds",
+    "KubeObject",
     "Lease",
     "MarkReady",
     "Mount",
     "NoOrigin",
     "NoteCrash",
     "NoteFailure",
+    "ObjectId",
     "Observed",
     "Origin",
     "Outcome",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -300,3 +302,18 @@ def test_two_daemons_never_drive_one_folder(tmp_path: Path) -> None:
         TargetLock(tmp_path / "box").acquire()
     lock.release()
     TargetLock(tmp_path / "box").acquire()
+
+
+def test_lock_of_a_killed_daemon_that_a_forked_child_still_holds_is_waited_for(tmp_path: Path):
+    lock = TargetLock(tmp_path / "box")
+    lock.acquire()
+    lock.release()
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    forked = os.open(tmp_path / "box" / "lock", os.O_RDWR)
+    fcntl.flock(forked, fcntl.LOCK_EX)
+    os.pwrite(forked, f"{ended.pid}\n".encode(), 0)
+    os.ftruncate(forked, len(f"{ended.pid}\n"))
+    threading.Timer(0.3, os.close, (forked,)).start()
+    lock.acquire()
+    assert (tmp_path / "box" / "lock").read_text() == f"{os.getpid()}\n"
