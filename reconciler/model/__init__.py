@@ -53,6 +53,7 @@ from reconciler.model.desired import (
     texts,
 )
 from reconciler.model.fit import Fit
+from reconciler.model.guard import Deletion, Guard, GuardLimits
 from reconciler.model.holds import EVERYTHING, ByHand, Holds
 from reconciler.model.names import (
     NO_ORIGIN,
@@ -110,6 +111,7 @@ __all__ = [
     "ByHand",
     "Canary",
     "Capacity",
+    "Deletion",
     "Desired",
     "DesiredObject",
     "DesiredState",
@@ -127,6 +129,8 @@ __all__ = [
     "Forget",
     "Gpu",
     "GpuUse",
+    "Guard",
+    "GuardLimits",
     "Health",
     "HealthStatus",
     "Holds",

@@ -223,6 +223,7 @@ class ReasonCode(StrEnum):
 
     # How a service stands
     ACTION_FAILED = "ActionFailed", "an action fails again and again"
+    APPROVAL_REQUIRED = "ApprovalRequired", "so much would be deleted at once that a person must approve it"
     BLOCKED = "Blocked", "something keeps the service from starting"
     CRASH_LOOP_BACKOFF = "CrashLoopBackOff", "replicas crashed repeatedly"
     DELETING = "Deleting", "the service is being taken away"

@@ -259,6 +259,10 @@ HELP: Mapping[str, Mapping[R, Help]] = {
     },
     "State of a service": {
         R.ACTION_FAILED: ("retries with backoff; what serves keeps serving", "correct what the message names"),
+        R.APPROVAL_REQUIRED: (
+            "deletes nothing until it is approved; goes on with the rest",
+            "`reconciler approve HASH` if it is meant, else restore it in git",
+        ),
         R.BLOCKED: (BLOCKS, "see the reasons it lists"),
         R.CRASH_LOOP_BACKOFF: (
             "restarts them with growing pauses of up to 5 minutes",
