@@ -1,0 +1,1 @@
+"""The cluster wing: KServe on Kubernetes, by server-side apply."""
