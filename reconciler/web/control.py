@@ -1,7 +1,7 @@
 """The owner's API of the daemon over its unix socket: status, history, logs, sync, suspend, resume, restart,
 drain, undrain.
 
-Connections are vetted by the server (only our own user and root); here are the questions. Errors are JSON too:
+Connections are vetted by the server (only our own user and root). Errors are JSON too:
 `{"error": …}` with 400 for a wrong question, 404 for an unknown service, 500 for our fault.
 """
 
@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import structlog
@@ -84,62 +85,68 @@ class BadRequest(Exception):
 
 
 def control_app(control: Control) -> Starlette:
-    """The questions as HTTP."""
+    """The API as HTTP."""
+    api = _OwnerApi(control)
+    return Starlette(
+        routes=[
+            Route("/status", _answer(api.status), methods=["GET"]),
+            Route("/history", _answer(api.history), methods=["GET"]),
+            Route("/logs", _answer(api.logs), methods=["GET"]),
+            Route("/sync", _answer(api.sync, asyncio.Semaphore(_MOST_SYNCS)), methods=["POST"]),
+            Route("/suspend", _answer(api.suspend), methods=["POST"]),
+            Route("/resume", _answer(api.resume), methods=["POST"]),
+            Route("/restart", _answer(api.restart), methods=["POST"]),
+            Route("/drain", _answer(api.drain), methods=["POST"]),
+            Route("/undrain", _answer(api.undrain), methods=["POST"]),
+        ]
+    )
 
-    def status(_: Request, __: Document) -> object:
-        return control.status()
 
-    def history(request: Request, _: Document) -> object:
-        service = _service(control, request.query_params.get("service"), gone_is_fine=True)
-        return {"entries": control.history(service, _number(request, "limit", 50), **_filters(request))}
+@dataclass(frozen=True, slots=True)
+class _OwnerApi:
+    """One method for each path: what it answers to a request and its body. Raises BadRequest."""
 
-    def logs(request: Request, _: Document) -> object:
-        service = _service(control, request.query_params.get("service"))
+    control: Control
+
+    def status(self, _: Request, __: Document) -> object:
+        return self.control.status()
+
+    def history(self, request: Request, _: Document) -> object:
+        service = _service(self.control, request.query_params.get("service"), gone_is_fine=True)
+        return {"entries": self.control.history(service, _number(request, "limit", 50), **_filters(request))}
+
+    def logs(self, request: Request, _: Document) -> object:
+        service = _service(self.control, request.query_params.get("service"))
         if service is None:
             raise BadRequest("logs of which service? Add ?service=namespace/name")
-        return {
-            "service": service,
-            "lines": [scrub_text(line) for line in control.logs(service, _number(request, "lines", 100))],
-        }
+        lines = self.control.logs(service, _number(request, "lines", 100))
+        return {"service": service, "lines": [scrub_text(line) for line in lines]}
 
-    def sync(_: Request, __: Document) -> object:
-        return {"pass": control.request_sync()}
+    def sync(self, _: Request, __: Document) -> object:
+        return {"pass": self.control.request_sync()}
 
-    def suspend(request: Request, body: Document) -> object:
-        return {"suspended": control.suspend(_service(control, body.get("service")), _asked(request, body))}
+    def suspend(self, request: Request, body: Document) -> object:
+        service = _service(self.control, body.get("service"))
+        return {"suspended": self.control.suspend(service, _asked(request, body))}
 
-    def resume(request: Request, body: Document) -> object:
-        return {"suspended": control.resume(_service(control, body.get("service")), _caller(request))}
+    def resume(self, request: Request, body: Document) -> object:
+        return {"suspended": self.control.resume(_service(self.control, body.get("service")), _caller(request))}
 
-    def restart(request: Request, body: Document) -> object:
-        service, target = _service(control, body.get("service")), body.get("target")
+    def restart(self, request: Request, body: Document) -> object:
+        service, target = _service(self.control, body.get("service")), body.get("target")
         if service is None:
             raise BadRequest("restart which service? Give service: namespace/name")
         if not isinstance(target, str | None):
             raise BadRequest("target: expected text")
-        targets, needed = control.restart(service, target, _caller(request))
+        targets, needed = self.control.restart(service, target, _caller(request))
         return {"service": service, "targets": targets, "askedBy": _caller(request), "pass": needed}
 
-    def drain(request: Request, body: Document) -> object:
-        control.drain(_asked(request, body))
+    def drain(self, request: Request, body: Document) -> object:
+        self.control.drain(_asked(request, body))
         return {"drained": True}
 
-    def undrain(request: Request, _: Document) -> object:
-        return {"lifted": control.undrain(_caller(request))}
-
-    return Starlette(
-        routes=[
-            Route("/status", _answer(status), methods=["GET"]),
-            Route("/history", _answer(history), methods=["GET"]),
-            Route("/logs", _answer(logs), methods=["GET"]),
-            Route("/sync", _answer(sync, asyncio.Semaphore(_MOST_SYNCS)), methods=["POST"]),
-            Route("/suspend", _answer(suspend), methods=["POST"]),
-            Route("/resume", _answer(resume), methods=["POST"]),
-            Route("/restart", _answer(restart), methods=["POST"]),
-            Route("/drain", _answer(drain), methods=["POST"]),
-            Route("/undrain", _answer(undrain), methods=["POST"]),
-        ]
-    )
+    def undrain(self, request: Request, _: Document) -> object:
+        return {"lifted": self.control.undrain(_caller(request))}
 
 
 def _answer(
