@@ -118,27 +118,17 @@ def _usable(
         raise UnusableField(
             Reason(ReasonCode.INVALID_PREDICTOR_SPEC, f"no container is named {CONTAINER}", service.origin)
         )
-    key = ServiceId(ring.namespace, service.name)
-    options = read_serving_options(service)
-    ca_bundle = str(context.cluster.config["storageInitializer"].get("caBundleConfigMapName") or "")
-    around = Surroundings(
-        ring.namespace, resolved.pod, context.config_maps, ca_bundle, context.target.name, context.binary_data
-    )
-    mounts, files = build_mounts(resolved, container, around), build_file_mounts(container, around, origins)
-    spec = build_spec(container, mounts, files, around, origins)
-    if reason := too_large(spec, service.origin):
-        raise UnusableField(reason)
+    options, around = read_serving_options(service), _surroundings(ring, resolved, context)
+    spec = _spec_of(resolved, container, around, origins)
     case = Case(origins, resolved, container, spec, options.replicas, context.target)
     facts = known_facts(case)
-    found = list(deviations(origins, TargetKind.HOST, facts))
-    ignored = tuple(each.reason for each in found if each.effect is not Effect.REFUSED)
+    refused, ignored = _unsupported(case, facts)
     not_here = find_misfits(resolved, context.node, origins)
-    refused = (*(each.reason for each in found if each.effect is Effect.REFUSED), *_collocated(case))
     # What this host would refuse is no fault where the service is for others.
     if refused and not not_here:
-        return unusable(key, service, refused, (*warnings, *ignored))
-    return Desired(
-        id=key,
+        return unusable(ServiceId(ring.namespace, service.name), service, refused, (*warnings, *ignored))
+    found = Desired(
+        id=ServiceId(ring.namespace, service.name),
         origin=service.origin,
         spec=spec,
         digest=digest(spec),
@@ -148,35 +138,76 @@ def _usable(
         drain_timeout=options.drain_timeout,
         request_timeout=options.request_timeout,
         blocked=() if not_here else tuple(find_obstacles(spec, ring, origins, around)),
-        warnings=(
-            *service.warnings,
-            *warnings,
-            *ignored,
-            *_left_out(case),
-            *ignored_rules(resolved, origins),
-            *ignored_variables(spec, ring, origins),
-            *unused_tokens(spec, ring, origins),
-            *_doubtful_image(spec, context.target, origins),
-            *idle_gpus(spec, origins),
-            *_port_doubts(spec, container, origins),
-            *unlike_its_port(container, spec, origins),
-            *developer_mode(spec, origins, find_engine(spec.image, context.target.engines)),
-        ),
+        warnings=(*service.warnings, *warnings, *ignored, *_warnings_of(case, ring)),
         warnings_without_gpu=tuple(_without_gpu(case, facts)),
         display_name=options.display_name,
         dashboard=is_on_dashboard(service),
-        metrics_path=metrics_path(resolved.pod, container, spec),
-        guarded=wants_auth(service),
-        open_paths=read_open_paths(resolved.pod, origins),
         not_here=not_here,
-        passthrough=Fact.TLS in facts and wants_passthrough(service),
         stopped=is_stopped(service),
+    )
+    return _with_origins(_with_access(found, case, facts), spec, origins)
+
+
+def _surroundings(ring: Keyring, resolved: Resolved, context: DesiredContext) -> Surroundings:
+    ca_bundle = str(context.cluster.config["storageInitializer"].get("caBundleConfigMapName") or "")
+    return Surroundings(
+        ring.namespace, resolved.pod, context.config_maps, ca_bundle, context.target.name, context.binary_data
+    )
+
+
+def _spec_of(resolved: Resolved, container: Mapping[str, Any], around: Surroundings, origins: Origins) -> EffectiveSpec:
+    """What would run. Raises UnusableField."""
+    mounts, files = build_mounts(resolved, container, around), build_file_mounts(container, around, origins)
+    spec = build_spec(container, mounts, files, around, origins)
+    if reason := too_large(spec, origins.service.origin):
+        raise UnusableField(reason)
+    return spec
+
+
+def _unsupported(case: Case, facts: frozenset[Fact]) -> tuple[tuple[Reason, ...], tuple[Reason, ...]]:
+    """Fields that are refused here, and those that are ignored."""
+    found = list(deviations(case.origins, TargetKind.HOST, facts))
+    refused = (each.reason for each in found if each.effect is Effect.REFUSED)
+    ignored = (each.reason for each in found if each.effect is not Effect.REFUSED)
+    return (*refused, *_collocated(case)), tuple(ignored)
+
+
+def _warnings_of(case: Case, ring: Keyring) -> Iterator[Reason]:
+    """What is left out, and what may be a mistake."""
+    spec, origins = case.spec, case.origins
+    yield from _left_out(case)
+    yield from ignored_rules(case.resolved, origins)
+    yield from ignored_variables(spec, ring, origins)
+    yield from unused_tokens(spec, ring, origins)
+    yield from _doubtful_image(spec, case.target, origins)
+    yield from idle_gpus(spec, origins)
+    yield from _port_doubts(spec, case.container, origins)
+    yield from unlike_its_port(case.container, spec, origins)
+    yield from developer_mode(spec, origins, find_engine(spec.image, case.target.engines))
+
+
+def _with_access(found: Desired, case: Case, facts: frozenset[Fact]) -> Desired:
+    """The same, with how requests reach it."""
+    service, spec, pod = case.origins.service, case.spec, case.resolved.pod
+    return replace(
+        found,
+        metrics_path=metrics_path(pod, case.container, spec),
+        guarded=wants_auth(service),
+        open_paths=read_open_paths(pod, case.origins),
+        passthrough=Fact.TLS in facts and wants_passthrough(service),
+        model_names=_model_names(spec, found.id),
+        grpc=takes_grpc(spec.command_line),
+        http=not speaks_grpc(spec.command_line),
+    )
+
+
+def _with_origins(found: Desired, spec: EffectiveSpec, origins: Origins) -> Desired:
+    """The same, with the lines of git for what is found out about it later."""
+    return replace(
+        found,
         variable_origins=tuple((each.name, origins.of_variable(each.name, each.source)) for each in spec.env),
         resources_origin=origins.of_container_field("resources"),
         mount_origins=tuple((each.path, origins.of_mount(each.path, each.uri)) for each in spec.mounts),
-        model_names=_model_names(spec, key),
-        grpc=takes_grpc(spec.command_line),
-        http=not speaks_grpc(spec.command_line),
     )
 
 
