@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Iterator
+from typing import assert_never
 from urllib.parse import unquote
 
 from reconciler.config.settings import DEFAULT_PATH, EngineSettings, TargetSettings
@@ -62,7 +63,7 @@ def find_obstacles(spec: EffectiveSpec, ring: Keyring, origins: Origins, around:
         if obstacle := storage_obstacle(mount, target):
             yield Reason(*obstacle, origins.of_mount(mount.path, mount.uri))
         yield from _missing_config_maps(mount, origins)
-        if engine and target.kind == "systemd" and (covered := _covered_by(mount.path, engine)):
+        if engine and (covered := _covered_by(mount.path, engine, target)):
             text = f"mountPath {mount.path} would hide {covered}, which the engine runs from; mount it elsewhere"
             yield Reason(ReasonCode.MOUNT_NOT_ALLOWED, text, origins.of_mount(mount.path, mount.uri))
     yield from closed_arguments(spec, origins.of_container_field("args"), names=names)
@@ -83,8 +84,18 @@ def closed_arguments(
             yield Reason(ReasonCode.PATH_NOT_ALLOWED, text, argument.origin or fallback)
 
 
-def _covered_by(path: str, engine: EngineSettings) -> str:
-    """What a unit without an image would find something else instead of, if anything."""
+def _covered_by(path: str, engine: EngineSettings, target: TargetSettings) -> str:
+    """What the engine would find something else instead of, if anything. A child process sees the host's folders."""
+    match target.kind:
+        case "process":
+            return ""
+        case "systemd":
+            return _covered_in_unit(path, engine)
+        case _:
+            assert_never(target.kind)
+
+
+def _covered_in_unit(path: str, engine: EngineSettings) -> str:
     if engine.python is None:
         return ""
     place = posixpath.normpath(path)

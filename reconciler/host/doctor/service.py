@@ -24,7 +24,7 @@ _OLDEST = 247
 
 def check_systemd(settings: Settings | None) -> Iterator[CheckResult]:
     """Process 1 is systemd, it knows the daemon, and can limit CPU and memory."""
-    needed = settings is not None and any(target.kind == "systemd" for target in settings.targets)
+    needed = settings is not None and any(map(_needs_systemd, settings.targets))
     if not _BOOTED.is_dir():
         name = Path("/proc/1/comm").read_text().strip()
         if needed:
@@ -43,6 +43,16 @@ def check_systemd(settings: Settings | None) -> Iterator[CheckResult]:
         yield _connection()
         yield from _bus()
         yield from _controllers()
+
+
+def _needs_systemd(target: TargetSettings) -> bool:
+    match target.kind:
+        case "process":
+            return False
+        case "systemd":
+            return True
+        case _:
+            assert_never(target.kind)
 
 
 def check_user(target: TargetSettings, settings: Settings) -> Iterator[CheckResult]:
