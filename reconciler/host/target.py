@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import assert_never
@@ -25,12 +24,11 @@ from reconciler.host.inventory import Inventory, ReplicaRecord, TargetLock, Unre
 from reconciler.host.probing.engine_probes import EngineQuestions, Subjects
 from reconciler.host.probing.liveness import LivenessLimits, Witness
 from reconciler.host.probing.probing import Probes
+from reconciler.host.probing.proxy import ProxyMonitor
 from reconciler.host.probing.replicas import Pauses, Replicas
-from reconciler.host.process.exit_watch import ExitWatch
 from reconciler.host.process.port_guard import PortGuard, PortHolds
 from reconciler.host.records import Records
 from reconciler.host.routing.envoy import EnvoyProxy
-from reconciler.host.routing.watch import ProxyWatch
 from reconciler.host.staging.stager import Stager
 from reconciler.host.translations import KeptValues, Translations
 from reconciler.host.workload import Workloads
@@ -64,8 +62,6 @@ from reconciler.model import (
 )
 from reconciler.secrets import NO_SECRETS, SecretStore
 from reconciler.system import procfs
-
-_PROXY = "proxy"
 
 
 class HostTarget:
@@ -109,27 +105,27 @@ class HostTarget:
         self._supervisor, self._images = backend.supervisor, backend.images
         self._prepare_shutdown = backend.prepare_shutdown
         self._proxy = EnvoyProxy(folder / PROXY, settings.routing, backend.spawn_proxy)
-        self._proxy_exit: ExitWatch | None = None
-        self._proxy_seen: procfs.Identity | None = None
         self._stager = Stager(settings.storage, folder / "models", backend.fetcher, secrets, wake)
         find_image = self._images.find if self._images else lambda _: None
         lacks = Lacks(cache / "preflight")
         self._workloads = Workloads(settings, cache, secrets, self._stager, closed, lacks, find_image)
-        fits = Fits(folder / "fit", self._machine)
-        reader, drain_timeout = settings.replica_user or "", settings.rollout.drain_timeout
-        checks = StartChecks(self._workloads, self._supervisor, drain_timeout, reader, closed)
         runner = PreflightRunner(cache / "preflight", wake, begin=backend.begin_preflight, lacks=lacks)
-        self._preflights = Preflights(self._workloads, runner, wake, fits, checks)
+        self._preflights = self._make_preflights(runner, Fits(folder / "fit", self._machine), closed)
         self._guard = PortGuard(self._supervisor.owns, PortHolds())
         self._subjects = Subjects(self._workloads.api_key, self._guard)
         limits = LivenessLimits(settings.liveness.interval, settings.liveness.timeout)
-        self._witness = Witness()
-        self._probes = Probes(EngineQuestions(self._proxy), wake, limits, self._witness)
+        witness = Witness()
+        self._probes = Probes(EngineQuestions(self._proxy), wake, limits, witness)
         self._replicas = Replicas(self._supervisor, self._probes, pauses, settings.rollout.ready_timeout)
         self._records = Records(
             self.name, self._inventory, self._supervisor, self._translations, self._preflights, self._clock
         )
-        self._proxy_watch = ProxyWatch(self._proxy, wake, self._note_proxy, self._is_proxy_alone, take_refused)
+        self._proxy_monitor = ProxyMonitor(self._proxy, self._supervisor, self._probes, witness, wake, take_refused)
+
+    def _make_preflights(self, runner: PreflightRunner, fits: Fits, closed: tuple[Path, ...]) -> Preflights:
+        reader, drain_timeout = self._settings.replica_user or "", self._settings.rollout.drain_timeout
+        checks = StartChecks(self._workloads, self._supervisor, drain_timeout, reader, closed)
+        return Preflights(self._workloads, runner, self._wake, fits, checks)
 
     def lock(self) -> None:
         """Take over this host. Raises Terminal, naming the holder, while another process has it."""
@@ -142,12 +138,11 @@ class HostTarget:
             self._clock.watch()
             self._supervisor.subscribe(self._wake)
             self._stager.subscribe()
-            self._proxy_watch.start()
-            self._proxy_exit = ExitWatch(on_exit=lambda _: self._wake(), chore=lambda: None)
+            self._proxy_monitor.start()
         if not self._recovered:
             try:
                 self._supervisor.recover()
-                self._watch_proxy()
+                self._proxy_monitor.follow()
                 self._prepare_shutdown()
                 self._records.complete()
                 self._recovered = True
@@ -161,12 +156,10 @@ class HostTarget:
         self._clock.close()
         self._probes.close()
         self._guard.keep(())
-        self._proxy_watch.close()
+        self._proxy_monitor.close()
         self._preflights.close()
         self._supervisor.close()
         self._stager.close()
-        if self._proxy_exit is not None:
-            self._proxy_exit.close()
         self._lock.release()
 
     def logs(self, service: ServiceId, lines: int) -> tuple[str, ...]:
@@ -203,7 +196,7 @@ class HostTarget:
             return Unreachable(self.name, now, str(error))
         self._probes.watch(self._subjects.of(records, states, faults))
         proxy = self._proxy.observe()
-        self._watch_proxy()
+        self._proxy_monitor.follow()
         return Observed(
             target=self.name,
             at=now,
@@ -212,7 +205,7 @@ class HostTarget:
             owned=owned,
             routes=proxy.applied,
             proxy_ready=proxy.ready,
-            proxy_break=ProxyBreak.NONE if proxy.ready else self._proxy_watch.found,
+            proxy_break=ProxyBreak.NONE if proxy.ready else self._proxy_monitor.found,
             staging=staging,
             images=images,
             outdated=outdated,
@@ -260,24 +253,6 @@ class HostTarget:
             return True
         return now - record.ready_at <= self._settings.rollout.min_ready
 
-    def _note_proxy(self, now: float) -> None:
-        self._witness.note(_PROXY, now)
-
-    def _is_proxy_alone(self, since: float) -> bool:
-        """Do the replicas not answer either?"""
-        return self._probes.watches and not self._witness.others_since(_PROXY, since)
-
-    def _watch_proxy(self) -> None:
-        """The daemon's loop has to learn at once when the proxy ends, and that another one can do its work."""
-        if self._proxy_exit is None or (found := self._proxy.find_process()) is None:
-            return
-        self._proxy_exit.watch(found)
-        if found != self._proxy_seen:
-            # systemd may have started it again, as another user than before.
-            with suppress(ReconcileError):
-                self._supervisor.open_to_proxy()
-                self._proxy_seen = found
-
     # ------------------------------------------------------------ perform
 
     def perform(self, action: TargetAction) -> None:
@@ -290,7 +265,7 @@ class HostTarget:
         match action:
             case EnsureProxy():
                 self._proxy.ensure_running(action.replace)
-                self._watch_proxy()
+                self._proxy_monitor.follow()
             case SetRoutes():
                 self._proxy.apply(action.routes)
             case Stage():
