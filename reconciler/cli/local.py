@@ -129,7 +129,7 @@ def _render(manifests: Manifests, target: str | None, config: str | None) -> Doc
     from reconciler.preview.on_host import render_on
 
     settings = settings_of(config)
-    wanted = settings.target(target)
+    wanted = settings.host(target)
     log_to_stderr()
     return render_on(manifests, wanted, _state_of(settings, target))
 
@@ -180,7 +180,7 @@ def _validate(manifests: Manifests, target: str | None, config: str | None) -> D
     from reconciler.preview.on_host import validate_on
 
     settings = settings_of(config)
-    wanted = settings.target(target)
+    wanted = settings.host(target)
     log_to_stderr()
     return validate_on(manifests, wanted, settings.closed, _state_of(settings, target))
 

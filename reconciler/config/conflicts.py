@@ -10,7 +10,7 @@ from reconciler.config.values import exclude_each_other, split_listen
 from reconciler.formats.strict_yaml import FieldPath
 
 if TYPE_CHECKING:
-    from reconciler.config.settings import Settings, TargetSettings
+    from reconciler.config.settings import HostSettings, Settings
 
 # What the daemon keeps in state_dir in addition to the folders of targets.
 KEPT = ("git", "state.db", "targets.json")
@@ -48,7 +48,7 @@ def _names(settings: Settings) -> Iterator[Conflict]:
 
 def _root(settings: Settings) -> Iterator[Conflict]:
     """Another name of the same user is found when the daemon starts."""
-    for index, target in enumerate(settings.targets):
+    for index, target in settings.numbered_hosts:
         if target.user == "root" and not target.allow_root:
             text = "replicas would run as root, and so would any pushed code; set another user, or allow_root: true"
             yield ("targets", index, "user"), text
@@ -73,7 +73,7 @@ def _holds(folder: str, other: str) -> bool:
 def _gpus(settings: Settings) -> Iterator[Conflict]:
     """What `auto` finds is known only when we run."""
     owners: dict[str, str] = {}
-    for index, target in enumerate(settings.targets):
+    for index, target in settings.numbered_hosts:
         for position, uuid in enumerate(target.gpus if target.gpus != "auto" else ()):
             if uuid in owners:
                 yield ("targets", index, "gpus", position), _twice(uuid, owners[uuid], target.name)
@@ -88,7 +88,7 @@ def _twice(uuid: str, owner: str, target: str) -> str:
 
 def _models(settings: Settings) -> Iterator[Conflict]:
     """A folder of models is cleaned of all that its target does not need."""
-    for index, target in enumerate(settings.targets):
+    for index, target in settings.numbered_hosts:
         folder = target.storage.folder
         if folder and (settings.state_dir.is_relative_to(folder) or folder in _kept(settings)):
             yield (
@@ -119,7 +119,7 @@ def _ports(settings: Settings) -> Iterator[Conflict]:
                 f"replicas of {first.name} ({first.ports}) and {second.name} ({second.ports}) share ports; "
                 "write ranges that do not overlap",
             )
-    for target in settings.targets:
+    for target in settings.hosts:
         for name, listen, place in _listens(settings):
             if split_listen(listen)[1] in target.port_range:
                 yield (
@@ -129,14 +129,14 @@ def _ports(settings: Settings) -> Iterator[Conflict]:
                 )
 
 
-def _pairs(settings: Settings) -> Iterator[tuple[tuple[int, TargetSettings], tuple[int, TargetSettings]]]:
-    return combinations(enumerate(settings.targets), 2)
+def _pairs(settings: Settings) -> Iterator[tuple[tuple[int, HostSettings], tuple[int, HostSettings]]]:
+    return combinations(settings.numbered_hosts, 2)
 
 
 def _listens(settings: Settings) -> list[tuple[str, str, FieldPath]]:
     """Who listens, where, and where that is said."""
     proxies: list[tuple[str, str, FieldPath]] = [
         (target.name, target.routing.listen, ("targets", index, "routing", "listen"))
-        for index, target in enumerate(settings.targets)
+        for index, target in settings.numbered_hosts
     ]
     return [*proxies, ("web", settings.web.listen, ("web", "listen"))]

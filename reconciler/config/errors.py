@@ -10,14 +10,15 @@ from reconciler.formats.spelling import nearest
 from reconciler.formats.strict_yaml import FieldPath, Tree, find, line_at
 
 _UNSAID = "Value error, "
+# What tells targets of both kinds apart, in pydantic's places of problems.
+HOST, CLUSTER = "[host]", "[cluster]"
 
 
 def explain(path: Path, tree: Tree, problems: Iterable[Any], known: Sequence[str]) -> Iterator[str]:
     """One line for each of pydantic's `problems`; `known` are the names of all settings."""
-    problems = list(problems)
-    for each in problems:
-        place = _written(tree, each["loc"])
-        if each["type"] in ("too_short", "literal_error") and any(_is_below(other["loc"], place) for other in problems):
+    placed = [(each, _written(tree, each["loc"])) for each in problems]
+    for each, place in placed:
+        if each["type"] in ("too_short", "literal_error") and any(_is_below(other, place) for _, other in placed):
             # A list is called empty, or not `auto`, when its items are wrong; each of them is reported.
             continue
         yield problem_line(path, tree, place, _problem_text(each, known))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal, assert_never
+from typing import Annotated, Any, Literal, TypeAlias, assert_never
 
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     PrivateAttr,
+    Tag,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -18,16 +20,18 @@ from pydantic import (
 )
 
 from reconciler.config.conflicts import conflicts
-from reconciler.config.errors import explain, problem_line
+from reconciler.config.errors import CLUSTER, HOST, explain, problem_line
 from reconciler.config.values import (
     AbsolutePath,
     Commit,
     Count,
     Domain,
+    FieldPaths,
     Folder,
     GitName,
     GitUser,
     GpuId,
+    Identity,
     Image,
     LabelKey,
     LabelValue,
@@ -38,6 +42,7 @@ from reconciler.config.values import (
     RepositoryUrl,
     Seconds,
     TargetName,
+    Url,
     User,
     Variables,
     VersionRange,
@@ -233,7 +238,7 @@ class TaintSettings(_Section):
     )
 
 
-class TargetSettings(_Section):
+class HostSettings(_Section):
     """One host."""
 
     name: TargetName = Field(description="Name of the target")
@@ -312,6 +317,86 @@ class TargetSettings(_Section):
         return range(first, last + 1)
 
 
+class IgnoredFields(_Section):
+    """Fields that others than git decide: neither compared nor applied."""
+
+    kind: str = Field("*", description="Kind of the objects, with its group: `Deployment.apps`; `*`: every kind")
+    namespace: str = Field("*", description="Their namespace; `*`: every one")
+    name: str = Field("*", description="Their name; `*`: every one")
+    paths: FieldPaths = Field(min_length=1, description="Fields, as `spec.replicas` or `metadata.annotations[KEY]`")
+
+
+class ClusterRollout(_Section):
+    """How patient a rollout on a cluster is."""
+
+    min_ready: Seconds = Field(
+        30.0, description="How long a service must stay ready before its spec is the last good one"
+    )
+    ready_timeout: Seconds = Field(1800.0, gt=0, description="Longest time to ready, once its pods have a node")
+    schedule_timeout: Seconds = Field(900.0, gt=0, description="Longest wait for a node with free GPUs")
+    drain_timeout: Seconds = Field(120.0, description="Longest wait for running requests when a pod is stopped")
+    batch: Count = Field(3, description="Services that follow an edit of their runtime at once, after a first one")
+
+
+class ClusterSettings(_Section):
+    """One Kubernetes cluster that runs KServe."""
+
+    name: TargetName = Field(description="Name of the target")
+    kind: Literal["kubernetes"] = Field(description="`kubernetes`: objects are applied, and KServe runs replicas")
+    paths: tuple[Folder, ...] = Field(
+        min_length=1,
+        description="Folders of the repository that this target reads; the last one is its own and holds its "
+        "cluster.yaml",
+    )
+    default_namespace: Namespace = Field("default", description="Namespace of documents that name none")
+    kubeconfig: AbsolutePath | None = Field(
+        None, description="kubeconfig file; unset: the service account of the daemon's own pod"
+    )
+    context: str | None = Field(None, min_length=1, description="Context of the kubeconfig; unset: its current one")
+    impersonate: Identity | None = Field(
+        None, description="Act as this user, or as a service account: `NAMESPACE/NAME`"
+    )
+    allow_exec: bool = Field(False, description="Run the program that a kubeconfig names to get credentials")
+    namespace: Namespace = Field("reconciler", description="Namespace of our own objects on the cluster; it must exist")
+    qps: int = Field(50, ge=0, description="Most requests per second to the API server; 0: no limit")
+    burst: Count = Field(100, description="Most requests at once, before `qps` applies")
+    timeout: Seconds = Field(30.0, gt=0, description="Longest time that one request to the API server takes")
+    secrets: Secrets = Field(default_factory=Secrets, description="How SOPS-encrypted Secrets are opened")
+    ignore: tuple[IgnoredFields, ...] = Field((), description="Fields that others than git decide")
+    drain: bool = Field(True, description="Add what makes vLLM drain when a pod is stopped, where git sets nothing")
+    preflight: bool = Field(False, description="Validate arguments with the image's own vLLM, in a Job without a GPU")
+    probe: Url | None = Field(
+        None,
+        description="Where the daemon reaches services: a URL with `{name}` and `{namespace}`; unset: not probed",
+    )
+    rollout: ClusterRollout = Field(default_factory=ClusterRollout, description="How patient a rollout is")
+
+    @property
+    def own_path(self) -> str:
+        """The folder that is this target's alone."""
+        return self.paths[-1]
+
+    @property
+    def closed(self) -> tuple[Path, ...]:
+        """What this target names of the host that no service is shown."""
+        files = (self.kubeconfig, self.secrets.directory, *self.secrets.key_files)
+        return tuple(path for path in files if path is not None)
+
+
+TargetSettings: TypeAlias = HostSettings | ClusterSettings
+"""One target of either kind."""
+
+
+def _kind_of(target: Any) -> str:
+    kind = target.get("kind") if isinstance(target, dict) else getattr(target, "kind", None)
+    return CLUSTER if kind == "kubernetes" else HOST
+
+
+_Target = Annotated[
+    Annotated[HostSettings, Tag(HOST)] | Annotated[ClusterSettings, Tag(CLUSTER)], Discriminator(_kind_of)
+]
+
+
 class Web(_Section):
     """The daemon's own HTTP side."""
 
@@ -329,7 +414,7 @@ class Settings(_Section):
     """All settings of the daemon."""
 
     source: SourceSettings = Field(description="Where git is")
-    targets: tuple[TargetSettings, ...] = Field(min_length=1, description="The places to keep in sync with git")
+    targets: tuple[_Target, ...] = Field(min_length=1, description="The places to keep in sync with git")
     state_dir: AbsolutePath = Field(
         Path("/var/lib/reconciler"), description="State of the daemon: records, mirror of git, history"
     )
@@ -338,6 +423,19 @@ class Settings(_Section):
     web: Web = Field(default_factory=Web, description="The daemon's own HTTP side")
     log: Log = Field(default_factory=Log, description="The daemon's log")
     _file: Path | None = PrivateAttr(None)
+
+    @property
+    def hosts(self) -> tuple[HostSettings, ...]:
+        return tuple(target for target in self.targets if isinstance(target, HostSettings))
+
+    @property
+    def numbered_hosts(self) -> list[tuple[int, HostSettings]]:
+        """With their place in the list of targets."""
+        return [(index, target) for index, target in enumerate(self.targets) if isinstance(target, HostSettings)]
+
+    @property
+    def clusters(self) -> tuple[ClusterSettings, ...]:
+        return tuple(target for target in self.targets if isinstance(target, ClusterSettings))
 
     @property
     def socket_path(self) -> Path:
@@ -357,6 +455,13 @@ class Settings(_Section):
         if name not in names:
             raise SettingsError(f"--target {name}: no such target in the config; there are: {', '.join(names)}")
         return self.targets[names.index(name)]
+
+    def host(self, name: str) -> HostSettings:
+        """The host of this name. Raises SettingsError."""
+        target = self.target(name)
+        if not isinstance(target, HostSettings):
+            raise SettingsError(f"--target {name}: is a cluster; this command is for hosts")
+        return target
 
     @classmethod
     def load(cls, path: Path) -> Settings:
@@ -396,7 +501,7 @@ def _validated(cls: type[Settings], path: Path, tree: Tree) -> Settings:
 def _known_keys() -> list[str]:
     keys: list[str] = []
     hosts = (
-        TargetSettings,
+        HostSettings,
         EngineSettings,
         Secrets,
         StorageSettings,
@@ -406,7 +511,8 @@ def _known_keys() -> list[str]:
         LivenessSettings,
         Routing,
     )
-    sections = (Settings, SourceSettings, *hosts, Web, Log)
+    clusters = (ClusterSettings, ClusterRollout, IgnoredFields)
+    sections = (Settings, SourceSettings, *hosts, *clusters, Web, Log)
     for section in sections:
         keys += section.model_fields
     return keys

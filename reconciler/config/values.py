@@ -203,6 +203,14 @@ Count = Annotated[int, BeforeValidator(_no_bool), Field(gt=0)]
 Ports = Annotated[str, AfterValidator(_ports)]
 Listen = Annotated[str, AfterValidator(_ip_listen)]
 WebListen = Annotated[str, AfterValidator(_any_listen)]
+Identity = Annotated[
+    str, matching(r"[^\s/]+(/[^\s/]+)?", "a user, or a service account: NAMESPACE/NAME; it must not be empty")
+]
+FieldPaths = tuple[
+    Annotated[str, matching(r"[A-Za-z0-9_$-]+([.\[][^\s]+)?", "the path of a field; write for example spec.replicas")],
+    ...,
+]
+Url = Annotated[str, matching(r"https?://[^\s]+", "a URL; write for example http://{name}.{namespace}.svc")]
 RepositoryUrl = Annotated[str, AfterValidator(_local_or_remote)]
 Quantity = Annotated[
     str,

@@ -89,7 +89,7 @@ def find_interpreter(given: Path | None, place: DemoFolder) -> Path:
         # Not resolved: a virtual environment is known by the path through which its interpreter is called.
         return Path(os.path.abspath(given))
     known = place.settings()
-    before = known.targets[0].engines[0].python if known and known.targets[0].engines else None
+    before = known.hosts[0].engines[0].python if known and known.hosts[0].engines else None
     if before and os.access(before, os.X_OK):
         return before
     if find_spec("vllm"):
@@ -131,7 +131,7 @@ def kept_listen(known: Settings | None) -> str | None:
     """Where the proxy listened before, unless another process does so now."""
     if known is None:
         return None
-    target = known.targets[0]
+    target = known.hosts[0]
     # A daemon that was killed leaves its proxy serving, on purpose.
     is_ours = (
         EnvoyProxy(TargetRegistry(known.state_dir).folder_of(target.name) / "proxy", target.routing).observe().running

@@ -42,7 +42,7 @@ class Story:
 
     @property
     def address(self) -> str:
-        return reachable(self.settings.targets[0].routing.listen)
+        return reachable(self.settings.hosts[0].routing.listen)
 
     def tell(self, revision: str) -> None:
         """All acts, from the revision that is pushed already. Raises StoryFailed or Terminal."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import assert_never
 from urllib.parse import unquote
 
-from reconciler.config.settings import DEFAULT_PATH, EngineSettings, TargetSettings
+from reconciler.config.settings import DEFAULT_PATH, EngineSettings, HostSettings
 from reconciler.desired.downloads import engine_downloads
 from reconciler.desired.gpu_share import exceeded_share
 from reconciler.desired.origins import Origins
@@ -133,14 +133,14 @@ def _missing_config_maps(mount: Mount, origins: Origins) -> Iterator[Reason]:
             )
 
 
-def _is_closed(folder: str, target: TargetSettings) -> bool:
+def _is_closed(folder: str, target: HostSettings) -> bool:
     """By its name alone: where links lead is seen on the host."""
     if any(is_below(folder, str(each)) for each in (*target.closed, DEFAULT_PATH.parent)):
         return True
     return is_systems_own(folder) and not any(is_below(folder, str(each)) for each in target.volumes.values())
 
 
-def storage_obstacle(mount: Mount, target: TargetSettings) -> tuple[ReasonCode, str] | None:
+def storage_obstacle(mount: Mount, target: HostSettings) -> tuple[ReasonCode, str] | None:
     """Code and text of why a model's files are not available here; None when they are."""
     uri = shown(mount.uri)
     scheme, separator, rest = uri.partition("://")
@@ -164,7 +164,7 @@ def storage_obstacle(mount: Mount, target: TargetSettings) -> tuple[ReasonCode, 
             return ReasonCode.UNSUPPORTED_STORAGE, text
 
 
-def _volume_obstacle(uri: str, claim: str, target: TargetSettings) -> tuple[ReasonCode, str] | None:
+def _volume_obstacle(uri: str, claim: str, target: HostSettings) -> tuple[ReasonCode, str] | None:
     if claim in target.volumes:
         return None
     known = ", ".join(sorted(target.volumes)) or "none"

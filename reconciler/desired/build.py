@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-from reconciler.config.settings import TargetSettings
+from reconciler.config.settings import HostSettings
 from reconciler.desired.context import (
     SERVICE,
     DesiredCache,
@@ -45,7 +45,7 @@ _LABEL = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 
 def build_desired(
     manifests: Manifests,
-    target: TargetSettings,
+    target: HostSettings,
     snapshot: Snapshot,
     cache: DesiredCache | None = None,
     secrets: SecretStore = NO_SECRETS,
@@ -83,7 +83,7 @@ def build_desired(
     )
 
 
-def _unreadable(manifests: Manifests, snapshot: Snapshot, target: TargetSettings) -> Iterator[Reason]:
+def _unreadable(manifests: Manifests, snapshot: Snapshot, target: HostSettings) -> Iterator[Reason]:
     yield from unreadable_places(manifests, snapshot)
     yield from (reason for each in manifests.of_kind(SERVICE) if (reason := _bad_name(each)))
     yield from doubled_hosts(manifests, target)
@@ -94,7 +94,7 @@ def _refused_documents(cache: DesiredCache) -> Iterator[Reason]:
 
 
 def _describe_all(
-    services: Sequence[Manifest], enter: Callable[[], DesiredContext], target: TargetSettings, cache: DesiredCache
+    services: Sequence[Manifest], enter: Callable[[], DesiredContext], target: HostSettings, cache: DesiredCache
 ) -> None:
     """Each service into the cache; none can be used where we fail on what they share."""
     try:
@@ -131,7 +131,7 @@ def _describe_safely(service: Manifest, context: DesiredContext, cache: DesiredC
 
 
 def _notes_safely(
-    manifests: Manifests, target: TargetSettings, snapshot: Snapshot, cache: DesiredCache
+    manifests: Manifests, target: HostSettings, snapshot: Snapshot, cache: DesiredCache
 ) -> tuple[Reason, ...]:
     try:
         return tuple(_notes(manifests, target, snapshot))
@@ -156,7 +156,7 @@ def _bad_name(service: Manifest) -> Reason | None:
     return Reason(ReasonCode.INVALID_NAME, text, service.origin_of(("metadata", "name")))
 
 
-def _without_doubles(described: dict[Manifest, Desired], target: TargetSettings) -> Iterator[Desired]:
+def _without_doubles(described: dict[Manifest, Desired], target: HostSettings) -> Iterator[Desired]:
     doubles = {group[0]: group for group in find_duplicates(described, target.default_namespace)}
     hidden = {manifest for group in doubles.values() for manifest in group[1:]}
     for manifest, desired in described.items():
@@ -167,7 +167,7 @@ def _without_doubles(described: dict[Manifest, Desired], target: TargetSettings)
             yield desired
 
 
-def _notes(manifests: Manifests, target: TargetSettings, snapshot: Snapshot) -> Iterator[Reason]:
+def _notes(manifests: Manifests, target: HostSettings, snapshot: Snapshot) -> Iterator[Reason]:
     # The plan reads this one again: it may not be left out.
     if not is_prunable(manifests, target, snapshot):
         file = own_file(target)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from reconciler.config.settings import TargetSettings
+from reconciler.config.settings import HostSettings
 from reconciler.desired.limits import Size
 from reconciler.desired.refused import RefusedDocuments, UnreadableKinds, find_refused, key_of, unreadable_kinds
 from reconciler.desired.secrets import as_kserve_sees
@@ -60,24 +60,24 @@ def _missing(snapshot: Snapshot, so_what: str) -> Iterator[Reason]:
         yield Reason(ReasonCode.PATH_NOT_FOUND, f"{path}/ is missing from git; {so_what}", Origin(f"{path}/", 1))
 
 
-def own_file(target: TargetSettings) -> str:
+def own_file(target: HostSettings) -> str:
     """The file that shows that a target's folder is really there."""
     return "/".join(filter(None, (target.own_path, HOST_FILE)))
 
 
-def is_prunable(manifests: Manifests, target: TargetSettings, snapshot: Snapshot) -> bool:
+def is_prunable(manifests: Manifests, target: HostSettings, snapshot: Snapshot) -> bool:
     """Empty is not missing: only a folder that still shows its own file may delete services by not naming them."""
     if target.own_path in snapshot.missing:
         return False
     return bool(own_hosts(manifests, target))
 
 
-def own_hosts(manifests: Manifests, target: TargetSettings) -> list[Manifest]:
+def own_hosts(manifests: Manifests, target: HostSettings) -> list[Manifest]:
     """The Host documents in a target's own file: one, where all is well."""
     return [each for each in manifests.of_kind("Host") if each.origin.file == own_file(target)]
 
 
-def find_host(manifests: Manifests, target: TargetSettings, snapshot: Snapshot) -> Manifest | None:
+def find_host(manifests: Manifests, target: HostSettings, snapshot: Snapshot) -> Manifest | None:
     """The one document that describes the whole host; None if it is missing or ambiguous."""
     if target.own_path in snapshot.missing:
         return None
@@ -88,7 +88,7 @@ def find_host(manifests: Manifests, target: TargetSettings, snapshot: Snapshot) 
     return hosts[0] if len(hosts) == 1 else None
 
 
-def doubled_hosts(manifests: Manifests, target: TargetSettings) -> Iterator[Reason]:
+def doubled_hosts(manifests: Manifests, target: HostSettings) -> Iterator[Reason]:
     """Two documents about one host may contradict each other: neither is followed."""
     hosts = own_hosts(manifests, target)
     for each in hosts[1:]:
@@ -109,7 +109,7 @@ _CACHES = ("LocalModelCache", "LocalModelNamespaceCache")
 class DesiredContext:
     """Everything of one tree that a service's outcome depends on, except its own document."""
 
-    target: TargetSettings
+    target: HostSettings
     cluster: ClusterObjects
     secrets: SecretStore
     runtimes: dict[tuple[str, str, str], Manifest]
@@ -134,7 +134,7 @@ class DesiredCache:
 
 
 def context_of(
-    manifests: Manifests, target: TargetSettings, snapshot: Snapshot, cache: DesiredCache, secrets: SecretStore
+    manifests: Manifests, target: HostSettings, snapshot: Snapshot, cache: DesiredCache, secrets: SecretStore
 ) -> DesiredContext:
     """The previous context if nothing in it changed; else a new one, and the cache is emptied."""
     others = tuple(each for each in manifests.documents if each.kind != SERVICE)
@@ -150,7 +150,7 @@ def context_of(
 
 def _new_context(
     others: tuple[Manifest, ...],
-    target: TargetSettings,
+    target: HostSettings,
     uncertain: tuple[Reason, ...],
     secrets: SecretStore,
     templated: tuple[Templated, ...],
@@ -190,7 +190,7 @@ def _mapping(document: dict[str, Any], key: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def drop_misplaced(manifests: Manifests, target: TargetSettings) -> tuple[Manifests, tuple[Reason, ...]]:
+def drop_misplaced(manifests: Manifests, target: HostSettings) -> tuple[Manifests, tuple[Reason, ...]]:
     """The Secrets that apply here, and the reasons why others do not."""
     if not target.secrets.folders:
         return manifests, ()
@@ -204,7 +204,7 @@ def drop_misplaced(manifests: Manifests, target: TargetSettings) -> tuple[Manife
     return replace(manifests, documents=kept), tuple(_reason(*each, target) for each in misplaced.items())
 
 
-def _owners(document: Manifest, target: TargetSettings) -> tuple[str, ...]:
+def _owners(document: Manifest, target: HostSettings) -> tuple[str, ...]:
     """The folders that it should stand in; none where it may stand where it does."""
     namespace = _namespace(document, target)
     if document.kind in CLUSTER_SCOPED or document.kind in ("Host", "Secret"):
@@ -215,15 +215,15 @@ def _owners(document: Manifest, target: TargetSettings) -> tuple[str, ...]:
     return tuple(each.path for each in target.secrets.folders if namespace in each.namespaces)
 
 
-def _key(document: Manifest, target: TargetSettings) -> tuple[str, str]:
+def _key(document: Manifest, target: HostSettings) -> tuple[str, str]:
     return _namespace(document, target), document.name
 
 
-def _namespace(document: Manifest, target: TargetSettings) -> str:
+def _namespace(document: Manifest, target: HostSettings) -> str:
     return document.namespace or target.default_namespace
 
 
-def _reason(document: Manifest, owners: Iterable[str], target: TargetSettings) -> Reason:
+def _reason(document: Manifest, owners: Iterable[str], target: HostSettings) -> Reason:
     what = f"{document.kind} {document.name} of namespace {_namespace(document, target)}"
     text = (
         f"{what} is used only in {', '.join(owners)}, according to targets[].secrets.folders of {target.name}: "

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reconciler.config.settings import TargetSettings
+from reconciler.config.settings import HostSettings
 from reconciler.config.values import parse_listen
 from reconciler.desired.metrics import is_scraped_port
 from reconciler.desired.origins import Origins, at
@@ -34,7 +34,7 @@ class Case:
     container: Mapping[str, Any]
     spec: EffectiveSpec
     replicas: int
-    target: TargetSettings
+    target: HostSettings
 
 
 def known_facts(case: Case) -> frozenset[Fact]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from reconciler.config.settings import TargetSettings
+from reconciler.config.settings import HostSettings
 from reconciler.desired.origins import Origins
 from reconciler.engines.arguments import parallel_size
 from reconciler.engines.launch import server_flags, unsupported
@@ -207,7 +207,7 @@ _ENDLESS = 1 << 62
 _PART = "MIG-"
 
 
-def capacity_of(target: TargetSettings) -> Capacity:
+def capacity_of(target: HostSettings) -> Capacity:
     """The capacity in the config. What it does not limit is endless, and GPUs that are not known do not count."""
     limits = target.allocatable
     return Capacity(
@@ -218,7 +218,7 @@ def capacity_of(target: TargetSettings) -> Capacity:
     )
 
 
-def never_here(one: Desired, target: TargetSettings, measured: Capacity | None) -> Iterator[Reason]:
+def never_here(one: Desired, target: HostSettings, measured: Capacity | None) -> Iterator[Reason]:
     """Why a service, or its canary, could not run on this host even if it were empty."""
     if one.spec is None or one.not_here or not one.replicas:
         return
@@ -228,7 +228,7 @@ def never_here(one: Desired, target: TargetSettings, measured: Capacity | None) 
         yield from _never(canary.spec, where, target, measured)
 
 
-def _never(spec: EffectiveSpec, where: Origin, target: TargetSettings, measured: Capacity | None) -> Iterator[Reason]:
+def _never(spec: EffectiveSpec, where: Origin, target: HostSettings, measured: Capacity | None) -> Iterator[Reason]:
     need = _known_need(spec.resources, target, measured)
     yield from (replace(each, origin=where) for each in impossible(need, measured or capacity_of(target)))
     size = parallel_size(server_flags(spec))
@@ -260,7 +260,7 @@ def ignored_resources(container: Mapping[str, Any], origins: Origins) -> Iterato
             yield Reason(ReasonCode.FIELD_IGNORED, text, origins.of_limit(name))
 
 
-def not_at_once(services: Iterable[Desired], target: TargetSettings, measured: Capacity | None) -> Iterator[Reason]:
+def not_at_once(services: Iterable[Desired], target: HostSettings, measured: Capacity | None) -> Iterator[Reason]:
     """Services whose replicas do not all fit together, in document order."""
     capacity = measured or capacity_of(target)
     ledger = Ledger(capacity, ())
@@ -277,7 +277,7 @@ def not_at_once(services: Iterable[Desired], target: TargetSettings, measured: C
             ledger.take(need, one.id)
 
 
-def _known_need(need: Resources, target: TargetSettings, measured: Capacity | None) -> Resources:
+def _known_need(need: Resources, target: HostSettings, measured: Capacity | None) -> Resources:
     """Without devices of which it is unknown here whether the host has them."""
     if measured is not None or target.gpus == ():
         return need

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from reconciler.config.settings import EngineSettings, TargetSettings
+from reconciler.config.settings import EngineSettings, HostSettings
 from reconciler.desired.origins import Origins
 from reconciler.kserve.credentials import Secret
 from reconciler.kserve.names import CONNECTION_TYPE, CONNECTIONS
@@ -23,7 +23,7 @@ class Keyring:
 
     namespace: str
     store: SecretStore
-    target: TargetSettings
+    target: HostSettings
     closed: str = ""
     """Why it may use none of them."""
     unread: Reason | None = None
@@ -80,7 +80,7 @@ class Keyring:
 
 
 def keyring(
-    namespace: str, service: Manifest, store: SecretStore, target: TargetSettings, unread: Reason | None = None
+    namespace: str, service: Manifest, store: SecretStore, target: HostSettings, unread: Reason | None = None
 ) -> Keyring:
     """The Secrets that a service may use: other documents that affect it are in the place of its namespace."""
     owners = [each.path for each in target.secrets.folders if namespace in each.namespaces]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from reconciler.config.settings import TargetSettings
+from reconciler.config.settings import HostSettings
 from reconciler.desired.blockers import find_obstacles
 from reconciler.desired.context import DesiredContext
 from reconciler.desired.deviations import ALL_FACTS, Case, depends_on_gpus, deviations, entries_ignored, known_facts
@@ -89,7 +89,7 @@ def _describe(service: Manifest, context: DesiredContext) -> Desired:
     return replace(usable, blocked=(*usable.blocked, *secrets)) if secrets else usable
 
 
-def service_id(service: Manifest, target: TargetSettings) -> ServiceId:
+def service_id(service: Manifest, target: HostSettings) -> ServiceId:
     return ServiceId(service.namespace or target.default_namespace, service.name)
 
 
@@ -211,7 +211,7 @@ def _with_origins(found: Desired, spec: EffectiveSpec, origins: Origins) -> Desi
     )
 
 
-def _doubtful_image(spec: EffectiveSpec, target: TargetSettings, origins: Origins) -> Iterator[Reason]:
+def _doubtful_image(spec: EffectiveSpec, target: HostSettings, origins: Origins) -> Iterator[Reason]:
     """Where nothing runs the image, its obstacle says so."""
     if (text := doubtful_image(spec.image, texts(spec.command))) and find_engine(spec.image, target.engines):
         yield Reason(ReasonCode.IMAGE_UNKNOWN, text, origins.of_container_field("image"))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from reconciler.config.settings import TargetSettings
+from reconciler.config.settings import HostSettings
 from reconciler.desired.origins import Origins
 from reconciler.desired.spec import UnusableField
 from reconciler.formats.strict_yaml import find, line_at
@@ -229,7 +229,7 @@ def _alone(service: Manifest, entry: dict[str, Any]) -> Manifest:
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
-def node_of(target: TargetSettings) -> Node:
+def node_of(target: HostSettings) -> Node:
     """The host as a scheduler would know it: what the config says, over the labels that every node has.
 
     Nothing here is measured. A label that came and went with a driver would stop what serves.

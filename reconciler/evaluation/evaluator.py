@@ -7,8 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from reconciler.config.settings import TargetSettings
-from reconciler.desired import DesiredCache, build_desired
+from reconciler.config.settings import HostSettings, TargetSettings
+from reconciler.desired import ClusterCache, DesiredCache, build_cluster_desired, build_desired
 from reconciler.manifests import ManifestCache, Manifests, narrow, read_manifests
 from reconciler.model import DesiredState, Snapshot
 from reconciler.secrets import SecretSources, SecretStore
@@ -46,8 +46,9 @@ class Evaluator:
     def __init__(self, settings: TargetSettings) -> None:
         self._settings = settings
         self._secrets = SecretSources(settings)
-        self._files = ManifestCache()
+        self._files = ManifestCache(every_kind=not isinstance(settings, HostSettings))
         self._services = DesiredCache()
+        self._objects = ClusterCache()
         self._read: tuple[Snapshot, Snapshot, Manifests] | None = None
         self._known: tuple[Snapshot, Evaluated] | None = None
 
@@ -67,10 +68,15 @@ class Evaluator:
         secrets = self._secrets.load(manifests)
         known = self._known
         if known is None or known[0] is not snapshot or known[1].secrets is not secrets:
-            wanted = build_desired(manifests, self._settings, own, self._services, secrets)
+            wanted = self._build(manifests, own, secrets)
             self._log_bugs()
             self._known = known = (snapshot, Evaluated(wanted, secrets, self._secrets.seen_stamps))
         return known[1]
+
+    def _build(self, manifests: Manifests, snapshot: Snapshot, secrets: SecretStore) -> DesiredState:
+        if isinstance(self._settings, HostSettings):
+            return build_desired(manifests, self._settings, snapshot, self._services, secrets)
+        return build_cluster_desired(manifests, self._settings, snapshot, self._objects, secrets)
 
     def unread(self) -> set[tuple[str, str]]:
         """Path and object id of the files read last of which nothing is cached: another revision may read them.
@@ -84,8 +90,9 @@ class Evaluator:
         read = (f"{bug.subject}: {bug.traceback}" for bug in (*self._files.bugs, *self._secrets.bugs))
         with suppress(OSError):
             # Where the log's disk is full, what was read counts all the same.
-            for text in (*read, *self._services.tracebacks):
+            for text in (*read, *self._services.tracebacks, *self._objects.tracebacks):
                 sys.stderr.write(f"bug: {self._settings.name}: {text}\n")
         self._files.bugs.clear()
         self._secrets.bugs.clear()
         self._services.tracebacks.clear()
+        self._objects.tracebacks.clear()

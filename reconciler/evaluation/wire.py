@@ -11,32 +11,34 @@ import pickle
 import socket
 import struct
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from reconciler.evaluation.evaluator import Evaluated
 from reconciler.manifests import is_kustomization
-from reconciler.model import Desired, DesiredState, File, ReasonCode, Snapshot
+from reconciler.model import Desired, DesiredObject, DesiredState, File, ReasonCode, Snapshot
 from reconciler.model import desired as desired_model
 from reconciler.model import names as names_model
+from reconciler.model import objects as objects_model
 from reconciler.secrets import SecretStore, StoredSecret
 
 # Twenty thousand services make a quarter of it.
 LONGEST_ANSWER = 128 << 20
 _LENGTH = struct.Struct("!Q")
 _PIECE = 1 << 20
-_KEPT = tuple(each.name for each in fields(DesiredState) if each.name not in ("services", "revision"))
+_KEPT = tuple(each.name for each in fields(DesiredState) if each.name not in ("services", "objects", "revision"))
 
 
 def _is_data(each: object) -> bool:
     return isinstance(each, type) and is_dataclass(each)
 
 
+_MODELS = (desired_model, names_model, objects_model)
 _PLAIN: Mapping[tuple[str, str], type] = {
     (each.__module__, each.__qualname__): each
     for each in (
-        *(each for model in (desired_model, names_model) for each in vars(model).values() if _is_data(each)),
+        *(each for model in _MODELS for each in vars(model).values() if _is_data(each)),
         *(ReasonCode, SecretStore, StoredSecret, frozenset, set),
     )
 }
@@ -56,12 +58,13 @@ class _Unpickler(pickle.Unpickler):
 
 @dataclass(frozen=True, slots=True)
 class EvaluationDelta:
-    """The desired state of one target: a list of services, and of all else only what changed.
+    """The desired state of one target: lists of services and objects, and of all else only what changed.
 
-    A number is a service of the previous result. `secrets` is None where they are as before.
+    A number is one of the previous result. `secrets` is None where they are as before.
     """
 
     services: list[int | Desired]
+    objects: list[int | DesiredObject]
     changed: dict[str, Any]
     secrets: SecretStore | None
     stamps: tuple[Any, ...]
@@ -90,7 +93,7 @@ def dump_answers(
 ) -> bytes:
     """The results for all targets, by name, and files whose contents the worker does not keep afterwards."""
     answers = {name: _answer(each, before.get(name)) for name, each in now.items()}
-    plain = {name: (each.services, each.changed, each.secrets, each.stamps) for name, each in answers.items()}
+    plain = {name: tuple(getattr(each, part.name) for part in fields(each)) for name, each in answers.items()}
     return pickle.dumps((plain, tuple(unread)), 5)
 
 
@@ -104,13 +107,27 @@ def load_answers(
 
 
 def _answer(now: Evaluated, before: Evaluated | None) -> EvaluationDelta:
+    wanted = now.desired
     if before is None:
-        return EvaluationDelta(list(now.desired.services), _plain(dict(_values(now.desired))), now.secrets, now.stamps)
-    places = {id(each): index for index, each in enumerate(before.desired.services)}
-    services = [places.get(id(each), each) for each in now.desired.services]
+        changed = dict(_values(wanted))
+        return EvaluationDelta(list(wanted.services), list(wanted.objects), _plain(changed), now.secrets, now.stamps)
+    services = _by_place(wanted.services, before.desired.services)
+    objects = _by_place(wanted.objects, before.desired.objects)
     changed = {name: value for name, value in _values(now.desired) if value != getattr(before.desired, name)}
     secrets = None if now.secrets is before.secrets else now.secrets
-    return EvaluationDelta(services, _plain(changed), secrets, now.stamps)
+    return EvaluationDelta(services, objects, _plain(changed), secrets, now.stamps)
+
+
+_One = TypeVar("_One")
+
+
+def _by_place(now: Sequence[_One], before: Sequence[_One]) -> list[int | _One]:
+    places = {id(each): index for index, each in enumerate(before)}
+    return [places.get(id(each), each) for each in now]
+
+
+def _by_value(places: Sequence[int | _One], before: Sequence[_One]) -> tuple[_One, ...]:
+    return tuple(before[each] if isinstance(each, int) else each for each in places)
 
 
 def _values(desired: DesiredState) -> Iterator[tuple[str, Any]]:
@@ -124,9 +141,9 @@ def _plain(changed: dict[str, Any]) -> dict[str, Any]:
 
 def _joined(answer: EvaluationDelta, name: str, revision: str, before: Evaluated | None) -> Evaluated:
     last = before or Evaluated(DesiredState(name, revision, ()), SecretStore())
-    old = last.desired.services
-    services = tuple(old[each] if isinstance(each, int) else each for each in answer.services)
-    desired = replace(last.desired, services=services, revision=revision, **answer.changed)
+    services = _by_value(answer.services, last.desired.services)
+    objects = _by_value(answer.objects, last.desired.objects)
+    desired = replace(last.desired, services=services, objects=objects, revision=revision, **answer.changed)
     return Evaluated(desired, answer.secrets or last.secrets, answer.stamps)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
-from reconciler.config.settings import TargetSettings
+from reconciler.config.settings import HostSettings
 from reconciler.engines.preflight import Begin, begin_child
 from reconciler.host.gpus.devices import Gpus
 from reconciler.host.inventory import Inventory
@@ -47,7 +47,7 @@ class Backend:
     images: Images | None = None
 
 
-def make_backend(settings: TargetSettings, inventory: Inventory, gpus: Gpus, closed: tuple[Path, ...] = ()) -> Backend:
+def make_backend(settings: HostSettings, inventory: Inventory, gpus: Gpus, closed: tuple[Path, ...] = ()) -> Backend:
     """The backend of one host. Units see nothing of `closed`."""
     match settings.kind:
         case "process":
@@ -58,7 +58,7 @@ def make_backend(settings: TargetSettings, inventory: Inventory, gpus: Gpus, clo
             assert_never(settings.kind)
 
 
-def _make_process(settings: TargetSettings, inventory: Inventory, gpus: Gpus) -> Backend:
+def _make_process(settings: HostSettings, inventory: Inventory, gpus: Gpus) -> Backend:
     return Backend(
         supervisor=ProcessSupervisor(inventory, gpus),
         spawn_proxy=process.spawn,
@@ -70,7 +70,7 @@ def _make_process(settings: TargetSettings, inventory: Inventory, gpus: Gpus) ->
     )
 
 
-def _make_systemd(settings: TargetSettings, inventory: Inventory, gpus: Gpus, closed: tuple[Path, ...]) -> Backend:
+def _make_systemd(settings: HostSettings, inventory: Inventory, gpus: Gpus, closed: tuple[Path, ...]) -> Backend:
     from reconciler.host.systemd.fetch import FetchUnit
     from reconciler.host.systemd.images import Images
     from reconciler.host.systemd.preflight import PreflightSandbox
@@ -105,5 +105,5 @@ def _make_systemd(settings: TargetSettings, inventory: Inventory, gpus: Gpus, cl
     )
 
 
-def _python(settings: TargetSettings) -> Path:
+def _python(settings: HostSettings) -> Path:
     return settings.storage.python or Path(sys.executable)

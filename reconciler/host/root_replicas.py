@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from reconciler.config.settings import Settings, TargetSettings
+from reconciler.config.settings import HostSettings, Settings
 from reconciler.errors import SettingsError
 from reconciler.host.staging.weights import is_replaceable
 from reconciler.source.address import git_folder, parse_address, shown_address
@@ -30,7 +30,7 @@ def root_refusals(settings: Settings) -> Iterator[str]:
     """Why each of these targets is not driven."""
     if os.geteuid() != 0 or other_owner(settings):
         return
-    for index, target in enumerate(settings.targets):
+    for index, target in settings.numbered_hosts:
         if not target.allow_root and _runs_as_root(target) and not only_root_may_push(settings.source.url):
             how, fix = _remedy(target)
             yield (
@@ -39,14 +39,14 @@ def root_refusals(settings: Settings) -> Iterator[str]:
             )
 
 
-def _remedy(target: TargetSettings) -> tuple[str, str]:
+def _remedy(target: HostSettings) -> tuple[str, str]:
     """What in the config would run replicas as root, and what to do about it."""
     if target.replica_user is None:
         return f"kind {target.kind}", "run the daemon as another user (unprivileged.conf)"
     return f"user {target.replica_user}", "set another user"
 
 
-def _runs_as_root(target: TargetSettings) -> bool:
+def _runs_as_root(target: HostSettings) -> bool:
     if target.replica_user is None:
         return True
     try:

@@ -69,7 +69,7 @@ class HostTarget:
 
     def __init__(
         self,
-        settings: config.TargetSettings,
+        settings: config.HostSettings,
         folder: Path,
         wake: Callable[[], None],
         secrets: Callable[[], SecretStore] = lambda: NO_SECRETS,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from reconciler.config.settings import Settings, TargetSettings
+from reconciler.config.settings import HostSettings, Settings
 from reconciler.config.values import parse_listen
 from reconciler.errors import ReconcileError
 from reconciler.host.backends import PROXY, Backend, make_backend
@@ -40,16 +40,16 @@ def is_fetching(settings: Settings) -> bool:
     return any(_is_fetching(folder, target) for folder, target in folders_of(settings))
 
 
-def folders_of(settings: Settings) -> list[tuple[Path, TargetSettings]]:
+def folders_of(settings: Settings) -> list[tuple[Path, HostSettings]]:
     """Every target with its folder, also those that were taken out of the config. Raises Retryable."""
     registry = TargetRegistry(settings.state_dir)
-    found = [(registry.folder_of(target.name), target) for target in settings.targets]
+    found = [(registry.folder_of(target.name), target) for target in settings.hosts]
     left = ((one.folder, one.target.config) for one in registry.leftovers(settings))
     # What is left may hold the address of another.
     return [(folder, target) for folder, target in left if target is not None] + found
 
 
-def _is_fetching(folder: Path, target: TargetSettings) -> bool:
+def _is_fetching(folder: Path, target: HostSettings) -> bool:
     with _opened(folder, target) as backend:
         with _stager(folder, target, backend) as stager:
             if any(each.fetch is Fetch.RUNNING for each in stager.look().values()):
@@ -58,7 +58,7 @@ def _is_fetching(folder: Path, target: TargetSettings) -> bool:
 
 
 @contextmanager
-def _opened(folder: Path, target: TargetSettings) -> Iterator[Backend]:
+def _opened(folder: Path, target: HostSettings) -> Iterator[Backend]:
     backend = make_backend(target, Inventory(folder), Gpus(()))
     try:
         yield backend
@@ -66,11 +66,11 @@ def _opened(folder: Path, target: TargetSettings) -> Iterator[Backend]:
         backend.supervisor.close()
 
 
-def _stager(folder: Path, target: TargetSettings, backend: Backend) -> closing[Stager]:
+def _stager(folder: Path, target: HostSettings, backend: Backend) -> closing[Stager]:
     return closing(Stager(target.storage, folder / "models", backend.fetcher, lambda: NO_SECRETS, lambda: None))
 
 
-def _end_fetches(folder: Path, target: TargetSettings, backend: Backend) -> None:
+def _end_fetches(folder: Path, target: HostSettings, backend: Backend) -> None:
     with _stager(folder, target, backend) as stager:
         stager.end_all()
     if backend.images:
@@ -99,13 +99,13 @@ def _end_once(inventory: Inventory, supervisor: Supervisor) -> list[str]:
     return left
 
 
-def end_proxy(folder: Path, target: TargetSettings) -> list[str]:
+def end_proxy(folder: Path, target: HostSettings) -> list[str]:
     """End it permanently. Returns what is left, as text."""
     with _opened(folder, target) as backend:
         return _end_proxy(folder, target, backend)
 
 
-def _end_proxy(folder: Path, target: TargetSettings, backend: Backend) -> list[str]:
+def _end_proxy(folder: Path, target: HostSettings, backend: Backend) -> list[str]:
     # First what would start it again.
     backend.remove_proxy()
     EnvoyProxy(folder / PROXY, target.routing).stop()

@@ -45,7 +45,7 @@ _Seen = tuple[tuple[Desired, ...], tuple[ReplicaRecord, ...], tuple[Owned, ...],
 class Translations:
     """By one target's config. What it remembers is a cache."""
 
-    def __init__(self, settings: config.TargetSettings, kept: Callable[[], Mapping[str, str]] = dict) -> None:
+    def __init__(self, settings: config.HostSettings, kept: Callable[[], Mapping[str, str]] = dict) -> None:
         """`kept`: values of variables that something on record was started with, by their hashes."""
         self._settings = settings
         self._kept = kept

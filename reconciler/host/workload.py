@@ -61,7 +61,7 @@ class ReplicaFiles:
 
 
 def place_of(
-    settings: config.TargetSettings,
+    settings: config.HostSettings,
     folder: Path,
     engine: config.EngineSettings,
     paths: Mapping[str, str],
@@ -109,7 +109,7 @@ class Workloads:
 
     def __init__(
         self,
-        settings: config.TargetSettings,
+        settings: config.HostSettings,
         folder: Path,
         secrets: Callable[[], SecretStore],
         stager: Stager,

@@ -8,7 +8,7 @@ from math import inf
 
 import structlog
 
-from reconciler.config.settings import TargetSettings as TargetSettings
+from reconciler.config.settings import HostSettings
 from reconciler.errors import NotUnderstood, Retryable
 from reconciler.evaluation.evaluator import Evaluation, Evaluator
 from reconciler.host.execute import BESIDE, execute, make_pool
@@ -64,7 +64,7 @@ class Reconciler:
 
     def __init__(
         self,
-        settings: TargetSettings,
+        settings: HostSettings,
         target: Target,
         history: History,
         suspension: Suspension,
@@ -255,7 +255,7 @@ def _by_hand(drained: ByHand | None) -> Reason | None:
     return Reason(ReasonCode.DRAINED, f"the host is drained {drained}; `reconciler host undrain` ends it", NO_ORIGIN)
 
 
-def patience(settings: TargetSettings) -> Patience:
+def patience(settings: HostSettings) -> Patience:
     """How long is long enough, from the config."""
     given = settings.rollout
     return Patience(given.min_ready, given.ready_timeout, given.drain_timeout, given.stop_grace)

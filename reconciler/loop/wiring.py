@@ -16,8 +16,7 @@ import structlog
 from reconciler import __version__
 from reconciler.build import build_id
 from reconciler.config.conflicts import KEPT
-from reconciler.config.settings import Settings
-from reconciler.config.settings import TargetSettings as TargetSettings
+from reconciler.config.settings import HostSettings, Settings
 from reconciler.config.values import NAME
 from reconciler.errors import Retryable, SettingsError, Terminal
 from reconciler.evaluation.evaluator import Evaluation, Evaluator
@@ -49,7 +48,7 @@ log = structlog.get_logger()
 class ManagedTarget:
     """One target with everything around it. `leftover`: it is not in the config any more, and is drained."""
 
-    settings: TargetSettings
+    settings: HostSettings
     target: HostTarget
     reconciler: Reconciler
     suspension: Suspension
@@ -102,6 +101,8 @@ def make_places(
     write to our folder; Retryable for a driver.
     """
     refuse_open_state(settings)
+    for cluster in settings.clusters:
+        raise SettingsError(f"target {cluster.name}: kind kubernetes is not supported by this version")
     leftovers = TargetRegistry(settings.state_dir).check(settings)
     refuse_shared_gpus(settings)
     refuse_root(settings)
@@ -110,7 +111,7 @@ def make_places(
         make_place(
             target, settings, history, metrics, reserved, scratch, sandbox.target(target.name) if sandbox else None
         )
-        for target in settings.targets
+        for target in settings.hosts
     ]
     removed = (_make_removed(left, settings, history, metrics, scratch) for left in leftovers)
     return places + [place for place in removed if place is not None]
@@ -187,7 +188,7 @@ def retire(place: ManagedTarget, state: Settings) -> bool:
 
 def refuse_shared_gpus(settings: Settings) -> None:
     """Each target leases without knowing of the others."""
-    having = [target for target in settings.targets if target.gpus]
+    having = [target for target in settings.hosts if target.gpus]
     if len(having) < 2 or not any(_is_known_later(target) for target in having):
         return
     owners: dict[str, str] = {}
@@ -200,13 +201,13 @@ def refuse_shared_gpus(settings: Settings) -> None:
                 )
 
 
-def _is_known_later(target: TargetSettings) -> bool:
+def _is_known_later(target: HostSettings) -> bool:
     """Does only the driver know what this target may lease?"""
     return target.gpus == "auto" or any(uuid.startswith("MIG-") for uuid in target.gpus)
 
 
 def make_place(
-    settings: TargetSettings,
+    settings: HostSettings,
     state: Settings,
     history: History,
     metrics: Metrics,

@@ -6,6 +6,7 @@ What could not be read stays known (`Manifests.unreadable`): a service that came
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from reconciler.formats.strict_yaml import FieldPath
 from reconciler.manifests.assembly import Builds, assemble
@@ -86,9 +87,13 @@ _DUPLICATES_NAMED = 3
 
 
 class ManifestCache:
-    """Parsed files, by path and object id: an unchanged file is not parsed again. One for each target."""
+    """Parsed files, by path and object id: an unchanged file is not parsed again. One for each target.
 
-    def __init__(self) -> None:
+    `every_kind`: also objects of kinds that mean nothing to us are kept.
+    """
+
+    def __init__(self, *, every_kind: bool = False) -> None:
+        self._every_kind = every_kind
         self._files: dict[tuple[str, str], Manifests] = {}
         self._builds = Builds()
         # Of documents that could not be read since they were last taken: for the log.
@@ -112,7 +117,8 @@ class ManifestCache:
             if key in known:
                 now[key] = known[key]
             elif key not in now:
-                now[key] = read_file(file.path, file.data, len(file.data))
+                found = read_file(file.path, file.data, len(file.data))
+                now[key] = found if self._every_kind or not found.others else replace(found, others=())
                 self.bugs += now[key].bugs
             expanded += now[key].expanded
             return now[key]

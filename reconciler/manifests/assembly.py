@@ -53,7 +53,10 @@ def _read_one(overlay: Overlay, value: dict[str, Any], sources: _Sources, prefix
     else:
         file = file if file in sources.files else overlay.top.file
         found = read_object(file, value, _spread(value, 1))
-    return replace(found, documents=tuple(replace(each, built_by=overlay.top.file) for each in found.documents))
+    documents, others = (
+        tuple(replace(each, built_by=overlay.top.file) for each in part) for part in (found.documents, found.others)
+    )
+    return replace(found, documents=documents, others=others)
 
 
 def _taken_origin(value: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -38,6 +39,9 @@ from reconciler.model import Origin, Reason, ReasonCode
 
 MAX_OBJECTS = 500
 _BLANK = re.compile(r"[ \t\r\n]*")
+_OTHER_NAME = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9._:]{0,251}[A-Za-z0-9])?")
+# What programs read of files, and no API server knows.
+_NO_OBJECTS = ("kustomize.config.k8s.io/", "reconciler/")
 _ESCAPE = re.compile(rb"\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})|\\.", re.DOTALL)
 
 
@@ -316,19 +320,23 @@ def _not_served(draft: Manifest, kind: str, api_version: str) -> Manifests:
     if kind == "Template" and isinstance(draft.data.get("objects"), list):
         return _template(draft, api_version, str(name))
     what = f"{kind[:80]} {name[:80]}" if isinstance(name, str) else kind[:80]
+    note = Reason(
+        ReasonCode.UNKNOWN_KIND,
+        f"{what} ({api_version[:80]}) is not supported; ignored{_HINTS.get(kind, '')}",
+        draft.origin,
+    )
     if is_of_kserve(api_version):
         text = f"{what} ({api_version[:80]}): this kind of KServe is not supported; neither checked nor served"
-        return Manifests(notes=(Reason(ReasonCode.UNSUPPORTED_KIND, text, draft.origin),))
-    hint = _HINTS.get(kind, "")
-    return Manifests(
-        notes=(
-            Reason(
-                ReasonCode.UNKNOWN_KIND,
-                f"{what} ({api_version[:80]}) is not supported; ignored{hint}",
-                draft.origin,
-            ),
-        )
-    )
+        note = Reason(ReasonCode.UNSUPPORTED_KIND, text, draft.origin)
+    return Manifests(notes=(note,), others=tuple(_other(draft, kind, api_version, name)))
+
+
+def _other(draft: Manifest, kind: str, api_version: str, name: object) -> Iterator[Manifest]:
+    """An object that a cluster may know. Its name's form is the API server's to judge, but it may be part of a URL."""
+    if not isinstance(name, str) or not _OTHER_NAME.fullmatch(name) or api_version.startswith(_NO_OBJECTS):
+        return
+    with suppress(_Incomplete):
+        yield replace(draft, api_version=api_version, kind=kind, name=name, namespace=_namespace(draft))
 
 
 def _template(draft: Manifest, api_version: str, name: str) -> Manifests:

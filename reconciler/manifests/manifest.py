@@ -109,6 +109,8 @@ class Manifests:
     bugs: tuple[Bug, ...] = ()
     # Runtimes that do not exist until a template is rendered: for messages.
     templated: tuple[Templated, ...] = ()
+    # Objects of kinds that mean nothing to us, which a cluster gets all the same.
+    others: tuple[Manifest, ...] = ()
 
     @property
     def errors(self) -> tuple[Reason, ...]:
@@ -142,6 +144,7 @@ def joined(parts: Iterable[Manifests]) -> Manifests:
         sum(part.expanded for part in every),
         tuple(chain.from_iterable(part.bugs for part in every)),
         tuple(chain.from_iterable(part.templated for part in every)),
+        tuple(chain.from_iterable(part.others for part in every)),
     )
 
 

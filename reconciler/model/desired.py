@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from reconciler.model.names import NO_ORIGIN, NoOrigin, Origin, Reason, ServiceId
+from reconciler.model.objects import DesiredObject
 
 GPU = "nvidia.com/gpu"
 MIG = "nvidia.com/mig-"
@@ -285,6 +286,7 @@ class DesiredState:
     if it was not git that said so.
     `skipped` are files that are there, but hold nothing for this target, and why.
     `paths` are what it reads; empty: not known. `in_default_namespace` are services whose documents name no namespace.
+    `objects` are all that a cluster is to have, the services among them; hosts have none.
     """
 
     target: str
@@ -301,6 +303,7 @@ class DesiredState:
     skipped: Mapping[str, Reason] = field(default_factory=lambda: MappingProxyType({}))
     paths: tuple[str, ...] = ()
     in_default_namespace: frozenset[ServiceId] = frozenset()
+    objects: tuple[DesiredObject, ...] = ()
 
     @property
     def versions(self) -> tuple[Desired, ...]:

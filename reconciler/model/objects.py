@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from reconciler.model.names import Origin, ServiceId
+
+LineTree: TypeAlias = "int | tuple[int, tuple[LineTree, ...]]"
+"""The line of a value, and those of its children in their order; a value without children has its line alone."""
 
 KubeObject = Mapping[str, Any]
 """One object as the API server writes it in JSON. It is shared: never change it."""
@@ -39,26 +42,42 @@ class ObjectId:
 class DesiredObject:
     """One object as git wants it on one cluster.
 
-    `body` is what would be applied, without status, and `hash` its hash. `lines` are the lines of `origin.file` where
-    its fields are written, by path: `spec.predictor.minReplicas`, `spec.containers.0.image`. `service` is the
-    InferenceService that it is.
+    `body` is what would be applied, without status, and `hash` its hash. `lines` are those of `origin.file` where it is
+    written. `service` is the InferenceService that it is. Of a Secret that SOPS encrypted, the data is not in `body`:
+    it stands in the store of Secrets (`is_encrypted`).
     """
 
     id: ObjectId
     origin: Origin
     body: KubeObject = field(hash=False)
     hash: str
-    lines: Mapping[str, int] = field(default_factory=dict, hash=False, compare=False)
+    lines: LineTree = field(default=1, hash=False, compare=False, repr=False)
     service: ServiceId | None = None
+    is_encrypted: bool = False
 
     @property
     def api_version(self) -> str:
         return str(self.body["apiVersion"])
 
     def origin_of(self, path: str) -> Origin:
-        """The line of a field, or of the nearest one around it that git writes."""
-        while path:
-            if (line := self.lines.get(path)) is not None:
-                return Origin(self.origin.file, line)
-            path, _, _ = path.rpartition(".")
-        return self.origin
+        """The line of a field, or of the nearest one around it that git writes: `spec.containers.0.image`."""
+        value: Any = self.body
+        lines, parts = self.lines, path.split(".") if path else []
+        while parts and isinstance(lines, tuple) and (found := _child(value, parts)) is not None:
+            index, key, parts = found
+            if index >= len(lines[1]):
+                break
+            value, lines = value[key], lines[1][index]
+        return Origin(self.origin.file, lines[0] if isinstance(lines, tuple) else lines)
+
+
+def _child(value: Any, parts: list[str]) -> tuple[int, str | int, list[str]] | None:
+    """Place, key and rest of a path's first field. Keys of labels and annotations have dots themselves."""
+    if isinstance(value, list):
+        index = int(parts[0]) if parts[0].isdigit() else len(value)
+        return (index, index, parts[1:]) if index < len(value) else None
+    if isinstance(value, dict):
+        for length in range(1, len(parts) + 1):
+            if (key := ".".join(parts[:length])) in value:
+                return list(value).index(key), key, parts[length:]
+    return None

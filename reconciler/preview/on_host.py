@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import assert_never
 
-from reconciler.config.settings import EngineSettings, TargetSettings
+from reconciler.config.settings import EngineSettings, HostSettings
 from reconciler.desired import HOST_MODE, as_kserve_sees, build_desired
 from reconciler.desired.blockers import closed_arguments
 from reconciler.desired.limits import MAX_FINDINGS, first, never_here, not_at_once
@@ -67,7 +67,7 @@ _UNSTARTED = Revealed(fields={name: f"<{name}>" for name in GIVEN_AT_START})
 
 
 def validate_on(
-    manifests: Manifests, target: TargetSettings, closed: tuple[Path, ...] = (), folder: Path | None = None
+    manifests: Manifests, target: HostSettings, closed: tuple[Path, ...] = (), folder: Path | None = None
 ) -> Document:
     """The document of `validate`, with what this host refuses and what it would do otherwise than a cluster.
 
@@ -84,7 +84,7 @@ def validate_on(
     return on_cluster.verdict_of(errors, [each for each in warnings if each not in not_checked], not_checked)
 
 
-def render_on(manifests: Manifests, target: TargetSettings, folder: Path) -> Document:
+def render_on(manifests: Manifests, target: HostSettings, folder: Path) -> Document:
     """The document of `render`; each service says as `host` what would be started. `folder` is the target's state."""
     place, wanted = _look(manifests, target, _measured(target, folder))
     document = on_cluster.render(manifests, place)
@@ -100,7 +100,7 @@ def render_on(manifests: Manifests, target: TargetSettings, folder: Path) -> Doc
     return document
 
 
-def _measured(target: TargetSettings, folder: Path | None) -> Capacity | None:
+def _measured(target: HostSettings, folder: Path | None) -> Capacity | None:
     """What this machine has, where it is the host: only there a daemon keeps the target's state. None elsewhere."""
     with suppress(OSError, Retryable):
         if folder is not None and folder.is_dir():
@@ -109,7 +109,7 @@ def _measured(target: TargetSettings, folder: Path | None) -> Capacity | None:
 
 
 def _look(
-    manifests: Manifests, target: TargetSettings, capacity: Capacity | None
+    manifests: Manifests, target: HostSettings, capacity: Capacity | None
 ) -> tuple[on_cluster.RenderContext, DesiredState]:
     """The host as KServe's rules see it, and what it would run."""
     target = _as_named_here(manifests, target)
@@ -123,7 +123,7 @@ def _look(
     return place, replace(wanted, services=tuple(services))
 
 
-def _unstartable(service: Desired, target: TargetSettings) -> Iterator[Reason]:
+def _unstartable(service: Desired, target: HostSettings) -> Iterator[Reason]:
     """Arguments and variables in git that no process can be given."""
     engine = find_engine(service.spec.image, target.engines) if service.spec else None
     if service.spec is None or engine is None or service.not_here:
@@ -137,7 +137,7 @@ def _unstartable(service: Desired, target: TargetSettings) -> Iterator[Reason]:
             yield from (reason for is_in_git, reason in found if is_in_git)
 
 
-def _as_named_here(manifests: Manifests, target: TargetSettings) -> TargetSettings:
+def _as_named_here(manifests: Manifests, target: HostSettings) -> HostSettings:
     """Files that are named otherwise than from the repository's root are in no folder that the config could mean."""
     if any(is_under(each.origin.file, target.paths) for each in manifests.documents):
         return target
@@ -169,7 +169,7 @@ def _blocked(service: Desired) -> tuple[Reason, ...]:
     return (*service.blocked, *(service.canary.blocked if service.canary else ()))
 
 
-def _closed(wanted: DesiredState, target: TargetSettings, closed: tuple[Path, ...]) -> Iterator[Reason]:
+def _closed(wanted: DesiredState, target: HostSettings, closed: tuple[Path, ...]) -> Iterator[Reason]:
     """Folders and files of the daemon, by their names: where links lead is known on the host alone."""
 
     def is_ours(path: str) -> bool:
@@ -182,7 +182,7 @@ def _closed(wanted: DesiredState, target: TargetSettings, closed: tuple[Path, ..
 
 
 def _closed_folders(
-    service: Desired, spec: EffectiveSpec, target: TargetSettings, closed: tuple[Path, ...]
+    service: Desired, spec: EffectiveSpec, target: HostSettings, closed: tuple[Path, ...]
 ) -> Iterator[Reason]:
     origins = dict(service.mount_origins)
     for path, folder in _model_paths(spec, target).items():
@@ -209,7 +209,7 @@ def _warnings(wanted: DesiredState) -> Iterator[Reason]:
     )
 
 
-def _doubtful_names(manifests: Manifests, wanted: DesiredState, target: TargetSettings) -> Iterator[Reason]:
+def _doubtful_names(manifests: Manifests, wanted: DesiredState, target: HostSettings) -> Iterator[Reason]:
     """Names that more than one service answers to: a client must then say more."""
     named = {each.origin: each.origin_of(("metadata", "name")) for each in manifests.of_kind("InferenceService")}
     origins = {each.id: named.get(each.origin, each.origin) for each in wanted.services}
@@ -250,7 +250,7 @@ def _merged(known: list[Document], more: Iterable[Reason]) -> list[Document]:
 # ---------------------------------------------------------------- what would be started
 
 
-def _host(service: Desired, target: TargetSettings, folder: Path) -> Document:
+def _host(service: Desired, target: HostSettings, folder: Path) -> Document:
     engine = find_engine(service.spec.image, target.engines) if service.spec else None
     process = _process(service, service.spec, engine, target, folder) if service.spec and engine else None
     return {
@@ -279,7 +279,7 @@ def _environment(spec: EffectiveSpec, process: Launch) -> object:
 
 
 def _process(
-    service: Desired, spec: EffectiveSpec, engine: EngineSettings, target: TargetSettings, folder: Path
+    service: Desired, spec: EffectiveSpec, engine: EngineSettings, target: HostSettings, folder: Path
 ) -> Launch | None:
     """None for a command that no host can run; `blocked` says why."""
     lease = Lease(0, (_GPU,) * spec.resources.gpu_devices)
@@ -293,7 +293,7 @@ def _process(
     return replace(process, argv=argv, mounts=place.mounts, image=_IMAGE if engine.podman else "")
 
 
-def _unit(service: Desired, spec: EffectiveSpec, process: Launch, target: TargetSettings, folder: Path) -> str | None:
+def _unit(service: Desired, spec: EffectiveSpec, process: Launch, target: HostSettings, folder: Path) -> str | None:
     """The unit of a first replica; None where replicas are no units."""
     match target.kind:
         case "process":
@@ -305,7 +305,7 @@ def _unit(service: Desired, spec: EffectiveSpec, process: Launch, target: Target
 
 
 def _systemd_unit(
-    service: Desired, spec: EffectiveSpec, process: Launch, target: TargetSettings, folder: Path
+    service: Desired, spec: EffectiveSpec, process: Launch, target: HostSettings, folder: Path
 ) -> str | None:
     record = ReplicaRecord(
         id=ReplicaId(service.id, f"{service.digest[:8]}-0"),
@@ -353,7 +353,7 @@ def _hide_one(name: str, value: str) -> str:
     return str(scrub(value, name))
 
 
-def _fit(spec: EffectiveSpec | None, engine: EngineSettings | None, target: TargetSettings, folder: Path) -> Document:
+def _fit(spec: EffectiveSpec | None, engine: EngineSettings | None, target: HostSettings, folder: Path) -> Document:
     """From the model's own files, where this machine has them; `fitReason` says why not."""
     try:
         if spec is None or engine is None:
@@ -371,13 +371,13 @@ def _fit(spec: EffectiveSpec | None, engine: EngineSettings | None, target: Targ
     return {"fit": fit_document(found) if known else None, "fitReason": None if known else found.line}
 
 
-def _room(spec: EffectiveSpec, target: TargetSettings) -> MemoryBudget:
+def _room(spec: EffectiveSpec, target: HostSettings) -> MemoryBudget:
     """The host's GPUs are not seen from here, and of its memory only what the config allows."""
     limit = target.allocatable.memory
     return room_of(spec.resources, (), memory_bytes(limit) if limit else 0, spec.resources.gpu_devices)
 
 
-def _model_paths(spec: EffectiveSpec, target: TargetSettings) -> dict[str, str]:
+def _model_paths(spec: EffectiveSpec, target: HostSettings) -> dict[str, str]:
     """Folders of the models as far as the config tells; `blocked` names the others."""
     paths = {}
     for mount in spec.mounts:

@@ -41,7 +41,7 @@ def become_owner(settings: Settings) -> str:
 
 def other_owner(settings: Settings) -> int:
     """The user to become instead of root; 0 if nothing changes."""
-    if os.geteuid() != 0 or any(target.replica_user is not None for target in settings.targets):
+    if os.geteuid() != 0 or any(target.replica_user is not None for target in settings.hosts):
         return 0
     try:
         return settings.state_dir.stat().st_uid

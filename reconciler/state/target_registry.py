@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from reconciler.config.settings import Settings, TargetSettings
+from reconciler.config.settings import HostSettings, Settings
 from reconciler.errors import Retryable, SettingsError, Terminal
 from reconciler.formats.json_values import known_part
 from reconciler.host.inventory import Inventory, TargetLock, UnreadableRecord
@@ -38,10 +38,10 @@ class KnownTarget:
     settings: Mapping[str, Any] | None = None
 
     @property
-    def config(self) -> TargetSettings | None:
+    def config(self) -> HostSettings | None:
         """Its settings when it was last driven; None where an older daemon did not keep them."""
         try:
-            return TargetSettings.model_validate({**self.settings, "name": self.name}) if self.settings else None
+            return HostSettings.model_validate({**self.settings, "name": self.name}) if self.settings else None
         except ValidationError:
             return None
 
@@ -106,11 +106,11 @@ class TargetRegistry:
         Raises SettingsError where following the config would start something twice; Retryable.
         """
         known = {one.name: one for one in self.known()}
-        wanted = {target.name: target for target in settings.targets}
+        wanted = {target.name: target for target in settings.hosts}
         moved = [
             left for one in known.values() if _has_moved(one, wanted.get(one.name)) and (left := self._leftover(one))
         ]
-        for target in settings.targets:
+        for target in settings.hosts:
             if before := known.get(target.name):
                 self._check_known(target, before)
             else:
@@ -160,7 +160,7 @@ class TargetRegistry:
 
     # ------------------------------------------------------------ comparing
 
-    def _check_known(self, target: TargetSettings, known: KnownTarget) -> None:
+    def _check_known(self, target: HostSettings, known: KnownTarget) -> None:
         before, left = known.config, self._leftover(known)
         if before is None or left is None:
             return
@@ -180,7 +180,7 @@ class TargetRegistry:
             )
 
     def _check_folder(
-        self, target: TargetSettings, known: Mapping[str, KnownTarget], wanted: Mapping[str, TargetSettings]
+        self, target: HostSettings, known: Mapping[str, KnownTarget], wanted: Mapping[str, HostSettings]
     ) -> None:
         for one in known.values():
             if one.folder == target.name:
@@ -192,7 +192,7 @@ class TargetRegistry:
                     f"was called so before; {what}"
                 )
 
-    def _check_takeover(self, target: TargetSettings, moved: Iterable[Leftover]) -> None:
+    def _check_takeover(self, target: HostSettings, moved: Iterable[Leftover]) -> None:
         for left in moved:
             if left.target.name != target.name and self._is_same(target, left):
                 old, new = left.target.name, target.name
@@ -202,7 +202,7 @@ class TargetRegistry:
                     f"{_how_to_rename(old, new)}. Else name the target {old} again"
                 )
 
-    def _is_same(self, target: TargetSettings, left: Leftover) -> bool:
+    def _is_same(self, target: HostSettings, left: Leftover) -> bool:
         """Does a new target read the same folder as one that is gone, or listen at the same address?"""
         before = left.target.config
         if before is not None:
@@ -252,7 +252,7 @@ class TargetRegistry:
             raise Retryable(cannot(error, self._path, "written", "check the disk")) from None
 
 
-def _has_moved(known: KnownTarget, wanted: TargetSettings | None) -> bool:
+def _has_moved(known: KnownTarget, wanted: HostSettings | None) -> bool:
     """Is a target gone from the config, or does it read another folder than before?"""
     before = known.config
     return wanted is None or (before is not None and before.own_path != wanted.own_path)

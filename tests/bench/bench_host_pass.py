@@ -17,7 +17,7 @@ from pathlib import Path
 
 import structlog
 
-from reconciler.config.settings import TargetSettings as Settings
+from reconciler.config.settings import HostSettings as Settings
 from reconciler.desired import build_desired
 from reconciler.engines.preflight import key_of
 from reconciler.host.inventory import Inventory, ReplicaRecord

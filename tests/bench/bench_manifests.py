@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from reconciler.config.settings import EngineSettings, TargetSettings
+from reconciler.config.settings import EngineSettings, HostSettings
 from reconciler.desired import DesiredCache, build_desired
 from reconciler.manifests import ManifestCache, read_manifests
 from reconciler.model import DesiredState, File, Snapshot
 
 PAIR = Path(__file__).parent.parent / "data" / "example_pair.yaml"
 HOST = "apiVersion: reconciler/v1alpha1\nkind: Host\nmetadata: {name: box}\nspec: {}\n"
-TARGET = TargetSettings(
+TARGET = HostSettings(
     name="box",
     paths=("runtimes", "hosts/box"),
     engines=(EngineSettings(image="quay.io/modh/vllm@*", python=Path("/opt/vllm/bin/python")),),

@@ -14,7 +14,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from reconciler.config.settings import TargetSettings
+from reconciler.config.settings import HostSettings
 from reconciler.loop.reconcile import Reconciler
 from reconciler.loop.recorder import Recorder
 from reconciler.model import (
@@ -108,14 +108,14 @@ def _file(path: str, text: str) -> File:
     return File(path, str(hash((path, text))), text.encode())
 
 
-def make_reconciler(settings: TargetSettings, target: Target, folder: Path) -> tuple[Reconciler, History]:
+def make_reconciler(settings: HostSettings, target: Target, folder: Path) -> tuple[Reconciler, History]:
     history = History(folder / "state.db")
     suspension, cordon = Suspension(folder / "suspended.json"), Cordon(folder / "cordon.json")
     return Reconciler(settings, target, history, suspension, cordon, Recorder("demo", history, Metrics())), history
 
 
 def measure(count: int) -> dict[str, float]:
-    settings = TargetSettings.model_validate(
+    settings = HostSettings.model_validate(
         {
             "name": "demo",
             "paths": ["runtimes", "demo"],

@@ -61,9 +61,9 @@ SPEC = EffectiveSpec(
 _STEPS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "subprocess.Popen"}
 
 
-def settings(folder: Path) -> config.TargetSettings:
+def settings(folder: Path) -> config.HostSettings:
     """A host whose only interpreter is a stand-in. `make_ready` puts down what it names."""
-    return config.TargetSettings.model_validate(
+    return config.HostSettings.model_validate(
         {
             "name": "box",
             "paths": ["hosts/box"],

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.config.settings import EngineSettings, TargetSettings
+from reconciler.config.settings import EngineSettings, HostSettings
 from reconciler.desired import DesiredCache, build_desired
 from reconciler.desired.origins import Origins
 from reconciler.desired.serving_options import read_serving_options
@@ -83,7 +83,7 @@ spec:
       - "128"
 """
 
-TARGET = TargetSettings(
+TARGET = HostSettings(
     name="box",
     paths=("runtimes", "hosts/box"),
     default_namespace="team",
@@ -98,12 +98,12 @@ def snapshot(files: dict[str, str | bytes], **more: Any) -> Snapshot:
     return Snapshot("r1", tuple(File(p, hashlib.sha1(d).hexdigest(), d) for p, d in raw.items()), **more)
 
 
-def build(files: dict[str, str | bytes], target: TargetSettings = TARGET, **more: Any) -> DesiredState:
+def build(files: dict[str, str | bytes], target: HostSettings = TARGET, **more: Any) -> DesiredState:
     revision = snapshot(files, **more)
     return build_desired(read_manifests(revision), target, revision)
 
 
-def one(text: str, files: dict[str, str | bytes] | None = None, target: TargetSettings = TARGET) -> Desired:
+def one(text: str, files: dict[str, str | bytes] | None = None, target: HostSettings = TARGET) -> Desired:
     (service,) = build({"hosts/box/chat.yaml": text, **(files or {})}, target).services
     return service
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from reconciler.config.settings import EngineSettings, TargetSettings
+from reconciler.config.settings import EngineSettings, HostSettings
 from reconciler.desired.serving_options import node_of
 from reconciler.manifests import Manifests, read_manifests
 from reconciler.model import Origin
@@ -19,9 +19,9 @@ from tests.desired.test_desired import HOST, RUNTIME, SERVICE, TARGET, build, co
 GPU_TAINT = {"key": "nvidia.com/gpu", "effect": "NoSchedule"}
 
 
-def host(**settings: Any) -> TargetSettings:
+def host(**settings: Any) -> HostSettings:
     given = TARGET.model_dump(exclude_unset=True) | settings
-    return TargetSettings.model_validate(given)
+    return HostSettings.model_validate(given)
 
 
 def selecting(**labels: str) -> str:

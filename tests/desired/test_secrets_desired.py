@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.config.settings import EngineSettings, Secrets, TargetSettings
+from reconciler.config.settings import EngineSettings, HostSettings, Secrets
 from reconciler.desired import DesiredCache, build_desired
 from reconciler.engines.environment import Folders
 from reconciler.engines.launch import Launch, Revealed, launch
@@ -27,7 +27,7 @@ def store(name: str = "hub", namespace: str = "team", **data: str) -> SecretStor
     return SecretStore({found.key: found})
 
 
-def build(text: str, secrets: SecretStore = NO_SECRETS, target: TargetSettings = TARGET, **files: str) -> DesiredState:
+def build(text: str, secrets: SecretStore = NO_SECRETS, target: HostSettings = TARGET, **files: str) -> DesiredState:
     revision = snapshot({"hosts/box/chat.yaml": text, **{f"hosts/box/{n}.yaml": t for n, t in files.items()}})
     return build_desired(read_manifests(revision), target, revision, secrets=secrets)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from reconciler.config.settings import EngineSettings, Routing, TargetSettings
+from reconciler.config.settings import EngineSettings, HostSettings, Routing
 from reconciler.desired.deviations import ALL_FACTS, deviations
 from reconciler.desired.origins import Origins
 from reconciler.desired.support import ROWS, Effect, Fact, SupportRow, TargetKind, Where, find_row
@@ -250,7 +250,7 @@ def test_private_service_is_warned_about_where_the_proxy_is_not():
 
 def test_what_the_documented_pair_says_to_a_host_is_said():
     engine = EngineSettings(image="quay.io/modh/vllm*", python=Path("/p"))
-    target = TargetSettings(name="box", paths=("runtimes", "hosts/box"), engines=(engine,), gpus=("GPU-1",))
+    target = HostSettings(name="box", paths=("runtimes", "hosts/box"), engines=(engine,), gpus=("GPU-1",))
     (service,) = build({"hosts/box/pair.yaml": PAIR}, target).services
     said = sorted((warning.code, warning.message.split(" ")[1]) for warning in service.warnings[1:])
     assert said == [

@@ -13,7 +13,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from reconciler.config.settings import Settings
+from reconciler.config.settings import ClusterSettings, Settings
 from reconciler.desired.support import ROWS, Effect, FieldSupport, SupportRow
 from reconciler.model import ReasonCode
 from reconciler.model.reasons import RENAMED
@@ -31,8 +31,16 @@ def documents() -> list[Path]:
 # ---------------------------------------------------------------- settings
 
 
+_SETTINGS = ["| key | default | meaning |", "|---|---|---|"]
+
+
 def settings_table() -> str:
-    return "\n".join(["| key | default | meaning |", "|---|---|---|", *_settings(Settings, "")])
+    """Targets are hosts here."""
+    return "\n".join([*_SETTINGS, *_settings(Settings, "")])
+
+
+def cluster_table() -> str:
+    return "\n".join([*_SETTINGS, *_settings(ClusterSettings, "targets[].")])
 
 
 def _settings(model: type[BaseModel], prefix: str) -> Iterator[str]:
@@ -47,10 +55,9 @@ def _settings(model: type[BaseModel], prefix: str) -> Iterator[str]:
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:
-    for kind in (annotation, *get_args(annotation)):
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            return kind
-    return None
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_section, get_args(annotation))), None)
 
 
 def _default(field: FieldInfo) -> str:
@@ -104,6 +111,7 @@ def _renamed() -> str:
 
 BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("deploy/CONFIGURATION.md", "settings"): settings_table,
+    ("deploy/CONFIGURATION.md", "cluster settings"): cluster_table,
     ("deploy/TROUBLESHOOTING.md", "reasons"): reason_table,
     ("repo_layout/SUPPORTED_FIELDS.md", "supported fields"): support_table,
 }

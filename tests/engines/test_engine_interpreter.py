@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from reconciler.config.settings import EngineSettings, Secrets, TargetSettings
+from reconciler.config.settings import EngineSettings, HostSettings, Secrets
 from reconciler.engines.environment import Folders, loads_code
 from reconciler.engines.launch import API_SERVER, Revealed, launch, question, unsupported
 from reconciler.host.staging.stager import order_for
@@ -192,7 +192,7 @@ spec:
 """
 
 
-def told(target: TargetSettings, *lines: str) -> list[tuple[int, str]]:
+def told(target: HostSettings, *lines: str) -> list[tuple[int, str]]:
     files = {"hosts/box/chat.yaml": with_model(*lines), "hosts/box/s.yaml": SECRET, "hosts/box/m.yaml": MAP}
     verdict: Document = validate_on(read_manifests(snapshot(files)), target)
     assert verdict["valid"], verdict

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reconciler.config.settings import Settings, SourceSettings, TargetSettings
+from reconciler.config.settings import HostSettings, Settings, SourceSettings
 from reconciler.errors import NotUnderstood, Retryable, RevisionRefused, Stopping, Superseded
 from reconciler.evaluation import sandbox as sandbox_module
 from reconciler.evaluation.evaluator import Evaluated, Evaluator
@@ -149,7 +149,7 @@ def test_changed_secret_outside_git_is_read_at_the_next_pass(tmp_path: Path):
 class closing_sandbox:  # noqa: N801
     """A sandbox for one test."""
 
-    def __init__(self, target: TargetSettings = TARGET, limits: EvaluationLimits | None = None) -> None:
+    def __init__(self, target: HostSettings = TARGET, limits: EvaluationLimits | None = None) -> None:
         self.made = Sandbox((target,), limits)
 
     def __enter__(self) -> Sandbox:

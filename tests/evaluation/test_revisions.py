@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from reconciler.config.settings import SourceSettings, TargetSettings
+from reconciler.config.settings import HostSettings, SourceSettings
 from reconciler.errors import NotUnderstood, RevisionRefused, Terminal
 from reconciler.evaluation.evaluator import Evaluated, Evaluator
 from reconciler.evaluation.sandbox import Sandbox
@@ -172,7 +172,7 @@ LINK = "-> "
 class Relay:
     """The daemon's and the worker's ends of the wire protocol in one process."""
 
-    def __init__(self, targets: Collection[TargetSettings]) -> None:
+    def __init__(self, targets: Collection[HostSettings]) -> None:
         self.targets = targets
         self.die()
 
@@ -203,7 +203,7 @@ class Revisions(RuleBasedStateMachine):
         self.secrets.mkdir(0o700)
         given = {"secrets": {"directory": self.secrets}, "default_namespace": "team"}
         self.targets = tuple(
-            TargetSettings.model_validate({"name": name, "paths": paths, **given})
+            HostSettings.model_validate({"name": name, "paths": paths, **given})
             for name, paths in {"box": ["runtimes", "hosts/box"], "other": ["runtimes", "base", "hosts"]}.items()
         )
         self.trees: list[Tree] = [FIRST]
@@ -288,7 +288,7 @@ class InMemory(Revisions):
             # Nor do the paths of other targets matter.
             assert Evaluator(each).evaluate(self.snapshot((each,))) == expected[each.name]
 
-    def snapshot(self, targets: Collection[TargetSettings]) -> Snapshot:
+    def snapshot(self, targets: Collection[HostSettings]) -> Snapshot:
         roots = [root for each in targets for root in each.paths]
         mine = [path for path in sorted(self.tree) if is_manifest(path) and not is_hidden(path, roots)]
         files = {path: self.file(path) for path in mine if not self.tree[path].startswith(LINK)}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.config.settings import TargetSettings
+from reconciler.config.settings import HostSettings
 from reconciler.host.backends import make_backend
 from reconciler.host.gpus.devices import Gpus
 from reconciler.host.inventory import Inventory
@@ -30,7 +30,7 @@ ENGINES = [{"image": "*", "podman": True}]
 def test_backend_of_a_kind_has_the_parts_of_that_kind(
     tmp_path: Path, kind: str, parts: tuple[type, type], user: str | None
 ) -> None:
-    target = TargetSettings.model_validate({"name": "box", "kind": kind, "paths": ["box"]})
+    target = HostSettings.model_validate({"name": "box", "kind": kind, "paths": ["box"]})
     backend = make_backend(target, Inventory(tmp_path), Gpus(()))
     assert (type(backend.supervisor), type(backend.fetcher)) == parts
     assert backend.images is None
@@ -38,15 +38,15 @@ def test_backend_of_a_kind_has_the_parts_of_that_kind(
 
 
 def test_images_are_kept_only_where_an_engine_runs_in_podman(tmp_path: Path) -> None:
-    target = TargetSettings.model_validate({"name": "box", "kind": "systemd", "paths": ["box"], "engines": ENGINES})
+    target = HostSettings.model_validate({"name": "box", "kind": "systemd", "paths": ["box"], "engines": ENGINES})
     assert make_backend(target, Inventory(tmp_path), Gpus(())).images is not None
 
 
 def test_host_of_child_processes_loads_nothing_of_systemd(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from reconciler.config.settings import TargetSettings\n"
+        "import sys; from pathlib import Path; from reconciler.config.settings import HostSettings\n"
         "from reconciler.host.target import HostTarget\n"
-        f"target = TargetSettings(name='box', paths=('box',)); HostTarget(target, Path({str(tmp_path)!r}), print)\n"
+        f"target = HostSettings(name='box', paths=('box',)); HostTarget(target, Path({str(tmp_path)!r}), print)\n"
         "print([name for name in sys.modules if name == 'jeepney' or 'host.systemd' in name])\n"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -73,8 +73,8 @@ def make_host(tmp_path: Path, tiny_model: Path) -> Iterator[MakeHost]:
     EnvoyProxy(tmp_path / "box" / "proxy", config.Routing()).stop()
 
 
-def settings(python: Path, model: Path) -> config.TargetSettings:
-    return config.TargetSettings.model_validate(
+def settings(python: Path, model: Path) -> config.HostSettings:
+    return config.HostSettings.model_validate(
         {
             "name": "box",
             "paths": ["hosts/box"],
@@ -206,5 +206,5 @@ def test_processes_of_a_killed_stock_server_are_known_by_their_marker(
     assert not [file for file in record.shared_memory if (Path("/dev/shm") / file.name).exists()]
 
 
-def settings_of(host: HostTarget) -> config.TargetSettings:
+def settings_of(host: HostTarget) -> config.HostSettings:
     return host._settings

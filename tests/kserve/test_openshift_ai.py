@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.config.settings import Secrets, TargetSettings
+from reconciler.config.settings import HostSettings, Secrets
 from reconciler.desired import build_desired
 from reconciler.kserve.credentials import Secret
 from reconciler.kserve.openshift_ai import admit
@@ -56,20 +56,20 @@ def secret(kind: str, data: str, name: str = "hub") -> str:
 
 
 @pytest.fixture
-def target(tmp_path: Path) -> TargetSettings:
+def target(tmp_path: Path) -> HostSettings:
     folder = tmp_path / "secrets"
     folder.mkdir(mode=0o700)
     return TARGET.model_copy(update={"secrets": Secrets(directory=folder)})
 
 
-def put(target: TargetSettings, text: str, name: str = "hub") -> None:
+def put(target: HostSettings, text: str, name: str = "hub") -> None:
     assert target.secrets.directory is not None
     file = target.secrets.directory / f"{name}.yaml"
     file.write_text(text)
     file.chmod(0o600)
 
 
-def one(target: TargetSettings, text: str, **files: str) -> Desired:
+def one(target: HostSettings, text: str, **files: str) -> Desired:
     revision = snapshot(
         {"hosts/box/chat.yaml": text, **{f"hosts/box/{name}.yaml": each for name, each in files.items()}}
     )
@@ -83,7 +83,7 @@ def one(target: TargetSettings, text: str, **files: str) -> Desired:
 
 
 @pytest.mark.parametrize("kind", ["uri", "uri-v1"])
-def test_uri_of_a_connection_is_where_the_model_is(target: TargetSettings, kind: str):
+def test_uri_of_a_connection_is_where_the_model_is(target: HostSettings, kind: str):
     put(target, secret(kind, 'URI: "hf://org/model"'))
     service = one(target, connected())
     assert (service.blocked, service.warnings) == ((), ())
@@ -92,7 +92,7 @@ def test_uri_of_a_connection_is_where_the_model_is(target: TargetSettings, kind:
     assert dict(service.mount_origins)["/mnt/models"] == Origin("hosts/box/chat.yaml", 5)
 
 
-def test_connection_to_s3_is_the_storage_key_of_the_service(target: TargetSettings):
+def test_connection_to_s3_is_the_storage_key_of_the_service(target: HostSettings):
     put(target, secret("s3", S3))
     service = one(target, connected().replace("      args:", "      storage: {path: chat/v1}\n      args:"))
     assert (service.blocked, service.warnings) == ((), ())
@@ -102,7 +102,7 @@ def test_connection_to_s3_is_the_storage_key_of_the_service(target: TargetSettin
     assert [each.source for each in mount.env if each.name == "STORAGE_CONFIG"] == ["secret storage-config/hub"]
 
 
-def test_path_of_a_connection_to_s3_may_be_an_annotation(target: TargetSettings):
+def test_path_of_a_connection_to_s3_may_be_an_annotation(target: HostSettings):
     put(target, secret("s3", S3))
     text = annotated(UNPLACED, "opendatahub.io/connections: hub", "opendatahub.io/connection-path: chat/v2")
     service = one(target, text)
@@ -110,20 +110,20 @@ def test_path_of_a_connection_to_s3_may_be_an_annotation(target: TargetSettings)
     assert [each.uri for each in service.spec.mounts] == ["s3://models/chat/v2"]
 
 
-def test_connection_to_s3_without_a_path_says_to_write_it(target: TargetSettings):
+def test_connection_to_s3_without_a_path_says_to_write_it(target: HostSettings):
     put(target, secret("s3", S3))
     (warning,) = [each for each in one(target, connected()).warnings if each.code == "OpenShiftAI"]
     assert str(warning).startswith("hosts/box/chat.yaml:5: connection hub: write the model's path in the bucket")
 
 
-def test_missing_connection_blocks_a_service_that_writes_no_storage(target: TargetSettings):
+def test_missing_connection_blocks_a_service_that_writes_no_storage(target: HostSettings):
     (reason,) = one(target, connected()).blocked
     assert (reason.code, reason.origin) == ("SecretNotFound", Origin("hosts/box/chat.yaml", 5))
     assert "opendatahub.io/connections: hub needs Secret hub, which this host does not have" in reason.message
     assert reason.message.endswith("Or write where the model is, as storageUri")
 
 
-def test_missing_connection_is_a_warning_where_a_storage_uri_stands(target: TargetSettings):
+def test_missing_connection_is_a_warning_where_a_storage_uri_stands(target: HostSettings):
     service = one(target, connected(SERVICE))
     assert service.blocked == ()
     (warning,) = service.warnings
@@ -135,7 +135,7 @@ def test_missing_connection_is_a_warning_where_a_storage_uri_stands(target: Targ
     assert [each["line"] for each in validate_on(manifests, target)["warnings"]] == [5]
 
 
-def test_connection_in_git_that_only_tells_an_address_is_taken(target: TargetSettings):
+def test_connection_in_git_that_only_tells_an_address_is_taken(target: HostSettings):
     service = one(target, connected(), plain=secret("uri", 'URI: "oci://quay.io/org/model:1"'))
     assert service.blocked == ()
     assert service.spec is not None
@@ -147,7 +147,7 @@ def test_connection_in_git_that_only_tells_an_address_is_taken(target: TargetSet
 @pytest.mark.parametrize(
     "data", ['URI: "https://me:hush@host/m"', 'URI: "https://host/m?sig=x"', "URI: hf://m, KEY: x"]
 )
-def test_connection_in_the_clear_that_holds_more_is_refused_and_said(target: TargetSettings, data: str):
+def test_connection_in_the_clear_that_holds_more_is_refused_and_said(target: HostSettings, data: str):
     (reason,) = one(target, connected(), plain=secret("uri", data)).blocked
     assert reason.origin == Origin("hosts/box/chat.yaml", 5)
     assert "which is refused: hosts/box/plain.yaml:4: " in reason.message
@@ -161,14 +161,14 @@ def test_connection_in_the_clear_that_holds_more_is_refused_and_said(target: Tar
         ("uri", "URL: x", "its Secret has no key URI"),
     ],
 )
-def test_connection_that_says_no_place_is_named(target: TargetSettings, kind: str, data: str, said: str):
+def test_connection_that_says_no_place_is_named(target: HostSettings, kind: str, data: str, said: str):
     put(target, secret(kind, data))
     found = [each for each in one(target, connected()).warnings if each.code == "OpenShiftAI"]
     assert [said in each.message for each in found] == [True]
     assert {each.origin for each in found} == {Origin("hosts/box/chat.yaml", 5)}
 
 
-def test_connection_of_a_service_without_a_model_adds_nothing(target: TargetSettings):
+def test_connection_of_a_service_without_a_model_adds_nothing(target: HostSettings):
     put(target, secret("uri", 'URI: "hf://org/model"'))
     custom = "    containers: [{name: kserve-container, image: vllm/vllm:1, args: [serve, /mnt/models]}]\n"
     service = one(target, connected()[: connected().index("    model:")] + custom)
@@ -179,7 +179,7 @@ def test_connection_of_a_service_without_a_model_adds_nothing(target: TargetSett
     ]
 
 
-def test_connection_of_another_folders_namespace_is_not_followed(target: TargetSettings):
+def test_connection_of_another_folders_namespace_is_not_followed(target: HostSettings):
     put(target, secret("uri", 'URI: "hf://org/model"'))
     folders = [{"path": "runtimes", "namespaces": ["team"]}]
     closed = target.secrets.model_copy(update={"folders": Secrets.model_validate({"folders": folders}).folders})
@@ -199,7 +199,7 @@ def test_plain_validate_follows_connections_and_warns_of_absent_ones():
 # ---------------------------------------------------------------- data connections
 
 
-def test_data_connection_is_an_entry_of_the_storage_secret(target: TargetSettings):
+def test_data_connection_is_an_entry_of_the_storage_secret(target: HostSettings):
     put(target, secret("s3", S3, "aws-connection-hub"))
     text = UNPLACED.replace("      args:", "      storage: {key: aws-connection-hub, path: chat}\n      args:")
     service = one(target, text)
@@ -222,7 +222,7 @@ def test_data_connection_is_an_entry_of_the_storage_secret(target: TargetSetting
     assert "hush" not in repr(service)
 
 
-def test_entry_of_storage_secret_itself_counts_before_data_connection(target: TargetSettings):
+def test_entry_of_storage_secret_itself_counts_before_data_connection(target: HostSettings):
     put(target, secret("s3", S3))
     own = "apiVersion: v1\nkind: Secret\nmetadata: {name: storage-config}\n"
     own += 'stringData: {hub: \'{"type": "s3", "bucket": "own"}\'}\n'
@@ -232,13 +232,13 @@ def test_entry_of_storage_secret_itself_counts_before_data_connection(target: Ta
     assert [each.uri for each in service.spec.mounts] == ["s3://own/chat"]
 
 
-def test_refused_data_connection_is_named_where_its_key_is(target: TargetSettings):
+def test_refused_data_connection_is_named_where_its_key_is(target: HostSettings):
     text = UNPLACED.replace("      args:", "      storage: {key: hub, path: chat}\n      args:")
     (reason,) = one(target, text, plain=secret("s3", S3)).blocked
     assert "the model's storage needs Secret hub, which is refused: hosts/box/plain.yaml:4" in reason.message
 
 
-def test_account_of_a_connection_opens_its_bucket(target: TargetSettings):
+def test_account_of_a_connection_opens_its_bucket(target: HostSettings):
     put(target, secret("s3", S3))
     text = SERVICE.replace("file:///models/tiny", "s3://models/chat") + "    serviceAccountName: hub-sa\n"
     service = one(target, text)
@@ -267,7 +267,7 @@ spec:
 NAME, SPACE = "opendatahub.io/hardware-profile-name: gpu", "opendatahub.io/hardware-profile-namespace: profiles"
 
 
-def test_hardware_profile_gives_resources_that_the_service_does_not_write(target: TargetSettings):
+def test_hardware_profile_gives_resources_that_the_service_does_not_write(target: HostSettings):
     text = annotated(SERVICE, NAME, SPACE) + "      resources: {limits: {cpu: 1}}\n"
     service = one(target.model_copy(update={"labels": {"disk": "fast"}}), text, profile=PROFILE)
     assert (service.problems, service.warnings, service.not_here) == ((), (), ())
@@ -277,12 +277,12 @@ def test_hardware_profile_gives_resources_that_the_service_does_not_write(target
     )
 
 
-def test_hardware_profile_decides_on_which_hosts_a_service_runs(target: TargetSettings):
+def test_hardware_profile_decides_on_which_hosts_a_service_runs(target: HostSettings):
     (reason,) = one(target, annotated(SERVICE, NAME, SPACE), profile=PROFILE).not_here
     assert "disk" in reason.message
 
 
-def test_absent_hardware_profile_says_what_to_write_at_its_annotation(target: TargetSettings):
+def test_absent_hardware_profile_says_what_to_write_at_its_annotation(target: HostSettings):
     service = one(target, annotated(SERVICE, NAME))
     (warning,) = service.warnings
     assert service.blocked == ()
@@ -292,18 +292,18 @@ def test_absent_hardware_profile_says_what_to_write_at_its_annotation(target: Ta
     )
 
 
-def test_hardware_profile_of_another_namespace_is_pointed_at(target: TargetSettings):
+def test_hardware_profile_of_another_namespace_is_pointed_at(target: HostSettings):
     (warning,) = one(target, annotated(SERVICE, NAME), profile=PROFILE).warnings
     assert warning.message.endswith("one exists in profiles: set opendatahub.io/hardware-profile-namespace: profiles")
 
 
-def test_profile_of_an_older_dashboard_places_as_well(target: TargetSettings):
+def test_profile_of_an_older_dashboard_places_as_well(target: HostSettings):
     older = PROFILE.replace("infrastructure.opendatahub.io/v1", "dashboard.opendatahub.io/v1alpha1")
     older = older[: older.index("  scheduling:")] + "  nodeSelector: {disk: fast}\n"
     assert one(target, annotated(SERVICE, NAME, SPACE), profile=older).not_here
 
 
-def test_field_of_a_wrong_type_stays_for_the_api_server_to_refuse(target: TargetSettings):
+def test_field_of_a_wrong_type_stays_for_the_api_server_to_refuse(target: HostSettings):
     text = annotated(SERVICE, NAME, SPACE) + "      resources: many\n"
     assert [each.origin for each in one(target, text, profile=PROFILE).problems] == [Origin("hosts/box/chat.yaml", 15)]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from reconciler.config.settings import Settings, SourceSettings, TargetSettings
+from reconciler.config.settings import HostSettings, Settings, SourceSettings
 from reconciler.errors import RevisionRefused, Terminal
 from reconciler.loop.recorder import Recorder
 from reconciler.loop.source_recorder import SourceRecorder
@@ -208,7 +208,7 @@ def test_refused_revision_knows_its_commit(tmp_path: Path) -> None:
 
 
 def configured(folder: Path, **fields: Any) -> Settings:
-    target = TargetSettings.model_validate({"name": "a", "paths": ("runtimes", "hosts/a")} | fields)
+    target = HostSettings.model_validate({"name": "a", "paths": ("runtimes", "hosts/a")} | fields)
     return settings(folder, targets=(target,))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.config.settings import Settings, TargetSettings
+from reconciler.config.settings import HostSettings, Settings
 from reconciler.engines.launch import Launch
 from reconciler.errors import Retryable
 from reconciler.host.gpus.devices import Gpus
@@ -102,7 +102,7 @@ def make_reconciler(folder: Path, drain: HostDrain | None = None) -> tuple[Recon
     )
     make_folder(settings)
     history, target = make_history(settings), Target()
-    own: TargetSettings = settings.targets[0]
+    own: HostSettings = settings.targets[0]
     recorder = Recorder("box", history, Metrics())
     suspension, cordon = Suspension(folder / "suspended.json"), Cordon(folder / "cordon.json")
     return Reconciler(own, target, history, suspension, cordon, recorder, drain=drain), target

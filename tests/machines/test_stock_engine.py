@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.config.settings import EngineSettings, TargetSettings
+from reconciler.config.settings import EngineSettings, HostSettings
 from reconciler.engines.launch import launch
 from reconciler.engines.probe import Probe
 from reconciler.host.systemd.replica_unit import plan_unit
@@ -24,7 +24,7 @@ from tests.support.engine.fixtures import find_place
 from tests.support.engine.server import SERVICE, Stream, spec_of
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
-SETTINGS = TargetSettings.model_validate({"name": "box", "kind": "systemd", "paths": ["hosts/box"]})
+SETTINGS = HostSettings.model_validate({"name": "box", "kind": "systemd", "paths": ["hosts/box"]})
 MODEL = "/srv/closed/tiny"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from reconciler.config.settings import SourceSettings, TargetSettings
+from reconciler.config.settings import HostSettings, SourceSettings
 from reconciler.desired import build_desired
 from reconciler.errors import ManifestError
 from reconciler.manifests import Ignore, Manifests, narrow, read_manifests, read_paths
@@ -204,7 +204,7 @@ def test_faults_in_a_folder_of_another_host_block_nothing_here(tmp_path: Path) -
     snapshot = source.poll()
 
     def blocking(name: str) -> set[str]:
-        target = TargetSettings.model_validate({"name": name, "paths": [f"hosts/{name}"]})
+        target = HostSettings.model_validate({"name": name, "paths": [f"hosts/{name}"]})
         own = narrow(snapshot, target.paths)
         desired = build_desired(read_manifests(own), target, own)
         assert not desired.services

@@ -18,7 +18,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.config.settings import SourceSettings, TargetSettings
+from reconciler.config.settings import HostSettings, SourceSettings
 from reconciler.desired import build_desired
 from reconciler.errors import Retryable
 from reconciler.evaluation.evaluator import Evaluator
@@ -33,7 +33,7 @@ from tests.desired.test_desired import HOST, RUNTIME, SERVICE
 from tests.support.examples import examples
 from tests.support.git_repository import Repository
 
-TARGET = TargetSettings.model_validate({"name": "box", "paths": ["runtimes", "hosts/box"], "default_namespace": "team"})
+TARGET = HostSettings.model_validate({"name": "box", "paths": ["runtimes", "hosts/box"], "default_namespace": "team"})
 LIST = "resources: [chat.yaml]\n"
 PATCH = """\
 namePrefix: prod-
@@ -576,7 +576,7 @@ def test_unchanged_overlay_is_not_built_again(
 def test_overlay_of_another_folder_gets_no_secrets_of_a_namespace(kubectl: str, repository: Repository) -> None:
     """An overlay decides over what it makes of a base: it counts as written where the overlay stands."""
     limited = {"folders": [{"path": "base", "namespaces": ["models"]}]}
-    target = TargetSettings.model_validate({**TARGET.model_dump(exclude={"secrets"}), "secrets": limited})
+    target = HostSettings.model_validate({**TARGET.model_dump(exclude={"secrets"}), "secrets": limited})
     snapshot = narrow(commit(repository, TREE), target.paths)
     manifests = read_manifests(snapshot, None, target.paths)
     (service,) = manifests.of_kind("InferenceService")

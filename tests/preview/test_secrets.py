@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from reconciler.config.settings import Secrets, TargetSettings
+from reconciler.config.settings import HostSettings, Secrets
 from reconciler.manifests import Manifests, read_manifests
 from reconciler.preview.on_cluster import Document, render, validate
 from reconciler.preview.on_host import render_on, validate_on
@@ -26,7 +26,7 @@ def tree(secret: str = SECRET) -> Manifests:
     return read_manifests(snapshot({"hosts/box/chat.yaml": CHAT, "hosts/box/hub.yaml": secret}))
 
 
-def host(**settings: Any) -> TargetSettings:
+def host(**settings: Any) -> HostSettings:
     return TARGET.model_copy(update={"secrets": Secrets(**settings)})
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.config.settings import Secrets, TargetSettings
+from reconciler.config.settings import HostSettings, Secrets
 from reconciler.desired import build_desired
 from reconciler.manifests import Manifests, read_manifests
 from reconciler.model import Desired, DesiredState, File, Snapshot
@@ -35,7 +35,7 @@ def user(namespace: str, more: str = "") -> str:
 class Tenants:
     """A host of two tenants, alice and bob, each with a folder; `keys` opens what is encrypted."""
 
-    target: TargetSettings
+    target: HostSettings
     sealed: str
 
     def desired(self, **files: str) -> DesiredState:

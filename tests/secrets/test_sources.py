@@ -14,7 +14,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reconciler.config.settings import Secrets, TargetSettings
+from reconciler.config.settings import HostSettings, Secrets
 from reconciler.manifests import Manifest, Manifests, read_manifests
 from reconciler.model import File, Origin, Snapshot
 from reconciler.secrets import SecretSources, SecretStore, sops
@@ -36,9 +36,9 @@ def in_git(**files: str) -> Manifests:
     return read_manifests(Snapshot("r1", tuple(made)))
 
 
-def target(**settings: object) -> TargetSettings:
+def target(**settings: object) -> HostSettings:
     secrets = Secrets.model_validate(settings)
-    return TargetSettings(name="box", paths=("hosts/box",), default_namespace="team", secrets=secrets)
+    return HostSettings(name="box", paths=("hosts/box",), default_namespace="team", secrets=secrets)
 
 
 def load(manifests: Manifests | None = None, environ: dict[str, str] | None = None, **settings: object) -> SecretStore:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.config.settings import SourceSettings, TargetSettings
+from reconciler.config.settings import HostSettings, SourceSettings
 from reconciler.desired.context import unreadable_places
 from reconciler.errors import Terminal
 from reconciler.manifests import narrow, read_manifests
@@ -395,7 +395,7 @@ def test_folder_beyond_the_limits_concerns_only_targets_that_read_it(
     assert share in refused.message
     assert "remove files, list them in .reconcilerignore, or raise the limit" in refused.message
     for name, paths in zip("ab", TWO, strict=True):
-        target = TargetSettings.model_validate({"name": name, "paths": paths})
+        target = HostSettings.model_validate({"name": name, "paths": paths})
         places = unreadable_places(read_manifests(part := narrow(found, target.paths)), part)
         kept = [each.origin and each.origin.file for each in places if each.code == "FolderTooLarge"]
         assert kept == (["hosts/b", "hosts/b/"] if name == "b" else [])
@@ -436,7 +436,7 @@ def test_folder_above_others_beyond_the_limits_leaves_them_readable(repository: 
     found = source.poll()
     assert [file.path for file in found.files] == ["hosts/a/chat.yaml"]
     concerned = [
-        narrow(found, TargetSettings.model_validate({"name": "n", "paths": each}).paths).refused for each in readers
+        narrow(found, HostSettings.model_validate({"name": "n", "paths": each}).paths).refused for each in readers
     ]
     assert [len(each) for each in concerned] == [1, 0]
 

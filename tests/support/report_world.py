@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from reconciler.config.settings import Routing, Settings, SourceSettings, TargetSettings, Web
+from reconciler.config.settings import HostSettings, Routing, Settings, SourceSettings, Web
 from reconciler.model import (
     NO_ORIGIN,
     Capacity,
@@ -119,7 +119,7 @@ def with_service(status: Document, **fields: Any) -> Document:
 
 
 def settings(folder: Any, **fields: Any) -> Settings:
-    target = TargetSettings(name="a", paths=("runtimes", "hosts/a"))
+    target = HostSettings(name="a", paths=("runtimes", "hosts/a"))
     known = {
         "source": SourceSettings(url="/nowhere"),
         "targets": (target,),

@@ -31,7 +31,7 @@ from reconciler.system.files import write_atomically
 class Machine:
     """One host, within the limits of its config."""
 
-    def __init__(self, settings: config.TargetSettings, gpus: Gpus) -> None:
+    def __init__(self, settings: config.HostSettings, gpus: Gpus) -> None:
         self._gpus = gpus
         self._ports = settings.port_range
         limits = settings.allocatable

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
-from reconciler.config.settings import TargetSettings
+from reconciler.config.settings import HostSettings
 from reconciler.host.staging.fetcher import USER
 from reconciler.system.programs import NoAnswer, run_program
 
@@ -39,20 +39,20 @@ def ask(argv: Sequence[str], user: pwd.struct_passwd | None = None) -> ProgramOu
     return ProgramOutput(succeeded, b"\n".join(output).decode("utf-8", "replace").strip())
 
 
-def user_of(target: TargetSettings) -> pwd.struct_passwd | None:
+def user_of(target: HostSettings) -> pwd.struct_passwd | None:
     """The user that runs the target's replicas, if that is another user than ours and we may act as it."""
     if target.replica_user is None or os.geteuid() != 0:
         return None
     return _look_up(target.replica_user)
 
 
-def fetcher_of(target: TargetSettings) -> pwd.struct_passwd | None:
+def fetcher_of(target: HostSettings) -> pwd.struct_passwd | None:
     """The user that downloads the target's models, if that is another user than the daemon's, and exists."""
     name = fetch_user(target)
     return None if name is None else _look_up(name)
 
 
-def fetch_user(target: TargetSettings) -> str | None:
+def fetch_user(target: HostSettings) -> str | None:
     """The user that downloads the target's models; None: the daemon's own."""
     match target.kind:
         case "process":

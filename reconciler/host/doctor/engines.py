@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reconciler.config.settings import TargetSettings
+from reconciler.config.settings import HostSettings
 from reconciler.engines.launch import OLDEST_VLLM
 from reconciler.host.doctor.ask import ask, fetch_user, fetcher_of, user_of
 from reconciler.host.doctor.finding import CheckResult, ok, problem, warning
@@ -48,7 +48,7 @@ class EngineBuild:
     cuda: str = ""
 
 
-def check_engines(target: TargetSettings) -> Iterator[CheckResult]:
+def check_engines(target: HostSettings) -> Iterator[CheckResult]:
     """Every interpreter of a target runs, and has a vLLM that can use what this host has."""
     if not target.engines:
         fix = "name an interpreter for the image that the manifests use, or podman"
@@ -58,7 +58,7 @@ def check_engines(target: TargetSettings) -> Iterator[CheckResult]:
         yield _engine(target, python, driver)
 
 
-def check_fetching(target: TargetSettings) -> Iterator[CheckResult]:
+def check_fetching(target: HostSettings) -> Iterator[CheckResult]:
     """The interpreter that fetches models has what it needs for that."""
     python = target.storage.python or Path(sys.executable)
     user = fetcher_of(target)
@@ -82,7 +82,7 @@ def check_fetching(target: TargetSettings) -> Iterator[CheckResult]:
         yield warning("storage", message, fix)
 
 
-def _engine(target: TargetSettings, python: Path, driver: Driver | None) -> CheckResult:
+def _engine(target: HostSettings, python: Path, driver: Driver | None) -> CheckResult:
     where = f"{target.name}: {python}"
     if not python.exists():
         return problem(
@@ -130,7 +130,7 @@ def _release(cuda: str) -> int:
     return int(cuda.partition(".")[0] or 0)
 
 
-def _environment(target: TargetSettings, python: Path) -> EngineBuild | str:
+def _environment(target: HostSettings, python: Path) -> EngineBuild | str:
     """What the interpreter has, or why it does not say."""
     answer = ask((str(python), "-I", "-c", _SCRIPT), user_of(target))
     if not answer.succeeded:

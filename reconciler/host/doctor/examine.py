@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
-from reconciler.config.settings import Settings, TargetSettings
+from reconciler.config.settings import HostSettings, Settings, TargetSettings
 from reconciler.errors import ReconcileError, SettingsError
 from reconciler.host.doctor import engines, folders, git, gpus, machine, network, podman, service, targets
 from reconciler.host.doctor.finding import CheckResult, ok, problem, raised
@@ -50,7 +50,7 @@ def checks(settings: Settings | None) -> Iterator[tuple[str, Check]]:
         yield "source", partial(git.check_source, settings)
         yield "state", partial(folders.check_state, settings)
         yield "targets", partial(targets.check_targets, settings)
-        for target in settings.targets:
+        for target in settings.hosts:
             yield from _target_checks(target, settings)
         yield "web", partial(network.check_web, settings)
     yield "systemd", partial(service.check_systemd, settings)
@@ -60,7 +60,7 @@ def checks(settings: Settings | None) -> Iterator[tuple[str, Check]]:
     yield "limits", machine.check_inotify
 
 
-def _target_checks(target: TargetSettings, settings: Settings) -> Iterator[tuple[str, Check]]:
+def _target_checks(target: HostSettings, settings: Settings) -> Iterator[tuple[str, Check]]:
     yield "user", partial(service.check_user, target, settings)
     yield "gpus", partial(gpus.check_gpus, target)
     yield "engines", partial(engines.check_engines, target)

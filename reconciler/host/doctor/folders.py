@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from reconciler.config.settings import Settings, TargetSettings
+from reconciler.config.settings import HostSettings, Settings
 from reconciler.host.doctor.ask import ask, user_of
 from reconciler.host.doctor.finding import CheckResult, ok, problem, warning
 from reconciler.secrets.folder import check_folder
@@ -54,7 +54,7 @@ def check_state(settings: Settings) -> Iterator[CheckResult]:
     yield from _room("state", "state_dir", folder, little=_TOO_LITTLE)
 
 
-def check_folders(target: TargetSettings, settings: Settings) -> Iterator[CheckResult]:
+def check_folders(target: HostSettings, settings: Settings) -> Iterator[CheckResult]:
     """Folders of this target that the config names."""
     for name, folder in target.volumes.items():
         yield _volume(target, name, folder, settings)
@@ -65,7 +65,7 @@ def check_folders(target: TargetSettings, settings: Settings) -> Iterator[CheckR
         yield ok("folders", f"{target.name}: secrets.directory: {target.secrets.directory} is closed to others")
 
 
-def _volume(target: TargetSettings, name: str, folder: Path, settings: Settings) -> CheckResult:
+def _volume(target: HostSettings, name: str, folder: Path, settings: Settings) -> CheckResult:
     where = f"{target.name}: volumes.{name}: {folder}"
     if not folder.is_dir():
         return problem("folders", f"{where} is not a folder", f"create or mount it; pvc://{name} means this folder")

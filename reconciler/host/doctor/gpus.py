@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from reconciler.config.settings import TargetSettings
+from reconciler.config.settings import HostSettings
 from reconciler.host.doctor.ask import ask, user_of
 from reconciler.host.doctor.finding import CheckResult, ok, problem, warning
 from reconciler.host.gpus.devices import Gpus
@@ -60,7 +60,7 @@ def _is_lost(index: int) -> bool:
     return False
 
 
-def check_gpus(target: TargetSettings) -> Iterator[CheckResult]:
+def check_gpus(target: HostSettings) -> Iterator[CheckResult]:
     """The driver answers, and has the GPUs that the config names."""
     yield from _chosen_by_hand(target)
     if target.gpus == ():
@@ -87,7 +87,7 @@ def check_gpus(target: TargetSettings) -> Iterator[CheckResult]:
         yield problem("gpus", message, "add that user to the groups video and render")
 
 
-def _without_driver(target: TargetSettings) -> CheckResult:
+def _without_driver(target: HostSettings) -> CheckResult:
     if target.gpus == "auto":
         return ok("gpus", f"{target.name}: no driver of NVIDIA: services without GPUs can run")
     return problem(
@@ -97,7 +97,7 @@ def _without_driver(target: TargetSettings) -> CheckResult:
     )
 
 
-def _gpu(target: TargetSettings, gpu: Gpu, gpus: Gpus) -> CheckResult:
+def _gpu(target: HostSettings, gpu: Gpu, gpus: Gpus) -> CheckResult:
     if not gpu.memory_bytes:
         return problem(
             "gpus", f"{target.name}: {gpu.uuid} is not on this host", "correct gpus; nvidia-smi -L lists them"
@@ -112,7 +112,7 @@ def _gpu(target: TargetSettings, gpu: Gpu, gpus: Gpus) -> CheckResult:
     return ok("gpus", f"{target.name}: {gpu.name} {gpu.uuid}, {gpu.memory_bytes / _GIB:.1f} GiB{kind}{used}")
 
 
-def _split_in_vain(target: TargetSettings, found: tuple[Gpu, ...], driver: Driver) -> Iterator[CheckResult]:
+def _split_in_vain(target: HostSettings, found: tuple[Gpu, ...], driver: Driver) -> Iterator[CheckResult]:
     """GPUs in MIG mode without a part are not in the list at all."""
     hidden = driver.gpus - driver.lost - len({gpu.parent or gpu.uuid for gpu in found})
     if target.gpus == "auto" and hidden > 0:
@@ -124,7 +124,7 @@ def _split_in_vain(target: TargetSettings, found: tuple[Gpu, ...], driver: Drive
         )
 
 
-def _chosen_by_hand(target: TargetSettings) -> Iterator[CheckResult]:
+def _chosen_by_hand(target: HostSettings) -> Iterator[CheckResult]:
     for engine in target.engines:
         for name in sorted(set(_CHOOSERS) & engine.env.keys()):
             yield warning(

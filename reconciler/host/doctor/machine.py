@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from reconciler.config.settings import Settings, TargetSettings
+from reconciler.config.settings import HostSettings, Settings
 from reconciler.host.checks.fits import Machine
 from reconciler.host.doctor.finding import CheckResult, ok, problem, warning
 from reconciler.host.doctor.service import properties
@@ -104,7 +104,7 @@ def check_inotify() -> Iterator[CheckResult]:
     yield ok("limits", f"inotify instances are left of {limit}")
 
 
-def check_capacity(target: TargetSettings) -> Iterator[CheckResult]:
+def check_capacity(target: HostSettings) -> Iterator[CheckResult]:
     """What replicas may use altogether."""
     offered = Machine(target, Gpus(())).capacity(())
     cores, memory = offered.cpu_millis / 1000, offered.memory_bytes / _GIB

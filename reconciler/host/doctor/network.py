@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import assert_never
 
 from reconciler.build import RESTART, is_outdated
-from reconciler.config.settings import Settings, TargetSettings
+from reconciler.config.settings import HostSettings, Settings
 from reconciler.config.values import parse_listen, split_listen
 from reconciler.errors import ReconcileError
 from reconciler.host.doctor.ask import ask
@@ -25,7 +25,7 @@ _IPV4 = Path("/proc/sys/net/ipv4")
 _FEW = 10
 
 
-def check_ports(target: TargetSettings, settings: Settings) -> Iterator[CheckResult]:
+def check_ports(target: HostSettings, settings: Settings) -> Iterator[CheckResult]:
     """Enough ports for replicas, and none that the kernel may give to some connection first."""
     ports = target.port_range
     leased = set(ports) & _leased(target, settings)
@@ -47,13 +47,13 @@ def check_ports(target: TargetSettings, settings: Settings) -> Iterator[CheckRes
     yield from _ephemeral(target, ports)
 
 
-def _leased(target: TargetSettings, settings: Settings) -> set[int]:
+def _leased(target: HostSettings, settings: Settings) -> set[int]:
     """What its replicas have, whether they listen there or on a socket. Raises UnreadableRecord."""
     records = Inventory(TargetRegistry(settings.state_dir).folder_of(target.name)).replicas()
     return {record.lease.port for record in records}
 
 
-def _ephemeral(target: TargetSettings, ports: range) -> Iterator[CheckResult]:
+def _ephemeral(target: HostSettings, ports: range) -> Iterator[CheckResult]:
     first, last = (int(word) for word in (_IPV4 / "ip_local_port_range").read_text().split())
     common = set(ports) & set(range(first, last + 1)) - _reserved()
     if common:
@@ -88,7 +88,7 @@ def check_envoy() -> Iterator[CheckResult]:
         )
 
 
-def check_proxy(target: TargetSettings, settings: Settings) -> Iterator[CheckResult]:
+def check_proxy(target: HostSettings, settings: Settings) -> Iterator[CheckResult]:
     """The proxy can listen on the configured address, or does so already."""
     host, port = parse_listen(target.routing.listen)
     running = process.find(TargetRegistry(settings.state_dir).folder_of(target.name).absolute() / "proxy")
@@ -103,7 +103,7 @@ def check_proxy(target: TargetSettings, settings: Settings) -> Iterator[CheckRes
     yield _address("proxy", f"{target.name}: routing.listen: {target.routing.listen}", host, port, ours, "our proxy")
 
 
-def _proxy_user(target: TargetSettings, running: procfs.Identity | None) -> Iterator[CheckResult]:
+def _proxy_user(target: HostSettings, running: procfs.Identity | None) -> Iterator[CheckResult]:
     """As a unit it has a user of its own."""
     if not process.has_user():
         fix = "reconciler host install makes the user; the next start of the proxy runs as it"

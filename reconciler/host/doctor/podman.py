@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from reconciler.config.settings import TargetSettings
+from reconciler.config.settings import HostSettings
 from reconciler.host.doctor.ask import ask
 from reconciler.host.doctor.finding import CheckResult, ok, problem
 from reconciler.host.gpus.devices import Gpus
@@ -22,7 +22,7 @@ CDI = (Path("/etc/cdi"), Path("/var/run/cdi"))
 _GENERATE = "nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml, of nvidia-container-toolkit 1.15 or newer"
 
 
-def check_podman(target: TargetSettings) -> Iterator[CheckResult]:
+def check_podman(target: HostSettings) -> Iterator[CheckResult]:
     """No finding where no image runs in a container."""
     if not any(engine.podman for engine in target.engines):
         return
@@ -47,7 +47,7 @@ def _images() -> str:
     return f": {found[1]} images take {found[2]}; `podman image prune --all` gives back {found[3]}"
 
 
-def _devices(target: TargetSettings) -> Iterator[CheckResult]:
+def _devices(target: HostSettings) -> Iterator[CheckResult]:
     needed = [gpu.uuid for gpu in Gpus(target.gpus).list()]
     if not needed:
         return

@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import assert_never
 
-from reconciler.config.settings import Settings, TargetSettings
+from reconciler.config.settings import HostSettings, Settings
 from reconciler.host.doctor.ask import ask
 from reconciler.host.doctor.finding import CheckResult, ok, problem, warning
 from reconciler.host.root_replicas import root_refusals
@@ -24,7 +24,7 @@ _OLDEST = 247
 
 def check_systemd(settings: Settings | None) -> Iterator[CheckResult]:
     """Process 1 is systemd, it knows the daemon, and can limit CPU and memory."""
-    needed = settings is not None and any(map(_needs_systemd, settings.targets))
+    needed = settings is not None and any(map(_needs_systemd, settings.hosts))
     if not _BOOTED.is_dir():
         name = Path("/proc/1/comm").read_text().strip()
         if needed:
@@ -45,7 +45,7 @@ def check_systemd(settings: Settings | None) -> Iterator[CheckResult]:
         yield from _controllers()
 
 
-def _needs_systemd(target: TargetSettings) -> bool:
+def _needs_systemd(target: HostSettings) -> bool:
     match target.kind:
         case "process":
             return False
@@ -55,7 +55,7 @@ def _needs_systemd(target: TargetSettings) -> bool:
             assert_never(target.kind)
 
 
-def check_user(target: TargetSettings, settings: Settings) -> Iterator[CheckResult]:
+def check_user(target: HostSettings, settings: Settings) -> Iterator[CheckResult]:
     """Replicas do not run as root."""
     alone = settings.model_copy(update={"targets": (target,)})
     for refusal in root_refusals(alone):
@@ -72,7 +72,7 @@ def check_user(target: TargetSettings, settings: Settings) -> Iterator[CheckResu
             assert_never(target.kind)
 
 
-def _unit_user(target: TargetSettings) -> Iterator[CheckResult]:
+def _unit_user(target: HostSettings) -> Iterator[CheckResult]:
     if os.geteuid() != 0:
         fix = "run this and the daemon as root; replicas run as targets[].user"
         yield problem("user", f"{target.name}: kind systemd needs root: it writes units", fix)

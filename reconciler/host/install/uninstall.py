@@ -96,6 +96,6 @@ def _purge(system: System, settings: Settings | None) -> Iterator[Step]:
 
 def _models_elsewhere(settings: Settings) -> list[Path]:
     """Outside of our state, others may keep files next to ours."""
-    folders = [target.storage.folder for target in settings.targets if target.storage.folder]
+    folders = [target.storage.folder for target in settings.hosts if target.storage.folder]
     found = (each for folder in folders if folder.is_dir() for each in folder.iterdir())
     return [each for each in found if is_key(each.name) or is_rubbish(each.name)]

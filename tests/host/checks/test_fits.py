@@ -44,7 +44,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def machine() -> Machine:
-    return Machine(config.TargetSettings.model_validate({"name": "box", "paths": ["hosts/box"]}), OneGpu())  # type: ignore[arg-type]
+    return Machine(config.HostSettings.model_validate({"name": "box", "paths": ["hosts/box"]}), OneGpu())  # type: ignore[arg-type]
 
 
 def question(model: Path, *argv: str) -> PreflightQuestion:

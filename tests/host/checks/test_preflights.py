@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from reconciler.config.settings import TargetSettings as Settings
+from reconciler.config.settings import HostSettings as Settings
 from reconciler.engines.launch import PreflightQuestion
 from reconciler.engines.preflight import PreflightVerdict, key_of
 from reconciler.errors import Retryable

@@ -30,8 +30,8 @@ from reconciler.system import procfs
 from tests.support.arguments import written
 
 
-def target(**fields: Any) -> config.TargetSettings:
-    return config.TargetSettings(name="box", paths=("hosts/box",), **fields)
+def target(**fields: Any) -> config.HostSettings:
+    return config.HostSettings(name="box", paths=("hosts/box",), **fields)
 
 
 # ---------------------------------------------------------------- logs

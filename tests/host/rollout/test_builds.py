@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.config.settings import TargetSettings
+from reconciler.config.settings import HostSettings
 from reconciler.fault_isolation import Faults
 from reconciler.host.rollout.builds import mark, unmark
 from reconciler.host.translation import ENV, build_of, changes, differences, hashed, is_current, make_translation
@@ -66,9 +66,9 @@ def test_variable_is_named_without_its_value():
     assert list(differences(before, now)) == ["engines[].env.A removed", "engines[].env.B added"]
 
 
-def settings(**more: Any) -> TargetSettings:
+def settings(**more: Any) -> HostSettings:
     engine = {"image": "vllm:*", "python": "/bin/true"}
-    return TargetSettings.model_validate({"name": "a", "paths": ["a"], "engines": [engine]} | more)
+    return HostSettings.model_validate({"name": "a", "paths": ["a"], "engines": [engine]} | more)
 
 
 @pytest.mark.parametrize(

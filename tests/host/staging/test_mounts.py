@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.config.settings import TargetSettings
+from reconciler.config.settings import HostSettings
 from reconciler.desired.blockers import storage_obstacle
 from reconciler.engines.digest import digest
 from reconciler.model import Desired, EnvVar, Mount, Origin, StorageFile
@@ -142,7 +142,7 @@ def test_scheme_decides_who_fetches_a_model(uri: str, source: ModelSource | None
 
 @pytest.mark.parametrize("scheme", [scheme for scheme in SOURCE_BY_SCHEME if scheme])
 def test_every_scheme_of_the_table_is_accepted(scheme: str):
-    settings = TargetSettings(name="box", paths=("box",), volumes={"models": Path("/models")})
+    settings = HostSettings(name="box", paths=("box",), volumes={"models": Path("/models")})
     uri = f"{scheme}:///models" if scheme == "file" else f"{scheme}://models/llama"
     assert storage_obstacle(Mount(uri, "/mnt/models"), settings) is None
 
