@@ -84,7 +84,7 @@ def closed_arguments(
             yield Reason(ReasonCode.PATH_NOT_ALLOWED, text, argument.origin or fallback)
 
 
-def _covered_by(path: str, engine: EngineSettings, target: TargetSettings) -> str:
+def _covered_by(path: str, engine: EngineSettings, target: HostSettings) -> str:
     """What the engine would find something else instead of, if anything. A child process sees the host's folders."""
     match target.kind:
         case "process":
