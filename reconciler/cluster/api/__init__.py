@@ -1,0 +1,1 @@
+"""Everything that talks to an API server: the connection, objects, errors, watches, leader election."""

@@ -1,0 +1,345 @@
+"""One API server over HTTPS: requests as JSON, with a deadline, a limit on rate and size, and retries that do no harm.
+
+Not the client of the package `kubernetes`: see what that costs in `tests/bench/bench_cluster_api.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlencode
+
+import urllib3
+
+from reconciler.cluster.api.connection import Access, ClusterConnection, Tls, read_access, tls_context
+from reconciler.cluster.api.errors import ApiError, Asked, Busy, TooLarge, Unauthorized, Unreached, error_of
+from reconciler.cluster.api.limiter import Limiter
+from reconciler.errors import SettingsError
+from reconciler.model.backoff import backoff
+
+APPLY = "application/apply-patch+yaml"
+MERGE = "application/merge-patch+json"
+JSON = "application/json"
+
+CONNECT_SECONDS = 5.0
+# Ten times what etcd takes as one object, and a page of a list of large ones.
+MAX_ANSWER_BYTES = 64 << 20
+# What a load balancer answers while no API server is behind it.
+_TURNED_AWAY = (429, 502, 503, 504)
+_MOST_CONNECTIONS = 32
+_PIECE = 1 << 16
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+# A new reading of the same credentials so soon would find the same.
+_REREAD_AFTER = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request. `repeatable`: doing it twice does what doing it once does."""
+
+    method: str
+    path: str
+    asked: Asked
+    query: Mapping[str, str] = field(default_factory=dict)
+    body: Any = None
+    content_type: str = JSON
+    repeatable: bool = True
+
+
+@dataclass(slots=True)
+class _Link:
+    """The access in use, and its connections: those for requests, and those that watches hold for long."""
+
+    access: Access
+    read_at: float
+    requests: urllib3.PoolManager
+    watches: urllib3.PoolManager
+
+    @property
+    def is_due(self) -> bool:
+        valid = self.access.valid_seconds
+        return valid is not None and time.monotonic() >= self.read_at + valid
+
+
+class Transport:
+    """Requests to one API server. For any number of threads."""
+
+    def __init__(self, connection: ClusterConnection) -> None:
+        """Reads the connection's files; sends nothing. Raises SettingsError."""
+        self._connection = connection
+        self._limiter = Limiter(connection.qps, connection.burst)
+        self._lock = threading.Lock()
+        self._link = _connect(read_access(connection), None)
+
+    @property
+    def server(self) -> str:
+        return self._link.access.server
+
+    def close(self) -> None:
+        self._link.requests.clear()
+        self._link.watches.clear()
+
+    def send(self, request: Request) -> Any:
+        """The JSON that is answered. Raises ApiError."""
+        return _document(self.send_raw(request), self._place(request.asked))
+
+    def send_raw(self, request: Request) -> bytes:
+        """The body that is answered. Raises ApiError."""
+        ends, failures, refused = time.monotonic() + self._connection.timeout, 0, False
+        while True:
+            self._limiter.wait()
+            # What waited for its turn has not used its time.
+            if not failures:
+                ends = time.monotonic() + self._connection.timeout
+            link = self._current()
+            try:
+                return self._once(link, request, ends)
+            except Unauthorized as error:
+                if refused or not self._reread(link):
+                    raise self._explained(error, link) from None
+                refused = True
+            except (Busy, Unreached) as error:
+                failures += 1
+                pause = _pause(error, failures)
+                if not _may_repeat(error, request) or time.monotonic() + pause >= ends:
+                    raise
+                time.sleep(pause)
+
+    @contextmanager
+    def stream(self, request: Request, read_seconds: float) -> Iterator[urllib3.BaseHTTPResponse]:
+        """An answer that goes on; silence of `read_seconds` ends it. Raises ApiError, and then urllib3's HTTPError."""
+        self._limiter.wait()
+        link = self._current()
+        timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=read_seconds)
+        response = self._open(link, link.watches, request, timeout)
+        try:
+            if response.status != 200:
+                body = _read(response, time.monotonic() + read_seconds, request.asked)
+                error = self._error(response, body, request.asked)
+                if isinstance(error, Unauthorized):
+                    self._reread(link)
+                    error = self._explained(error, link)
+                raise error
+            yield response
+        finally:
+            # What is left of it is not read: the connection is of no more use.
+            with suppress(Exception):
+                response.close()
+
+    def _once(self, link: _Link, request: Request, ends: float) -> bytes:
+        seconds = max(0.1, ends - time.monotonic())
+        timeout = urllib3.Timeout(connect=min(CONNECT_SECONDS, seconds), read=seconds)
+        response = self._open(link, link.requests, request, timeout)
+        try:
+            body = _read(response, ends, request.asked)
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            response.close()
+            raise Unreached(f"{self._place(request.asked)}: the answer breaks off: {_why(error)}") from None
+        except ApiError:
+            response.close()
+            raise
+        response.release_conn()
+        if not 200 <= response.status < 300:
+            raise self._error(response, body, request.asked)
+        return body
+
+    def _open(
+        self, link: _Link, pool: urllib3.PoolManager, request: Request, timeout: urllib3.Timeout
+    ) -> urllib3.BaseHTTPResponse:
+        headers = {**link.access.headers, "Accept": JSON}
+        body = None
+        if request.body is not None:
+            headers["Content-Type"] = request.content_type
+            body = encode(request.body)
+        url = link.access.server + request.path
+        if request.query:
+            url += "?" + urlencode(request.query)
+        try:
+            return pool.request(
+                request.method,
+                url,
+                body=body,
+                headers=headers,
+                timeout=timeout,
+                retries=False,
+                redirect=False,
+                preload_content=False,
+            )
+        except urllib3.exceptions.HTTPError as error:
+            raise self._unreached(error, request.asked, link) from None
+
+    def _unreached(self, error: urllib3.exceptions.HTTPError, asked: Asked, link: _Link) -> Unreached:
+        reason = _cause(error)
+        place = self._place(asked)
+        source = link.access.source
+        if isinstance(reason, urllib3.exceptions.SSLError):
+            self._reread(link)
+            why = f"the server's certificate is not accepted, or ours by it: {_why(reason)}"
+            return Unreached(f"{place}: {why}; see the CA and the client certificate in {source}", was_sent=False)
+        never_sent = isinstance(reason, urllib3.exceptions.NewConnectionError | urllib3.exceptions.ConnectTimeoutError)
+        if isinstance(reason, urllib3.exceptions.ReadTimeoutError):
+            return Unreached(f"{place}: no answer in time; see whether the API server is overloaded")
+        return Unreached(f"{place}: {_why(reason)}; see the server in {source}", was_sent=not never_sent)
+
+    def _error(self, response: urllib3.BaseHTTPResponse, body: bytes, asked: Asked) -> ApiError:
+        code = response.status
+        document = _status_of(response, body)
+        if document is None and code in _TURNED_AWAY:
+            why = f"{self._place(asked)}: what stands before the API server answers {code}"
+            return Busy(why, code, _retry_after(response))
+        if document is None:
+            return Unreached(f"{self._place(asked)}: {_foreign(response)}", code=code)
+        return error_of(asked, code, document, _retry_after(response))
+
+    def _explained(self, error: Unauthorized, link: _Link) -> Unauthorized:
+        return Unauthorized(f"{error}, from {link.access.source}", code=401)
+
+    def _place(self, asked: Asked) -> str:
+        return f"{asked.what}: {self.server}"
+
+    def _current(self) -> _Link:
+        link = self._link
+        if link.is_due:
+            # Old credentials may serve for a while yet; if not, the server's answer says more than a file that cannot
+            # be read just now.
+            with suppress(SettingsError):
+                self._replace(link)
+        return self._link
+
+    def _reread(self, used: _Link) -> bool:
+        """Read the credentials again, which were refused. False: that was done just now. Raises Unreached."""
+        try:
+            return self._replace(used, 0.0 if self._link is not used else _REREAD_AFTER)
+        except SettingsError as error:
+            raise Unreached(str(error), was_sent=False) from None
+
+    def _replace(self, used: _Link, least_age: float = 0.0) -> bool:
+        with self._lock:
+            if self._link is not used:
+                return True
+            if time.monotonic() < used.read_at + least_age:
+                return False
+            self._link = _connect(read_access(self._connection), used)
+            return True
+
+
+def _connect(access: Access, old: _Link | None) -> _Link:
+    """Connections for an access; those that are open stay, unless what secures them has changed."""
+    now = time.monotonic()
+    if old is not None and (old.access.tls, old.access.proxy) == (access.tls, access.proxy):
+        return _Link(access, now, old.requests, old.watches)
+    return _Link(access, now, _pool(access, access.tls), _pool(access, access.tls))
+
+
+def _pool(access: Access, tls: Tls) -> urllib3.PoolManager:
+    options: dict[str, Any] = {"ssl_context": tls_context(tls), "maxsize": _MOST_CONNECTIONS}
+    if tls.server_name is not None:
+        options |= {"server_hostname": tls.server_name, "assert_hostname": tls.server_name}
+    if access.proxy is not None:
+        return urllib3.ProxyManager(access.proxy, **options)
+    return urllib3.PoolManager(**options)
+
+
+# What JSON leaves as it is and YAML, as which the server reads what is applied, does not: other controls, other ends of
+# lines, and halves of characters, which JSON would write as escapes that YAML refuses.
+_NOT_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+
+
+def encode(body: Any) -> bytes:
+    """A body that is read alike as JSON and as YAML."""
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    if not text.isascii():
+        text = _NOT_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    elif "\x7f" in text:
+        text = text.replace("\x7f", "\\u007f")
+    return text.encode("utf-8", "replace")
+
+
+def _read(response: urllib3.BaseHTTPResponse, ends: float, asked: Asked) -> bytes:
+    """The whole body, within the deadline and the limit on its size."""
+    pieces: list[bytes] = []
+    size = 0
+    while piece := response.read(_PIECE):
+        pieces.append(piece)
+        size += len(piece)
+        if size > MAX_ANSWER_BYTES:
+            raise TooLarge(f"{asked.what}: the answer is larger than {MAX_ANSWER_BYTES >> 20} MiB")
+        if time.monotonic() > ends:
+            raise Unreached(f"{asked.what}: the answer takes too long")
+    return b"".join(pieces)
+
+
+def _document(body: bytes, place: str) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError:
+        raise Unreached(f"{place}: the answer is not JSON; see whether a proxy stands between") from None
+
+
+def _status_of(response: urllib3.BaseHTTPResponse, body: bytes) -> Mapping[str, Any] | None:
+    """The `Status` of an API server; {} for its router's plain 404; None for what comes from something else."""
+    if response.headers.get("Content-Type", "").startswith("text/plain"):
+        return {} if response.status == 404 else {"message": body[:200].decode("utf-8", "replace").strip()}
+    with suppress(ValueError):
+        document = json.loads(body)
+        if isinstance(document, dict) and document.get("kind") == "Status":
+            return document
+    return None
+
+
+def _foreign(response: urllib3.BaseHTTPResponse) -> str:
+    kind = response.headers.get("Content-Type", "nothing").partition(";")[0]
+    if 300 <= response.status < 400:
+        return "answers with a redirect, as no API server does; write the address that it leads to, or see the proxy"
+    return f"answers {response.status} with {kind}, which is not from an API server; see the address, and any proxy"
+
+
+def _retry_after(response: urllib3.BaseHTTPResponse) -> float | None:
+    text = response.headers.get("Retry-After", "")
+    if text.isdecimal():
+        return float(text)
+    with suppress(ValueError, TypeError):
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    return None
+
+
+def _may_repeat(error: Busy | Unreached, request: Request) -> bool:
+    """Is a second try harmless? What was turned away with 429, or never sent, was not done."""
+    if isinstance(error, Busy):
+        return request.repeatable or error.code == 429
+    return not error.was_sent or (request.repeatable and error.code == 0)
+
+
+def _pause(error: Busy | Unreached, failures: int) -> float:
+    if isinstance(error, Busy) and error.retry_after is not None:
+        # Not all who were turned away together come back together.
+        return error.retry_after * random.uniform(1.0, 1.25)  # noqa: S311
+    return backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE) * random.uniform(0.5, 1.0)  # noqa: S311
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What urllib3 wraps: a MaxRetryError's or a ProxyError's own reason."""
+    while True:
+        inner = getattr(error, "reason", None) or getattr(error, "original_error", None)
+        if not isinstance(inner, BaseException) or isinstance(error, urllib3.exceptions.SSLError):
+            return error
+        error = inner
+
+
+def _why(error: BaseException) -> str:
+    """One line, without the objects that urllib3 names in its messages."""
+    while isinstance(error, urllib3.exceptions.SSLError) and error.args and isinstance(error.args[0], Exception):
+        error = error.args[0]
+    text = str(getattr(error, "verify_message", None) or getattr(error, "strerror", None) or error)
+    return (
+        re.sub(r"<[^>]* at 0x[0-9a-f]+>:? ?|\(_ssl\.c:\d+\)|HTTPS?ConnectionPool\([^)]*\): ", "", text).strip()
+        or type(error).__name__
+    )
