@@ -1,0 +1,163 @@
+"""What differs between an object in git and the live one, field by field. Pure.
+
+Only what git writes and what is ours counts: defaults of the API server and fields of others are no differences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from reconciler.cluster.objects.owned import Manager, child_of, item_keys
+from reconciler.cluster.objects.places import Place
+from reconciler.kserve.quantity import canonical, is_quantity
+from reconciler.model import KubeObject
+
+# Below these every value is a quantity; these are one themselves.
+_OF_QUANTITIES: Final = frozenset(
+    {"limits", "requests", "capacity", "hard", "overhead", "default", "defaultRequest", "max", "min"}
+)
+_QUANTITIES: Final = frozenset({"sizeLimit", "divisor"})
+
+
+@dataclass(frozen=True, slots=True)
+class FieldChange:
+    """One difference. `before` is live, `after` is in git; None: absent.
+
+    `path` is as in `DesiredObject.lines`; of an item that git does not have it is `spec.containers[name=x]`.
+    `manager` owns the live value, if not we alone do; `applies`: by server-side apply.
+    """
+
+    path: str
+    before: Any
+    after: Any
+    manager: str = ""
+    applies: bool = False
+
+
+def differences(body: KubeObject, live: KubeObject) -> tuple[FieldChange, ...]:
+    """All of them, in git's order. `body` is what is applied."""
+    root = Place.of(body, live)
+    names = [name for name in body if name not in ("apiVersion", "kind", "status")]
+    changes = [change for name in names for change in _of(root.field(name), name)]
+    return (*changes, *_removed_from_map(root, ""))
+
+
+def live_view(body: KubeObject, live: KubeObject) -> KubeObject:
+    """The live object as git would write it: what is the same is written the same, and what is neither in git nor ours
+    is left out. Both beside each other show the differences."""
+    root = Place.of(body, live)
+    kept = {name: value for name in ("apiVersion", "kind") if (value := live.get(name)) is not None}
+    return kept | (_view(replace(root, want={name: body[name] for name in body if name != "status"}), "") or {})
+
+
+def _view(place: Place, path: str) -> Any:
+    want, live = place.want, place.live
+    if isinstance(want, dict) and isinstance(live, dict):
+        gone = [key[2:] for key, _ in place.our_children() if key.startswith("f:") and want.get(key[2:]) is None]
+        shown = {name: _view(place.field(name), f"{path}.{name}") for name in want}
+        shown |= {name: place.field(name).live for name in gone}
+        return {name: value for name, value in shown.items() if value is not None}
+    if isinstance(want, list) and isinstance(live, list) and (place.keys() or len(want) == len(live)):
+        items = [_view(item, f"{path}.{number}") for number, item in place.items()]
+        gone_items = [child_of(live, change) for change in _gone_keys(place)]
+        return [item for item in [*items, *gone_items] if item is not None]
+    return want if _is_same(want, live, path) else live
+
+
+def _of(place: Place, path: str) -> Iterator[FieldChange]:
+    want, live = place.want, place.live
+    if want is None:
+        return
+    if isinstance(want, dict) and isinstance(live, dict):
+        for name in want:
+            yield from _of(place.field(name), f"{path}.{name}")
+        yield from _removed_from_map(place, path)
+    elif isinstance(want, list) and isinstance(live, list):
+        yield from _of_lists(place, path)
+    elif not _is_same(want, live, path):
+        yield _change(place, path)
+
+
+def _of_lists(place: Place, path: str) -> Iterator[FieldChange]:
+    if place.is_set:
+        missing = [item for item in place.want if item not in place.live]
+        gone = [value for key, value in place.our_children() if key.startswith("v:") and value not in place.want]
+        if missing or gone:
+            yield _change(place, path)
+    elif place.keys():
+        for number, item in place.items():
+            yield from _of(item, f"{path}.{number}")
+        yield from _removed_items(place, path)
+    elif len(place.want) != len(place.live) or (place.ours is None and place.others and place.want != place.live):
+        # Another one owns the list as one value: also what it added to an item is in our way.
+        yield _change(place, path)
+    else:
+        for number, item in place.items():
+            yield from _of(item, f"{path}.{number}")
+
+
+def _removed_from_map(place: Place, path: str) -> Iterator[FieldChange]:
+    """What is ours and not in git any more."""
+    for key, _ in place.our_children():
+        name = key[2:]
+        if key.startswith("f:") and (place.want or {}).get(name) is None:
+            yield from _removed(place.field(name), f"{path}.{name}".lstrip("."))
+
+
+def _removed(place: Place, path: str) -> Iterator[FieldChange]:
+    if place.is_ours_whole or not isinstance(place.live, dict | list):
+        if place.live not in ({}, []):
+            yield _change(place, path)
+    elif isinstance(place.live, dict):
+        yield from _removed_from_map(replace(place, want={}), path)
+    elif place.is_set:
+        yield _change(place, path)
+    else:
+        yield from _removed_items(replace(place, want=[]), path)
+
+
+def _removed_items(place: Place, path: str) -> Iterator[FieldChange]:
+    for key in _gone_keys(place):
+        keys = ",".join(f"{name}={each}" for name, each in item_keys(key))
+        yield _change(place.item(None, child_of(place.live, key)), f"{path}[{keys}]")
+
+
+def _gone_keys(place: Place) -> list[str]:
+    """Items of a list that are ours and not in git any more, as fieldsV1 names them."""
+    wanted = [item.live for _, item in place.items()]
+    ours = ((key, value) for key, value in place.our_children() if key.startswith("k:"))
+    return [key for key, value in ours if not any(value is each for each in wanted)]
+
+
+def _change(place: Place, path: str) -> FieldChange:
+    holder = next(iter(place.others), None) if place.ours is None else None
+    return FieldChange(path, place.live, place.want, *(_named(holder) if holder else ()))
+
+
+def _named(manager: Manager) -> tuple[str, bool]:
+    return manager.name, manager.applies
+
+
+def _is_same(want: Any, live: Any, path: str) -> bool:
+    """Does the API server mean the same by both? It leaves empty values out, and writes quantities in its own way."""
+    if live is None:
+        return want in ("", 0) or (isinstance(want, dict | list) and _is_hollow(want))
+    if isinstance(want, bool) or isinstance(live, bool):
+        return want is live
+    if want == live:
+        return True
+    return _is_of_quantity(path) and is_quantity(want) and is_quantity(live) and canonical(want) == canonical(live)
+
+
+def _is_hollow(value: Any) -> bool:
+    """A map or list with nothing in it."""
+    if isinstance(value, dict):
+        return all(_is_hollow(each) for each in value.values())
+    return value is None or value == []
+
+
+def _is_of_quantity(path: str) -> bool:
+    above, _, name = path.rpartition(".")
+    return name in _QUANTITIES or above.rpartition(".")[2] in _OF_QUANTITIES
