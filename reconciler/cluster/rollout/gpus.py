@@ -145,13 +145,16 @@ def why_unknown(room: ClusterRoom, pods: Sequence[PodNeed]) -> str:
 
 def lack(room: ClusterRoom, pods: Sequence[PodNeed]) -> str:
     """Why these pods have no room beside what runs: `needs 8 nvidia.com/gpu on one node, and at most 2 is free on one
-    of the 3 nodes it may run on`. Raises Malformed."""
+    of the 3 nodes it may run on`. Empty where they have."""
     left = room
-    for pod in pods:
-        after = left.place([pod])
-        if after is None:
-            return _lack_of(left, pod)
-        left = after
+    try:
+        for pod in pods:
+            after = left.place([pod])
+            if after is None:
+                return _lack_of(left, pod)
+            left = after
+    except Malformed as error:
+        return error.issue.message
     return ""
 
 
