@@ -128,6 +128,8 @@ class ReasonCode(StrEnum):
     CANARY_UNCHANGED = "CanaryUnchanged", "the canary equals what it would run beside"
     CONTAINER_IGNORED = "ContainerIgnored", "a container beside the model's does not run on a host"
     DEVELOPER_MODE = "DeveloperMode", "vLLM's developer mode opens more paths than the proxy lets through"
+    DRAIN_ADDED = "DrainAdded", "settings are added by which running requests end before a pod does"
+    DRAIN_CUT_SHORT = "DrainCutShort", "a pod ends before its running requests do"
     FIELD_IGNORED = "FieldIgnored", "the field is not honoured here"
     FINDINGS_OMITTED = "FindingsOmitted", "there are more findings than are shown"
     NEWER_VERSION_REQUIRED = "NewerVersionRequired", "the field needs a later version of KServe"

@@ -149,6 +149,11 @@ HELP: Mapping[str, Mapping[R, Help]] = {
             "refuses these paths in the proxy",
             "remove the variable: programs of the host reach the engine",
         ),
+        R.DRAIN_ADDED: (
+            "adds them when the service rolls next",
+            'nothing; annotation `reconciler/drain: "false"` leaves them out',
+        ),
+        R.DRAIN_CUT_SHORT: (WARNS, "change what the message names"),
         R.FIELD_IGNORED: ("runs the service without it", "remove the field, or do as the message says"),
         R.FINDINGS_OMITTED: ("shows the first ones", "correct those; the others follow"),
         R.NEWER_VERSION_REQUIRED: (WARNS, "nothing on a host; a cluster needs that version"),
