@@ -8,23 +8,12 @@ from enum import StrEnum
 
 from reconciler.model import ReasonCode, Replica, Routed, Silence
 from reconciler.model.backoff import backoff
+from reconciler.model.crash_signs import blames_host
 
 CRASH_WINDOW = 600.0
 CRASHES_THAT_DEGRADE = 3
 CONFLICTS_EXCUSED = 3
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 10.0, 300.0
-# Of the system, and of vLLM when it looks at its GPU before and after it measured what it needs.
-_CROWDED_OUT = ("address already in use", "free memory on device", "error in memory profiling")
-
-# In the log's last lines: the host's disk, memory or devices failed it.
-_HOST_FAULTS = (
-    "no space left on device",
-    "disk quota exceeded",
-    "cannot allocate memory",
-    "input/output error",
-    "too many open files in system",
-    "uncorrectable ecc error",
-)
 # With these statuses systemd ends a process that it could not even set up: its user, folders, limits, program.
 _NOT_SET_UP = range(200, 246)
 _TOO_LONG = "argument list too long"
@@ -100,15 +89,9 @@ def is_stopped_by_hand(replica: Replica) -> bool:
 
 def is_hosts_fault(replica: Replica) -> bool:
     """Did the host fail it, so that another commit would have failed too?"""
-    words = [line.lower() for line in replica.last_words]
     if replica.exit_code in _NOT_SET_UP:
-        return not any(_TOO_LONG in line for line in words)
-    return any(sign in line for line in words for sign in _HOST_FAULTS)
-
-
-def is_crowded_out(last_words: Iterable[str]) -> bool:
-    """Did the engine die only because another process had its port, or memory of its GPU? That is no commit's fault."""
-    return any(sign in line.lower() for line in last_words for sign in _CROWDED_OUT)
+        return not any(_TOO_LONG in line.lower() for line in replica.last_words)
+    return blames_host(replica.last_words)
 
 
 def is_excused(conflicts: Iterable[float], now: float) -> bool:

@@ -243,6 +243,17 @@ class ReasonCode(StrEnum):
     TARGET_UNREACHABLE = "TargetUnreachable", "the target did not answer"
     UNKNOWN_REASON = "UnknownReason", "written down by a version of the reconciler that has other codes"
 
+    # On a cluster
+    AUTO_UPDATE_DISABLED = "AutoUpdateDisabled", "an annotation keeps KServe from rolling out what git says"
+    CONTROLLER_SILENT = "ControllerSilent", "a controller of the cluster does not act on the object"
+    FAILED_MOUNT = "FailedMount", "a volume of the pod cannot be mounted"
+    MISSING = "Missing", "the object is not on the cluster"
+    OBJECT_FAILED = "ObjectFailed", "the object's own controller says that it failed"
+    OOM_KILLED = "OOMKilled", "a container used more memory than its limit"
+    QUOTA_EXCEEDED = "QuotaExceeded", "the namespace's quota leaves no room for the pods"
+    UNREADABLE_STATUS = "UnreadableStatus", "the object holds what no controller writes there"
+    UNSCHEDULABLE = "Unschedulable", "no node takes the pod"
+
     # KServe's own
     MODEL_LOAD_FAILED = "ModelLoadFailed", "the model could not be loaded"
 

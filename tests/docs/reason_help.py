@@ -19,6 +19,8 @@ REFETCHES = "keeps what is fetched, retries with backoff"
 ASKS_AGAIN = "touches nothing, asks again every few minutes"
 ON_CLUSTER = "nothing: `validate` says it about a cluster"
 SECRET_LEFT_OUT = "does not use the Secret; services that need it are blocked"
+ON_CLUSTER_WAITS = "waits for the cluster; the version before keeps serving; rejects nothing"
+CLUSTER_REJECTS = "before promotion the version is rejected, and the last good one comes back"
 REPLACES = "ends the replica and starts another one; before promotion the digest is rejected"
 
 Help = tuple[str, str]
@@ -261,6 +263,23 @@ HELP: Mapping[str, Mapping[R, Help]] = {
         ),
         R.SILENT: ("sends requests to the other replicas; replaces it if it stays so", "wait"),
         R.STOPPED_MANUALLY: ("starts another one", "stop a service in git, not by hand"),
+    },
+    "On a cluster": {
+        R.AUTO_UPDATE_DISABLED: (
+            "applies what git says; the version before keeps serving",
+            "remove `serving.kserve.io/disable-auto-update`, or stop and start the service",
+        ),
+        R.CONTROLLER_SILENT: (ON_CLUSTER_WAITS, "see whether the controller runs, and read its log"),
+        R.FAILED_MOUNT: (ON_CLUSTER_WAITS, "create or repair the volume that the message names"),
+        R.MISSING: ("applies it, unless the plan says why not", "nothing"),
+        R.OBJECT_FAILED: ("shows it, and goes on with what does not depend on it", "correct what the message names"),
+        R.OOM_KILLED: (CLUSTER_REJECTS, "raise `resources.limits.memory`, or make the model need less"),
+        R.QUOTA_EXCEEDED: (ON_CLUSTER_WAITS, "raise the ResourceQuota, or free what uses it"),
+        R.UNREADABLE_STATUS: ("changes nothing of the object because of it", "see who wrote the field"),
+        R.UNSCHEDULABLE: (
+            ON_CLUSTER_WAITS,
+            "read the scheduler's message: labels, taints, volumes or room of the nodes",
+        ),
     },
     "State of a service": {
         R.ACTION_FAILED: ("retries with backoff; what serves keeps serving", "correct what the message names"),

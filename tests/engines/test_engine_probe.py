@@ -15,7 +15,7 @@ import pytest
 
 from reconciler.engines.last_words import fatal_reason
 from reconciler.engines.probe import NoResponse, Probe, count_requests
-from reconciler.host.health import is_crowded_out
+from reconciler.model.crash_signs import is_crowded_out
 from tests.support.engine.fixtures import engine_processes
 from tests.support.engine.server import running, wait_for
 from tests.support.ports import free_port

@@ -8,7 +8,6 @@ from reconciler.engines.digest import equivalent
 from reconciler.host.health import (
     ReplicaPhase,
     failure,
-    is_crowded_out,
     is_drained,
     is_excused,
     is_hosts_fault,
@@ -36,6 +35,7 @@ from reconciler.model import (
     Stop,
     Undrain,
 )
+from reconciler.model.crash_signs import is_crowded_out
 
 
 def end_hung(s: ServiceContext, goal: Goal, steps: Steps) -> None:

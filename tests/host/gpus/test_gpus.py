@@ -18,12 +18,12 @@ from reconciler.errors import Retryable
 from reconciler.fault_isolation import Faults
 from reconciler.host.gpus import usage
 from reconciler.host.gpus.devices import Gpus, Holder, Memory
-from reconciler.host.health import is_crowded_out
 from reconciler.host.inventory import Inventory, ReplicaRecord
 from reconciler.host.process import scratch
 from reconciler.host.process.supervisor import ProcessSupervisor
 from reconciler.host.supervisor import ProcessState
 from reconciler.model import Desired, ForeignProcess, Gpu, GpuUse, Resources
+from reconciler.model.crash_signs import is_crowded_out
 from reconciler.system import procfs
 from tests.support.nvml.driver import GIB, Driver, make
 from tests.support.world import eventually, record

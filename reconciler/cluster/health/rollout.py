@@ -1,0 +1,61 @@
+"""Is the rollout of what git says over, and how did it end? Pure. By it a plan promotes, rolls back and quarantines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from reconciler.cluster.health.look import ServingHealth
+from reconciler.cluster.health.problems import Fault, HealthLimits
+from reconciler.model import HealthStatus, Reason
+
+
+class RolloutState(StrEnum):
+    """How far a rollout is."""
+
+    UNDER_WAY = "UnderWay"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    IDLE = "Idle"  # no replica is asked for, so nothing can prove itself
+    UNKNOWN = "Unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """How the rollout of a service's newest version stands.
+
+    `fault` is whose fault a failure is: the commit's is quarantined, the cluster's is waited out. `look_again_at` is
+    when time alone may change the answer.
+    """
+
+    state: RolloutState
+    reason: Reason
+    fault: Fault | None = None
+    look_again_at: float | None = None
+
+    @property
+    def is_quarantined(self) -> bool:
+        """Trying the same version again would fail again."""
+        return self.state is RolloutState.FAILED and self.fault is Fault.COMMIT
+
+
+def rollout_outcome(health: ServingHealth, now: float, limits: HealthLimits, *, proven: bool = False) -> Rollout:
+    """How a rollout stands. `proven`: the version was promoted before, so that what fails now is an incident."""
+    reason = health.health.reason
+    match health.health.phase:
+        case HealthStatus.UNKNOWN | HealthStatus.MISSING:
+            return Rollout(RolloutState.UNKNOWN, reason)
+        case HealthStatus.SUSPENDED:
+            return Rollout(RolloutState.IDLE, reason)
+    crash = health.problem if health.problem and health.problem.fault is Fault.COMMIT else None
+    if crash and not proven and health.crashes >= limits.crashes:
+        return Rollout(RolloutState.FAILED, Reason(crash.code, crash.message, reason.origin), Fault.COMMIT)
+    if health.health.phase is HealthStatus.DEGRADED:
+        fault = Fault.CLUSTER if proven or health.problem is None else health.problem.fault
+        return Rollout(RolloutState.FAILED, reason, fault)
+    if health.health.phase is not HealthStatus.HEALTHY:
+        return Rollout(RolloutState.UNDER_WAY, reason, look_again_at=health.look_again_at)
+    due = (now if health.ready_since is None else health.ready_since) + limits.min_ready
+    if due <= now or proven:
+        return Rollout(RolloutState.SUCCEEDED, reason)
+    return Rollout(RolloutState.UNDER_WAY, reason, look_again_at=due)
