@@ -287,6 +287,12 @@ ROWS: Final[tuple[SupportRow, ...]] = (
     ),
     _row(
         Where.ANNOTATION,
+        "reconciler/drain",
+        _idle("a host drains at its proxy"),
+        _yes("`false` adds no settings by which pods drain"),
+    ),
+    _row(
+        Where.ANNOTATION,
         "reconciler/open-paths",
         _yes("the proxy lets these paths through as well"),
         _no("a cluster's own ingress decides"),
