@@ -70,9 +70,9 @@ def decide(s: ServiceContext, ledger: Ledger) -> Decision:
         # No event says when another process frees what it has.
         steps.look(s.now + _GPU_LOOK)
     return Decision(
-        records=tuple(steps.records),
+        records=steps.records,
         route=route_of(s, goal, steps),
-        processes=tuple(steps.processes),
+        processes=steps.processes,
         verdict=verdict_of(s, goal, steps, ledger),
         look_again_at=steps.look_again_at,
     )
@@ -89,14 +89,14 @@ def _with_room(s: ServiceContext, ledger: Ledger) -> ServiceContext:
 
 def _note_goal(s: ServiceContext, goal: Goal, steps: Steps) -> None:
     if goal.reject:
-        steps.records.append(Reject(goal.reject, str(goal.reject.reason)))
+        steps.record(Reject(goal.reject, str(goal.reject.reason)))
     begin_staging(s, goal.stage, steps)
     if goal.again_at is not None:
         steps.look(goal.again_at)
     want = s.desired
     if goal.ask and want and want.spec:
         reason = "validating the arguments with the installed vLLM"
-        steps.processes.append(AskPreflight(s.id, want.digest, want.spec, want.origin, reason))
+        steps.act(AskPreflight(s.id, want.digest, want.spec, want.origin, reason))
     if goal.why and goal.why.code is ReasonCode.PREFLIGHT_FAILED:
         steps.look(s.now + _PREFLIGHT_LOOK)
     elif goal.ask or (goal.why and goal.why.code is ReasonCode.PREFLIGHT_PENDING):
@@ -111,7 +111,7 @@ def verdict_of(s: ServiceContext, goal: Goal, steps: Steps, ledger: Ledger) -> S
         service=s.id,
         sync=_sync(s, goal, steps),
         health=_health(s, goal, steps, blocked),
-        step=steps.step,
+        step=steps.text,
         strategy=steps.strategy,
         blocked=blocked,
         rejected=goal.rejected,
@@ -189,7 +189,7 @@ def _health(s: ServiceContext, goal: Goal, steps: Steps, blocked: tuple[Reason, 
     serving = sum(s.is_serving(replica) for replica in s.replicas)
     asked = sum(g.count for g in goal.generations) if goal.generations else (s.desired.replicas if s.desired else 0)
     count = f"{serving} of {asked} replicas serve"
-    if failed := _lasting_failure(s, goal, is_short=bool(steps.step) or serving < asked):
+    if failed := _lasting_failure(s, goal, is_short=bool(steps.text) or serving < asked):
         phase = HealthStatus.DEGRADED if s.replicas or s.promoted else HealthStatus.MISSING
         return Health(phase, Reason(failed.code, f"{failed.message}; {count}", failed.origin))
     if goal.why and (goal.kind is GoalKind.SUSPEND or (goal.kind is GoalKind.LEAVE and s.desired)):
@@ -197,7 +197,7 @@ def _health(s: ServiceContext, goal: Goal, steps: Steps, blocked: tuple[Reason, 
     if goal.kind is GoalKind.LEAVE:
         return Health(
             HealthStatus.PROGRESSING,
-            progress(ReasonCode.DELETING, steps.step or (goal.why.message if goal.why else "")),
+            progress(ReasonCode.DELETING, steps.text or (goal.why.message if goal.why else "")),
         )
     if is_crash_looping(s.crashes, s.now):
         return Health(
@@ -213,12 +213,12 @@ def _health(s: ServiceContext, goal: Goal, steps: Steps, blocked: tuple[Reason, 
             HealthStatus.MISSING,
             progress(ReasonCode.BLOCKED, "Blocked: " + "; ".join(str(r.message) for r in blocked)),
         )
-    if goal.rejected and not serving and not steps.step:
+    if goal.rejected and not serving and not steps.text:
         return Health(HealthStatus.DEGRADED, goal.rejected.reason)
-    if steps.step and not (goal.kind is GoalKind.KEEP and serving >= asked > 0):
+    if steps.text and not (goal.kind is GoalKind.KEEP and serving >= asked > 0):
         return Health(
             HealthStatus.PROGRESSING,
-            progress(ReasonCode.STAGING if goal.stage else ReasonCode.PROGRESSING, f"{steps.step}; {count}"),
+            progress(ReasonCode.STAGING if goal.stage else ReasonCode.PROGRESSING, f"{steps.text}; {count}"),
         )
     if serving >= asked > 0:
         return Health(HealthStatus.HEALTHY, progress(ReasonCode.SERVING, count))

@@ -52,7 +52,7 @@ def end_hung(s: ServiceContext, goal: Goal, steps: Steps) -> None:
             steps.say(f"{replica.id.serial} is hung; it is stopped once its neighbour on the GPU has started")
             steps.look(s.now + SOON)
             continue
-        steps.processes.append(Stop(replica.id, text, force=True, cut=replica.in_flight or 0))
+        steps.act(Stop(replica.id, text, force=True, cut=replica.in_flight or 0))
         steps.say(f"cleaning up {replica.id.serial}: {text}")
         steps.look(s.now + SOON)
 
@@ -69,7 +69,7 @@ def handle_failures(s: ServiceContext, steps: Steps) -> ServiceContext:
             steps.look(s.now + SOON)
             continue
         cut = (replica.in_flight or 0) if replica.draining_at is not None else 0
-        steps.processes.append(Stop(replica.id, text, force=not replica.alive, cut=cut))
+        steps.act(Stop(replica.id, text, force=not replica.alive, cut=cut))
         steps.say(f"cleaning up {replica.id.serial}: {text}")
         steps.look(s.now + SOON)
     for replica in s.of(ReplicaPhase.HUNG):
@@ -87,7 +87,7 @@ def reattach(s: ServiceContext, steps: Steps) -> ServiceContext:
         if replica.restarted is Restart.CRASHED:
             s = _attribute(s, replica, Reason(ReasonCode.CRASHED, f"the engine {why}", replica.origin), steps)
         serves = replica.ready_now and replica.ready_at is not None
-        steps.records.append(Reattach(replica.id, serves, why))
+        steps.record(Reattach(replica.id, serves, why))
         steps.say(f"drift of {replica.id.serial}: {why}" + ("" if serves else "; it serves again once it responds"))
         steps.look(s.now + SOON)
         again = replace(replica, restarted=None)
@@ -108,15 +108,15 @@ def _attribute(s: ServiceContext, replica: Replica, reason: Reason, steps: Steps
     crowded_out = bool(replica.stranger) or is_crowded_out(replica.last_words)
     if (s.all_died or crowded_out) and s.owned and is_excused(s.owned.conflicts, s.now):
         text = f"all processes of this host ended at once: {reason.message}" if s.all_died else reason.message
-        steps.records.append(NoteCrash(replica.id, replica.run, s.now, text, conflict=True))
+        steps.record(NoteCrash(replica.id, replica.run, s.now, text, conflict=True))
         return replace(s, owned=replace(s.owned, conflicts=(*{*s.owned.conflicts, s.now},)))
     if s.is_proven(replica.digest):
-        steps.records.append(NoteCrash(replica.id, replica.run, s.now, reason.message))
+        steps.record(NoteCrash(replica.id, replica.run, s.now, reason.message))
         # All that die at once are one incident.
         return replace(s, owned=replace(s.owned, crashes=(*{*s.crashes, s.now},))) if s.owned else s
     if s.desired and replica.digest == s.desired.digest and replica.digest not in s.quarantines:
         failed = quarantine(s, replica.digest, replace(reason, origin=s.desired.origin), replica.last_words)
-        steps.records.append(Reject(failed, str(failed.reason)))
+        steps.record(Reject(failed, str(failed.reason)))
         return replace(s, quarantines={**s.quarantines, replica.digest: failed})
     return s
 
@@ -127,16 +127,14 @@ def _excuse(s: ServiceContext, replica: Replica, reason: Reason, steps: Steps) -
     failed = failed_on_trial(s.failures, note, s.now)
     if failed in s.failures:
         return s
-    steps.records.append(note)
+    steps.record(note)
     return replace(s, failures=(*s.failures, failed))
 
 
 def finish_stops(s: ServiceContext, steps: Steps) -> None:
     """Forget what is gone; force what does not go."""
     for replica in s.of(ReplicaPhase.GONE):
-        steps.processes.append(
-            Remove(replica.id, "the host restarted" if replica.rebooted else "nothing of it is left")
-        )
+        steps.act(Remove(replica.id, "the host restarted" if replica.rebooted else "nothing of it is left"))
         # Who waits for the next step must not take this moment for the end.
         steps.say(f"removing {replica.id.serial}")
         steps.look(s.now)
@@ -145,13 +143,9 @@ def finish_stops(s: ServiceContext, steps: Steps) -> None:
         if replica.releasing and not replica.alive and not replica.leftovers:
             steps.say(f"stopped {replica.id.serial}; waiting until the driver gives back its GPU memory")
         elif not replica.alive:
-            steps.processes.append(
-                Stop(replica.id, "its main process has ended; ending its other processes", force=True)
-            )
+            steps.act(Stop(replica.id, "its main process has ended; ending its other processes", force=True))
         elif s.now >= deadline:
-            steps.processes.append(
-                Stop(replica.id, f"still there {s.patience.stop_grace:g} s after SIGTERM", force=True)
-            )
+            steps.act(Stop(replica.id, f"still there {s.patience.stop_grace:g} s after SIGTERM", force=True))
         steps.say(f"stopping {replica.id.serial}")
         steps.look(s.now + SOON)
 
@@ -160,7 +154,7 @@ def repair(s: ServiceContext, steps: Steps) -> None:
     """Put back how replicas are kept that serve or shall serve."""
     for replica in s.of(ReplicaPhase.STARTING, ReplicaPhase.READY):
         if replica.drift:
-            steps.processes.append(Repair(replica.id, replica.drift))
+            steps.act(Repair(replica.id, replica.drift))
             steps.say(f"drift of {replica.id.serial}: {replica.drift}; repairing it")
             steps.look(s.now + SOON)
 
@@ -169,7 +163,7 @@ def mark_ready(s: ServiceContext, steps: Steps) -> ServiceContext:
     """Write down which replicas became ready."""
     ready = {r.id for r in s.of(ReplicaPhase.STARTING) if r.ready_now and r.healthy is not False}
     for replica in sorted(ready):
-        steps.records.append(MarkReady(replica, "answered a real completion"))
+        steps.record(MarkReady(replica, "answered a real completion"))
         steps.look(s.now + SOON)
     if not ready:
         return s
@@ -188,7 +182,7 @@ def relabel(s: ServiceContext, goal: Goal, steps: Steps) -> ServiceContext:
             continue
         if equivalent(replica.spec, new.spec):
             why = "its arguments were only written differently; no restart needed"
-            steps.records.append(Relabel(replica.id, new.digest, new.spec, new.origin, why))
+            steps.record(Relabel(replica.id, new.digest, new.spec, new.origin, why))
             steps.look(s.now)
             same.add(replica.id)
     if not same:
@@ -203,20 +197,20 @@ def finish_drains(s: ServiceContext, goal: Goal, steps: Steps) -> ServiceContext
     for replica in s.of(ReplicaPhase.DRAINING):
         steps.look(s.now + SOON)
         if replica.id in wanted:
-            steps.records.append(Undrain(replica.id, "in git again"))
+            steps.record(Undrain(replica.id, "in git again"))
             continue
         cut = replica.in_flight or 0
         if s.is_beside_a_start(replica):
             steps.say(f"draining {replica.id.serial}; it ends once its neighbour on the GPU has started")
         elif is_drained(replica):
-            steps.processes.append(Stop(replica.id, "drained"))
+            steps.act(Stop(replica.id, "drained"))
         elif s.now - (replica.draining_at or s.now) >= s.drain_timeout and replica.routed in (
             Routed.DRAINING,
             Routed.ABSENT,
         ):
             running = "an unknown number of" if replica.in_flight is None else cut
             text = f"drain deadline of {s.drain_timeout:g} s reached; {running} running requests are cut"
-            steps.processes.append(Stop(replica.id, text, cut=cut))
+            steps.act(Stop(replica.id, text, cut=cut))
         steps.say(f"draining {replica.id.serial}" + (f": {cut} requests running" if cut else ""))
     if not wanted:
         return s

@@ -22,7 +22,8 @@ from reconciler.model import Drain, Forget, Promote, Promoted, ReasonCode, Repli
 def move(s: ServiceContext, goal: Goal, ledger: Ledger, steps: Steps) -> None:
     """The steps that the goal asks for, as far as floor, ceiling, backoff and room allow."""
     found = choose(s, goal, ledger)
-    steps.strategy, steps.lacking = found.text, found.lacking
+    steps.strategy = found.text
+    steps.lack(found.lacking)
     one = Move(s, goal, ledger, steps, found)
     for step in STEPS[found.way]:
         step(one)
@@ -67,11 +68,11 @@ class Move:
         return [r for r in self.s.replicas if r.digest == digest]
 
     def stop(self, replica: Replica, why: str) -> None:
-        self.steps.processes.append(Stop(replica.id, why))
+        self.steps.act(Stop(replica.id, why))
         self.steps.look(self.s.now + SOON)
 
     def drain(self, replica: Replica, why: str) -> None:
-        self.steps.records.append(Drain(replica.id, why))
+        self.steps.record(Drain(replica.id, why))
         self.steps.say(f"draining {replica.id.serial}: {why}")
         self.steps.look(self.s.now + SOON)
 
@@ -109,7 +110,7 @@ def end_all(m: Move) -> None:
 
 def forget(m: Move) -> None:
     if not m.s.replicas and m.s.owned:
-        m.steps.processes.append(Forget(m.s.id, f"{_why_empty(m.goal)}, and nothing of it is left"))
+        m.steps.act(Forget(m.s.id, f"{_why_empty(m.goal)}, and nothing of it is left"))
 
 
 def note_no_replicas(m: Move) -> None:
@@ -117,7 +118,7 @@ def note_no_replicas(m: Move) -> None:
     s = m.s
     if m.goal.why == NO_REPLICAS and s.promoted and s.promoted.replicas and s.desired:
         none = replace(s.promoted, replicas=0, origin=s.desired.origin, revision=s.revision, at=s.now)
-        m.steps.records.append(Promote(s.id, none, "git asks for 0 replicas"))
+        m.steps.record(Promote(s.id, none, "git asks for 0 replicas"))
         m.steps.look(s.now)
 
 
@@ -160,9 +161,9 @@ def scale_down(m: Move) -> None:
         for replica in there[: max(0, len(there) - generation.count)]:
             why = f"scaled down to {generation.count}"
             if replica.ready_at is None:
-                m.steps.processes.append(Stop(replica.id, why))
+                m.steps.act(Stop(replica.id, why))
             else:
-                m.steps.records.append(Drain(replica.id, why))
+                m.steps.record(Drain(replica.id, why))
             m.steps.look(m.s.now + SOON)
 
 
@@ -208,7 +209,7 @@ def promote(m: Move) -> None:
     promoted = Promoted(main.digest, main.spec, main.count, main.origin, s.revision, s.now, drain, parsed)
     if s.promoted and _is_same(s.promoted, promoted):
         return
-    m.steps.records.append(Promote(s.id, promoted, f"promoted: {main.count}/{main.count} replicas available"))
+    m.steps.record(Promote(s.id, promoted, f"promoted: {main.count}/{main.count} replicas available"))
     m.steps.look(s.now)
 
 
@@ -249,7 +250,8 @@ def fall_back(m: Move) -> None:
         return
     s, first, surge = m.s, m.found.fallback.first, m.found.bounds.max_surge
     back = wanted_back(s, first)
-    m.steps.records.extend(Undrain(replica.id, "serving again: no other replica is available") for replica in back)
+    for replica in back:
+        m.steps.record(Undrain(replica.id, "serving again: no other replica is available"))
     if m.found.fallback.alone:
         _stop_unstarted(m, {first.digest})
         for other in m.goal.generations:

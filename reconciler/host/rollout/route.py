@@ -5,6 +5,8 @@ A service that left may be on its way to another host, and a client that gets Re
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from reconciler.engines.arguments import ends_tls, model_names, speaks_grpc, takes_grpc
 from reconciler.host.health import ReplicaPhase
 from reconciler.host.rollout.context import ServiceContext
@@ -202,5 +204,5 @@ def _takes(spec: EffectiveSpec, grpc: bool) -> bool:
     return takes_grpc(words) if grpc else not speaks_grpc(words)
 
 
-def _named(actions: list[Action], kind: type[Stop] | type[Drain] | type[Undrain]) -> set[ReplicaId]:
+def _named(actions: Collection[Action], kind: type[Stop] | type[Drain] | type[Undrain]) -> set[ReplicaId]:
     return {action.replica for action in actions if isinstance(action, kind)}

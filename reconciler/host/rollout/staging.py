@@ -54,7 +54,7 @@ def missing_files(s: ServiceContext, spec: EffectiveSpec) -> Missing:
 
 def begin_staging(s: ServiceContext, missing: Missing, steps: Steps) -> None:
     """Fetch them, or say how far they are. What failed is tried again more and more slowly."""
-    begun = {_key(action) for action in steps.processes if isinstance(action, Stage | StageImage)}
+    begun = steps.staged()
     for need in missing:
         if need.key in begun:
             continue
@@ -67,12 +67,8 @@ def begin_staging(s: ServiceContext, missing: Missing, steps: Steps) -> None:
         if due > s.now:
             steps.look(due)
             continue
-        steps.processes.append(_stage(s, need))
+        steps.act(_stage(s, need))
         steps.look(s.now + _LOOK)
-
-
-def _key(action: Stage | StageImage) -> str:
-    return action.key if isinstance(action, Stage) else action.image
 
 
 def _stage(s: ServiceContext, need: NeededFiles) -> Stage | StageImage:

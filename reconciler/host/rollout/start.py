@@ -40,7 +40,7 @@ def watch(s: ServiceContext, generation: Generation, steps: Steps) -> None:
         elif s.phases[replica.id.serial] is ReplicaPhase.PLANNED:
             if not _is_waiting(s, generation, steps):
                 why = "on record, but not running yet"
-                steps.processes.append(_start(s, generation, replica.id, replica.lease, why))
+                steps.act(_start(s, generation, replica.id, replica.lease, why))
                 steps.look(s.now + 1)
         elif replica.ready_at is None:
             steps.say(f"starting {replica.id.serial}" + (f": {replica.again}" if replica.again else ""))
@@ -82,15 +82,15 @@ def _start_one(s: ServiceContext, generation: Generation, ledger: Ledger, steps:
     need = need_of(s, generation)
     lease = ledger.take(need, s.id)
     if lease is None:
-        steps.lacking = steps.lacking or ledger.lacks(need, s.id)
+        steps.lack(ledger.lacks(need, s.id))
         if ledger.fits_soon(need, s.id):
             steps.say(waiting_for(steps.lacking))
             steps.look(s.now + SOON)
         return False
     replica = _new_id(s, generation, steps)
-    if s.owned is None and not any(isinstance(action, TakeOwnership) for action in steps.records):
-        steps.records.append(TakeOwnership(s.id, generation.origin, "first replica on this host"))
-    steps.processes.append(_start(s, generation, replica, lease, _why_start(s, generation)))
+    if s.owned is None and not steps.takes_ownership():
+        steps.record(TakeOwnership(s.id, generation.origin, "first replica on this host"))
+    steps.act(_start(s, generation, replica, lease, _why_start(s, generation)))
     steps.say(f"starting {replica.serial}")
     steps.look(s.now + 1)
     return True
