@@ -16,7 +16,7 @@ _OFF = ("", "0")
 
 
 def read_open_paths(pod: Mapping[str, Any], origins: Origins) -> tuple[str, ...]:
-    """What it names, by commas or spaces. Raises Unusable."""
+    """What it names, by commas or spaces. Raises UnusableField."""
     given = str((pod.get("annotations") or {}).get(ANNOTATION) or "")
     paths = tuple(sorted(set(given.replace(",", " ").split())))
     if fault := find_fault(paths):

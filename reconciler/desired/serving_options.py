@@ -48,7 +48,7 @@ class ServingOptions:
 
 
 def read_serving_options(service: Manifest) -> ServingOptions:
-    """Raises Unusable for a value that Kubernetes would refuse."""
+    """Raises UnusableField for a value that Kubernetes would refuse."""
     predictor = _mapping(service.data["spec"], "predictor")
     replicas = read_replicas(service, predictor)
     percent = _integer(service, predictor, "canaryTrafficPercent")
@@ -98,7 +98,7 @@ def is_stopped(service: Manifest) -> bool:
 
 
 def read_replicas(service: Manifest, predictor: Mapping[str, Any]) -> int:
-    """`minReplicas`, one where it is not written, none while the service is stopped. Raises Unusable.
+    """`minReplicas`, one where it is not written, none while the service is stopped. Raises UnusableField.
 
     Of 0, KServe's autoscalers make one, or start it on demand, which a host cannot: here one runs.
     """
@@ -119,7 +119,7 @@ def may_have_none(service: Manifest) -> bool:
 def read_strategy(service: Manifest, predictor: Mapping[str, Any], replicas: int) -> Strategy | None:
     """None where the user leaves the choice to us. Percentages round as in Kubernetes: surge up, unavailable down.
 
-    Raises Unusable.
+    Raises UnusableField.
     """
     given = predictor.get("deploymentStrategy")
     if not isinstance(given, dict) or not given:
@@ -247,7 +247,7 @@ def node_of(target: HostSettings) -> Node:
 
 
 def find_misfits(resolved: Resolved, node: Node, origins: Origins) -> tuple[Reason, ...]:
-    """Why the service is not for this host; None when it is. Raises Unusable for a rule that no host can satisfy."""
+    """Why the service is not for this host; none when it is. Raises UnusableField where no host can satisfy a rule."""
     try:
         found = list(misfits(resolved.pod, node))
     except Malformed as problem:

@@ -141,7 +141,7 @@ def build_spec(
     around: Surroundings,
     origins: Origins,
 ) -> EffectiveSpec:
-    """What runs. Raises Unusable."""
+    """What runs. Raises UnusableField."""
     return EffectiveSpec(
         image=str(container.get("image") or ""),
         command=origins.command(map(str, container.get("command") or ())),
@@ -244,7 +244,7 @@ def build_secret_mounts(pod: Mapping[str, Any], container: Mapping[str, Any]) ->
 
 
 def read_resources(container: Mapping[str, Any], origins: Origins) -> Resources:
-    """Requests, or limits where there is no request, as Kubernetes fills them in. Raises Unusable."""
+    """Requests, or limits where there is no request, as Kubernetes fills them in. Raises UnusableField."""
     given = container.get("resources") or {}
     limits = given.get("limits") or {}
     needed = {**limits, **(given.get("requests") or {})}

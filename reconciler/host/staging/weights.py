@@ -58,7 +58,7 @@ class UnusableFolder(Terminal):
 
 
 def folders_of(spec: EffectiveSpec, ground: Ground, staged: Staged) -> dict[str, Path]:
-    """For every mount of a spec, its folder. Raises Unusable; Retryable where it is not downloaded."""
+    """For every mount of a spec, its folder. Raises UnusableFolder; Retryable where it is not downloaded."""
     return {path: each.folder for path, each in served_folders(spec, ground, staged).items()}
 
 
@@ -190,7 +190,7 @@ def _said(path: str, mount: Mount) -> str:
 def _is_single_file(path: str, prefix: str) -> bool:
     """Is the model one file, and not a folder? Which files make a model, its engine knows: some need no config.json.
 
-    Raises Unusable where nothing is.
+    Raises UnusableFolder where nothing is.
     """
     if any(_is_file(f"{path}/{name}", prefix) for name in ("config.json", "params.json")):
         return False
@@ -232,7 +232,7 @@ def _info(path: str, prefix: str) -> os.stat_result | None:
 
 
 def _look(path: str, prefix: str) -> _Stamp:
-    """Which folder it is. Raises Unusable unless it is one."""
+    """Which folder it is. Raises UnusableFolder unless it is one."""
     info = _info(path, prefix)
     if info is None or not stat.S_ISDIR(info.st_mode):
         raise UnusableFolder(ReasonCode.MODEL_NOT_FOUND, f"{prefix}{path}: no such folder; put the model's files there")
