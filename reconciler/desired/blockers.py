@@ -17,9 +17,9 @@ from reconciler.desired.origins import Origins
 from reconciler.desired.secrets import Keyring, missing_secrets
 from reconciler.desired.spec import Surroundings
 from reconciler.desired.volumes import file_obstacles, missing_source, paths_in_mounted_config
+from reconciler.engines.container import API_KEY, UNKNOWN, Revealed, server_flags, unsupported
 from reconciler.engines.environment import doubtful_image, find_engine
 from reconciler.engines.file_arguments import CLOSED, is_below, is_systems_own, paths_in
-from reconciler.engines.launch import API_KEY, UNKNOWN, Revealed, server_flags, unsupported
 from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason, ReasonCode, texts
 from reconciler.model.model_sources import SCHEMES, SOURCE_BY_SCHEME, ModelSource, shown
 from reconciler.secrets.store import ALL, secret_ref

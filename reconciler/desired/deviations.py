@@ -14,7 +14,7 @@ from reconciler.desired.origins import Origins, at
 from reconciler.desired.serving_options import is_stopped, may_have_none, wants_passthrough
 from reconciler.desired.support import Effect, Fact, SupportRow, TargetKind, Where, find_row
 from reconciler.engines.arguments import ends_tls
-from reconciler.engines.launch import asks_for_key
+from reconciler.engines.container import asks_for_key
 from reconciler.errors import SettingsError
 from reconciler.formats import json_values
 from reconciler.kserve.resolve import Resolved

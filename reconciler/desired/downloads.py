@@ -11,8 +11,8 @@ from reconciler.config.settings import EngineSettings
 from reconciler.desired.origins import Origins, at
 from reconciler.desired.secrets import Keyring
 from reconciler.engines.arguments import flag_value
+from reconciler.engines.container import Revealed, server_flags
 from reconciler.engines.file_arguments import FileContent, Named, is_below, remote_names
-from reconciler.engines.launch import Revealed, server_flags
 from reconciler.model import EffectiveSpec, EnvVar, Mount, Reason, ReasonCode
 from reconciler.model.model_sources import ModelSource, shown, source_of
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from reconciler.desired.origins import Origins
 from reconciler.engines.arguments import given_utilization
-from reconciler.engines.launch import Revealed, server_flags
+from reconciler.engines.container import Revealed, server_flags
 from reconciler.host.capacity import WHOLE, fraction
 from reconciler.model import GPU, GPU_FRACTION, EffectiveSpec, Reason, ReasonCode, Resources
 

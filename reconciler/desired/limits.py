@@ -15,7 +15,7 @@ from typing import Any
 from reconciler.config.settings import HostSettings
 from reconciler.desired.origins import Origins
 from reconciler.engines.arguments import parallel_size
-from reconciler.engines.launch import server_flags, unsupported
+from reconciler.engines.container import server_flags, unsupported
 from reconciler.errors import NotUnderstood
 from reconciler.host.capacity import Ledger, Need, impossible, too_few_gpus
 from reconciler.kserve.quantity import cpu_millis, memory_bytes

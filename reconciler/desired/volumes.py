@@ -24,8 +24,8 @@ from reconciler.desired.spec import (
     secret_source,
 )
 from reconciler.engines.arguments import values_with_arguments
+from reconciler.engines.container import Revealed, given_at_start, held_files, server_flags
 from reconciler.engines.file_arguments import CONFIG, FileContent, Named, is_below, named_files, paths_in, written_in
-from reconciler.engines.launch import Revealed, given_at_start, held_files, server_flags
 from reconciler.formats import strict_yaml
 from reconciler.formats.spelling import nearest
 from reconciler.kserve.names import STORAGE_INITIALIZER
@@ -50,7 +50,7 @@ _LONGEST_NAME = 255
 
 
 def build_file_mounts(container: Document, around: Surroundings, origins: Origins) -> tuple[FileMount, ...]:
-    """What the container mounts of such volumes. Raises Unusable."""
+    """What the container mounts of such volumes. Raises UnusableField."""
     return tuple(_file_mounts(container, around, origins))
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reconciler.engines.arguments import find, flag_value, speaks_grpc
-from reconciler.engines.launch import server_flags, unsupported
+from reconciler.engines.container import server_flags, unsupported
 from reconciler.model import Argument, EffectiveSpec
 
 _KSERVE, _VLLM = 8080, 8000

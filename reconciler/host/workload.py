@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import assert_never
 
 from reconciler.config import settings as config
+from reconciler.engines.container import Revealed, api_key
 from reconciler.engines.environment import Folders, find_engine
-from reconciler.engines.launch import Launch, PreflightQuestion, Revealed, api_key, launch, question, without
+from reconciler.engines.launch import Launch, PreflightQuestion, launch, question, without
 from reconciler.engines.limits import Lacks
 from reconciler.engines.preflight import engine_parts
 from reconciler.errors import Retryable, Terminal, Unstartable

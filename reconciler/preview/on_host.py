@@ -18,11 +18,12 @@ from reconciler.desired import HOST_MODE, as_kserve_sees, build_desired
 from reconciler.desired.blockers import closed_arguments
 from reconciler.desired.limits import MAX_FINDINGS, first, never_here, not_at_once
 from reconciler.desired.origins import locator
+from reconciler.engines.container import GIVEN_AT_START, Revealed
 from reconciler.engines.environment import find_engine
 from reconciler.engines.file_arguments import CLOSED, is_below
 from reconciler.engines.fit import MemoryBudget, room_of
 from reconciler.engines.fit_model import arguments_of
-from reconciler.engines.launch import GIVEN_AT_START, Launch, Revealed, launch, question
+from reconciler.engines.launch import Launch, launch, question
 from reconciler.errors import Retryable, Terminal
 from reconciler.host.checks.fits import Machine, local_model, look_at
 from reconciler.host.checks.start_checks import unusable_arguments, unusable_variables

@@ -9,8 +9,9 @@ import pytest
 
 from reconciler.config.settings import EngineSettings, HostSettings, Secrets
 from reconciler.desired import DesiredCache, build_desired
+from reconciler.engines.container import Revealed
 from reconciler.engines.environment import Folders
-from reconciler.engines.launch import Launch, Revealed, launch
+from reconciler.engines.launch import Launch, launch
 from reconciler.errors import Retryable
 from reconciler.host.workload import reveal
 from reconciler.manifests import read_manifests

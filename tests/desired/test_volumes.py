@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from reconciler.desired.origins import locator
 from reconciler.desired.spec import resource_field
+from reconciler.engines.container import Revealed
 from reconciler.engines.environment import Folders
-from reconciler.engines.launch import Launch, Revealed, launch, question
+from reconciler.engines.launch import Launch, launch, question
 from reconciler.host.workload import fields_of, reveal
 from reconciler.manifests import read_manifests
 from reconciler.model import Desired, EnvVar, Lease, Origin, ReplicaId, ServiceId

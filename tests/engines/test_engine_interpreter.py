@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from reconciler.config.settings import EngineSettings, HostSettings, Secrets
+from reconciler.engines.container import API_SERVER, Revealed, unsupported
 from reconciler.engines.environment import Folders, loads_code
-from reconciler.engines.launch import API_SERVER, Revealed, launch, question, unsupported
+from reconciler.engines.launch import launch, question
 from reconciler.host.staging.stager import order_for
 from reconciler.manifests import read_manifests
 from reconciler.model import EffectiveSpec, EnvVar, Lease, Mount, Origin, ServiceId, Stage, texts

@@ -11,16 +11,9 @@ from hypothesis import strategies as st
 
 from reconciler.config.settings import EngineSettings
 from reconciler.engines.arguments import GRPC_SERVERS, expand, flag_value, model_names, values_of
+from reconciler.engines.container import API_SERVER, api_key, unsupported
 from reconciler.engines.environment import Folders, replace_paths
-from reconciler.engines.launch import (
-    API_SERVER,
-    Launch,
-    api_key,
-    launch,
-    question,
-    unsupported,
-    without,
-)
+from reconciler.engines.launch import Launch, launch, question, without
 from reconciler.model import NO_ORIGIN, EffectiveSpec, EnvVar, Lease, Origin, ServiceId, texts
 from tests.support.arguments import written, written_in
 
