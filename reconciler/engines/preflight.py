@@ -8,27 +8,25 @@ import functools
 import hashlib
 import json
 import os
-import re
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import structlog
 
-from reconciler.engines.environment import replace_paths
 from reconciler.engines.last_words import cut, fatal_reason
 from reconciler.engines.launch import ADDED, DISPENSABLE, OLDEST_VLLM, PreflightQuestion
 from reconciler.engines.limits import Lacks, is_file_of_lacks
+from reconciler.engines.verdict import NoVerdict, PreflightVerdict, read_verdict, variable_in
 from reconciler.errors import Retryable
 from reconciler.fault_isolation import unexpected
-from reconciler.model import NO_ORIGIN, Argument, NoOrigin, Origin, Preflight, Reason, ReasonCode, texts
+from reconciler.model import texts
 from reconciler.model.backoff import backoff
 from reconciler.system.files import open_regular, write_atomically
 from reconciler.system.programs import LONGEST, TooMuchError, exchange, kill_group
@@ -36,7 +34,8 @@ from reconciler.system.programs import LONGEST, TooMuchError, exchange, kill_gro
 log = structlog.get_logger()
 
 SCRIPTS = tuple(
-    Path(__file__).with_name(f"preflight_{name}.py") for name in ("probe", "parser", "text", "hints", "loads")
+    Path(__file__).with_name(f"preflight_{name}.py")
+    for name in ("probe", "findings", "parser", "text", "hints", "loads")
 )
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
 _FAILURES_THAT_BLOCK = 3
@@ -44,74 +43,6 @@ _FAILURES_THAT_BLOCK = 3
 _CLOCK_ERROR = 5.0
 # What goes on after that is none, and may be larger than memory.
 _LONGEST_CONFIG = 16 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Complaint:
-    """What the engine does not like. `index` counts in the question's argv, as do `others` that it may mean."""
-
-    message: str
-    index: int | None = None
-    others: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class PreflightVerdict:
-    """The engine's verdict. `lacks` are flags that the reconciler adds and this engine does not know."""
-
-    parsed: str
-    gpus: int
-    errors: tuple[Complaint, ...]
-    warnings: tuple[str, ...]
-    lacks: tuple[str, ...] = ()
-
-    def about(
-        self,
-        asked: PreflightQuestion,
-        fallback: Origin,
-        variables: Mapping[str, Origin] = MappingProxyType({}),
-    ) -> Preflight:
-        """The verdict as every stage speaks it, each reason with its file and line. `fallback` is the service's."""
-        reasons = []
-        for complaint in self.errors:
-            index = _culprit(complaint, asked.argv, fallback)
-            named = _named(complaint.message, variables)
-            origin = _origin_at(asked.argv, index) or variables.get(named, fallback)
-            message = _with_flag(complaint, index, asked.argv) + _on_this_host(complaint.message, asked.paths)
-            reasons.append(Reason(ReasonCode.INVALID_ARGUMENT, message, origin))
-        return Preflight(self.parsed, self.gpus, tuple(reasons), self.warnings)
-
-
-def _culprit(complaint: Complaint, argv: Sequence[Argument], service: Origin) -> int | None:
-    """The service's own argument before its runtime's, which others live with."""
-    for index in (complaint.index, *complaint.others):
-        origin = _origin_at(argv, index)
-        if origin and origin.file == service.file:
-            return index
-    return complaint.index
-
-
-def _with_flag(complaint: Complaint, index: int | None, argv: Sequence[Argument]) -> str:
-    """Its message, beginning with the flag that is blamed."""
-    if index == complaint.index or index is None or complaint.index is None or index >= len(argv):
-        return complaint.message
-    first, flag = (argv[each].text.partition("=")[0] for each in (complaint.index, index))
-    text = complaint.message.removeprefix(f"{first}: ")
-    return text if flag in text else f"{flag}: {text}"
-
-
-def _on_this_host(message: str, paths: Mapping[str, str]) -> str:
-    """Where the container's folders that a message names lie here."""
-    named = [path for path, local in paths.items() if local != path and replace_paths(message, {path: ""}) != message]
-    return "".join(f" ({path} is {paths[path]} on this host)" for path in named)
-
-
-def _origin_at(argv: Sequence[Argument], index: int | None) -> Origin | NoOrigin:
-    """Where an argument is written; NO_ORIGIN: none is to blame, or it is none of git's.
-
-    Code that comes with a model may have named a place that is none.
-    """
-    return argv[index].origin if index is not None and 0 <= index < len(argv) else NO_ORIGIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,24 +59,6 @@ class Inquiry:
 
 # Begins to ask; whatever that leaves behind may live for so many seconds at most. Raises Retryable.
 Begin = Callable[[PreflightQuestion, float], Inquiry]
-
-
-class NoVerdict(Retryable):
-    """The engine gave no verdict on the arguments. `variable` is the one that is to blame, as far as it is known.
-
-    `index` is the argument to blame, in the question's argv. `final`: it will say the same until something else is
-    installed.
-    """
-
-    def __init__(self, message: str, variable: str = "", final: bool = False, index: int | None = None) -> None:
-        super().__init__(message)
-        self.variable = variable
-        self.final = final
-        self.index = index
-
-    def origin(self, asked: PreflightQuestion) -> Origin | NoOrigin:
-        """Where the argument to blame is written; NO_ORIGIN: none is to blame."""
-        return _origin_at(asked.argv, self.index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +178,7 @@ class PreflightRunner:
             self._fail(key, NoVerdict(f"preflight failed: {unexpected(error)}"))
         else:
             _write(self._cache / f"{key}.json", answer)
-            verdict = _verdict(answer)
+            verdict = read_verdict(answer)
             self._lacks.note(engine_parts(asked.python, asked.image), frozenset(verdict.lacks))
             self._finish(key, verdict)
         self._wake()
@@ -315,7 +228,7 @@ class PreflightRunner:
         if key not in self._known:
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 path = self._cache / f"{key}.json"
-                self._known[key] = (_verdict(json.loads(path.read_bytes())), path.stat().st_mtime)
+                self._known[key] = (read_verdict(json.loads(path.read_bytes())), path.stat().st_mtime)
         verdict, at = self._known.get(key, (None, 0.0))
         return verdict if at >= since or since > time.time() + _CLOCK_ERROR else None
 
@@ -349,38 +262,17 @@ def _read_answer(asked: PreflightQuestion, code: int, output: bytes, errors: byt
         answer = dict(json.loads(output))
         reason = str(answer.get("environment") or "")
         if not reason:
-            _verdict(answer)
+            read_verdict(answer)
             return answer
     except (ValueError, KeyError, TypeError):
         lines = errors.decode(errors="replace").strip().splitlines()
         tail = fatal_reason(lines) or next((each for each in lines if "rror" in each), "") or "".join(lines[-1:])
         reason = f"it ended with {code} and no result" + (tail and f": {cut(tail)}") + (log and f"; {log}")
         answer = {}
-    variable = str(answer.get("variable") or "") or _named(reason, asked.env)
+    variable = str(answer.get("variable") or "") or variable_in(reason, asked.env)
     index, final = answer.get("index"), answer.get("final") is True
     text = f"preflight with {asked.engine} is not possible: {reason}"
     raise NoVerdict(text, variable, final, index if type(index) is int else None)
-
-
-def _named(text: str, env: Iterable[str]) -> str:
-    """The variable that a text names; the longest, for one name may begin another."""
-    tokens = set(re.findall(r"\w+", text))
-    return max((name for name in env if name in tokens), key=len, default="")
-
-
-def _verdict(answer: dict[str, Any]) -> PreflightVerdict:
-    """Code that comes with a model may have written it. Raises ValueError, KeyError, TypeError for what is none."""
-    errors = tuple(_complaint(error) for error in answer["errors"])
-    warnings, lacks = (tuple(map(str, answer.get(name, ()))) for name in ("warnings", "lacks"))
-    return PreflightVerdict(str(answer["parsed"]), int(answer["gpus"]), errors, warnings, lacks)
-
-
-def _complaint(error: dict[str, Any]) -> Complaint:
-    """Raises ValueError, KeyError, TypeError."""
-    index, others = error["index"], tuple(error.get("others", ()))
-    if not all(type(each) is int and each >= 0 for each in (*others, 0 if index is None else index)):
-        raise ValueError("an error's index is no place in argv")
-    return Complaint(str(error["message"]), index, others)
 
 
 def _write(path: Path, answer: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from reconciler.config.settings import EngineSettings, Routing
 from reconciler.desired import build_desired
 from reconciler.engines.launch import question
-from reconciler.engines.preflight import Complaint, PreflightVerdict
+from reconciler.engines.verdict import Complaint, PreflightVerdict
 from reconciler.evaluation.evaluator import Evaluated
 from reconciler.evaluation.wire import dump_answers, load_answers
 from reconciler.host.checks.start_checks import unusable_arguments, unusable_files

@@ -12,7 +12,8 @@ from reconciler.config.settings import EngineSettings
 from reconciler.engines.environment import Folders
 from reconciler.engines.launch import ADDED, DISPENSABLE, OLDEST_VLLM, launch, question, without
 from reconciler.engines.limits import Lacks
-from reconciler.engines.preflight import NoVerdict, PreflightRunner, engine_parts, key_of
+from reconciler.engines.preflight import PreflightRunner, engine_parts, key_of
+from reconciler.engines.verdict import NoVerdict
 from reconciler.model import EffectiveSpec, Lease, ServiceId
 from tests.host.doctor.test_doctor import make_engine
 from tests.support.arguments import written

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from reconciler.engines.launch import PreflightQuestion
-from reconciler.engines.preflight import Complaint, PreflightVerdict
 from reconciler.engines.preflight_text import paths_in, plain, split
+from reconciler.engines.verdict import Complaint, PreflightVerdict
 from reconciler.model import NO_ORIGIN, Argument, Origin, Reason
 
 ARGV = ("--model=/mnt/models", "--max-num-batched-tokens=64", "--max-model-len=32k")

@@ -20,7 +20,8 @@ from reconciler.engines.fit import NEVER_STARTED, MemoryBudget, Past, estimate, 
 from reconciler.engines.fit_files import MeasuredMemory, UnreadableModel, read_figures, read_json, read_weights
 from reconciler.engines.fit_model import MemoryArguments, arguments_of, shape_of
 from reconciler.engines.launch import PreflightQuestion
-from reconciler.engines.preflight import PreflightVerdict, key_of_model
+from reconciler.engines.preflight import key_of_model
+from reconciler.engines.verdict import PreflightVerdict
 from reconciler.host.gpus.devices import Gpus
 from reconciler.kserve.quantity import cpu_millis, memory_bytes
 from reconciler.model import Capacity, EffectiveSpec, Fit, Gpu, Resources

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from reconciler.engines.launch import PreflightQuestion
-from reconciler.engines.preflight import NoVerdict, PreflightRunner, PreflightVerdict, engine_version, key_of
+from reconciler.engines.preflight import PreflightRunner, engine_version, key_of
+from reconciler.engines.verdict import NoVerdict, PreflightVerdict
 from reconciler.errors import ReconcileError, Retryable, Terminal
 from reconciler.host.checks.fits import Fits
 from reconciler.host.checks.start_checks import StartChecks

@@ -12,7 +12,7 @@ import pytest
 from reconciler.config import settings as config
 from reconciler.engines.fit import GIB
 from reconciler.engines.launch import PreflightQuestion
-from reconciler.engines.preflight import PreflightVerdict
+from reconciler.engines.verdict import PreflightVerdict
 from reconciler.host.checks import fits
 from reconciler.host.checks.fits import Fits, Machine
 from reconciler.model import EffectiveSpec, Fit, Gpu, Resources

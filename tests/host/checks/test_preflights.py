@@ -17,7 +17,8 @@ from structlog.testing import capture_logs
 
 from reconciler.config.settings import HostSettings as Settings
 from reconciler.engines.launch import PreflightQuestion
-from reconciler.engines.preflight import PreflightVerdict, key_of
+from reconciler.engines.preflight import key_of
+from reconciler.engines.verdict import PreflightVerdict
 from reconciler.errors import Retryable
 from reconciler.host.checks.fits import Fits
 from reconciler.host.checks.preflights import running_digests
