@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from socket import socket
 
-from reconciler.engines.probe import Guard, NoResponse, ProbeResult, Vitals, allow_until, connected, explained
+from reconciler.engines.probe import ProbeResult, Vitals
+from reconciler.engines.replica_connection import Guard, NoResponse, allow_until, connected, explained
 from reconciler.model import Address
 
 _CHECK = "/grpc.health.v1.Health/Check"
@@ -74,7 +75,7 @@ class GrpcProbe:
 
 
 def _call(connection: socket, path: str, deadline: float) -> bytes:
-    """The message that an empty one is answered by; empty for an error. Raises OSError or NoAnswer."""
+    """The message that an empty one is answered by; empty for an error. Raises OSError or NoResponse."""
     empty_message = bytes(5)
     connection.sendall(
         _PREFACE
@@ -117,7 +118,7 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 
 def _frames(connection: socket, deadline: float) -> Iterator[tuple[int, int, int, bytes]]:
-    """Kind, flags, stream and payload of each. Raises OSError or NoAnswer."""
+    """Kind, flags, stream and payload of each. Raises OSError or NoResponse."""
     left = _MOST_BYTES
     while True:
         head = _read(connection, 9, deadline)

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from reconciler.engines.last_words import fatal_reason
-from reconciler.engines.probe import NoResponse, Probe, count_requests
+from reconciler.engines.probe import Probe, count_requests
+from reconciler.engines.replica_connection import NoResponse
 from reconciler.model.crash_signs import is_crowded_out
 from tests.support.engine.fixtures import engine_processes
 from tests.support.engine.server import running, wait_for

@@ -11,7 +11,8 @@ from functools import partial
 
 from reconciler.engines.arguments import ends_tls, speaks_grpc
 from reconciler.engines.grpc_probe import GrpcProbe
-from reconciler.engines.probe import ForeignListener, Probe, Vitals
+from reconciler.engines.probe import Probe, Vitals
+from reconciler.engines.replica_connection import ForeignListener
 from reconciler.errors import ReconcileError, Retryable
 from reconciler.fault_isolation import Faults
 from reconciler.host.inventory import ReplicaRecord

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import structlog
 
-from reconciler.engines.probe import Guard
+from reconciler.engines.replica_connection import Guard
 from reconciler.fault_isolation import frames
 from reconciler.host.probing.liveness import LivenessLimits, LivenessQuestions, ReplicaLiveness, Witness
 from reconciler.model import Address, ReplicaId, Routed, Silence

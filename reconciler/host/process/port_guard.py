@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from reconciler.engines.arguments import has_flag
-from reconciler.engines.probe import ForeignListener
+from reconciler.engines.replica_connection import ForeignListener
 from reconciler.host.inventory import ReplicaRecord
 from reconciler.model import ReplicaId
 from reconciler.system import procfs
@@ -85,7 +85,7 @@ class PortGuard:
         self._known: dict[ReplicaId, frozenset[int]] = {}
 
     def listeners(self, record: ReplicaRecord) -> frozenset[int]:
-        """The sockets that listen on its port, all of them its own. Raises Stranger."""
+        """The sockets that listen on its port, all of them its own. Raises ForeignListener."""
         if not listens_on_port(record):
             return frozenset()
         there = procfs.loopback_listeners(record.lease.port)

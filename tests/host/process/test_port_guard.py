@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.engines.probe import ForeignListener, Probe
+from reconciler.engines.probe import Probe
+from reconciler.engines.replica_connection import ForeignListener
 from reconciler.fault_isolation import Faults
 from reconciler.host.gpus.devices import Gpus
 from reconciler.host.health import Patience, failure
