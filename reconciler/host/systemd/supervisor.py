@@ -8,63 +8,46 @@ from __future__ import annotations
 
 import os
 import pwd
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-import structlog
-
 from reconciler.engines.launch import Launch
-from reconciler.engines.limits import too_large
 from reconciler.errors import ReconcileError, Retryable, Terminal, Unstartable
 from reconciler.host.clock import Clock
 from reconciler.host.gpus.devices import Gpus
-from reconciler.host.inventory import Inventory, ReplicaRecord, UnreadableRecord, load_record
+from reconciler.host.inventory import Inventory, ReplicaRecord
 from reconciler.host.process import scratch
 from reconciler.host.process.interpreters import Interpreters
 from reconciler.host.process.logs import tail_journal
 from reconciler.host.process.port_guard import PortGuard, speaks_on_port
-from reconciler.host.process.scratch import open_to, proxy_group
+from reconciler.host.process.scratch import open_to
 from reconciler.host.supervisor import ProcessState
-from reconciler.host.systemd.concealed import conceal
 from reconciler.host.systemd.podman import PODMAN, remove_container
-from reconciler.host.systemd.replica_unit import PRIVATE, RECORD, SECRETS, plan_unit
+from reconciler.host.systemd.replica_files import ReplicaFiles
 from reconciler.host.systemd.systemd_api import Run, Systemd, UnitState, is_ending, is_over, is_up
 from reconciler.host.systemd.unit import (
     CACHES,
-    CREDENTIAL,
-    UnitPlan,
-    build_unit,
-    credential_of,
-    read_facts,
     replica_of,
     unit_name,
-    with_stop,
 )
 from reconciler.host.systemd.unit_files import (
     UNITS,
-    Drifts,
-    delete_drop_ins,
     delete_unit,
     sync_links,
     was_written_after,
 )
 from reconciler.model import Reason, ReasonCode, ReplicaId, Restart, host_reason
 from reconciler.system import procfs
-from reconciler.system.files import cannot, sync_tree, unwritable, write_atomically
+from reconciler.system.files import unwritable
 from reconciler.system.procfs import Identity
 
-COPY = "unit"
 _NEVER = Run()
 _FORK_SECONDS, _PODMAN_SECONDS = 2.0, 10.0
 _STARTING = "activating"
 _LONGEST_NAME = 255
-# systemd's own limits for a line of a unit, and for all that is handed to it as credentials.
-_LONGEST_LINE, _LARGEST_CREDENTIAL = 1 << 20, 1 << 20
-_log = structlog.get_logger()
 
 
 class UnitSupervisor:
@@ -79,7 +62,6 @@ class UnitSupervisor:
         systemd: Systemd,
         closed: tuple[Path, ...] = (),
     ) -> None:
-        self._closed = closed
         self._target = target
         self._user = user
         self._inventory = inventory
@@ -87,7 +69,7 @@ class UnitSupervisor:
         self._systemd = systemd
         self._interpreters = Interpreters(user)
         self._clock = Clock()
-        self._drifts = Drifts()
+        self._files = ReplicaFiles(target, user, inventory, gpus, closed)
         self._guard = PortGuard(self.owns)
 
     # ------------------------------------------------------------ looking
@@ -134,7 +116,7 @@ class UnitSupervisor:
         is_ours = record.process is None or record.process == _identity(unit, run)
         spawned = record.process is not None or run.started > 0
         if is_up(unit, run) and (is_ours or record.boot != procfs.boot_id()):
-            return ProcessState(alive=True, drift=self._drift(record))
+            return ProcessState(alive=True, drift=self._files.drift(record))
         if is_over(unit):
             rebooted = record.boot != procfs.boot_id()
             # Of a process that is gone, GPUs may still hold memory for a moment.
@@ -157,20 +139,17 @@ class UnitSupervisor:
             return None
         if is_ending(unit):
             found = Restart.ENDING if record.ready_at is not None else None
-            return ProcessState(alive=True, drift=self._drift(record), restarted=found, between=True)
+            return ProcessState(alive=True, drift=self._files.drift(record), restarted=found, between=True)
         if not run.pid or not is_up(unit, run) or record.process == _identity(unit, run):
             return None
         if unit.active == _STARTING:
             return ProcessState(alive=True, between=True)
-        if self._drift(record) or was_written_after(UNITS / self._name(record), run):
+        if self._files.drift(record) or was_written_after(UNITS / self._name(record), run):
             # It may have been started in another way than git says.
             return None
         found = Restart.CRASHED if run.restarts else Restart.BY_HAND
         listens = self._guard.listens(record)
         return ProcessState(alive=True, restarted=found, listens=listens)
-
-    def _drift(self, record: ReplicaRecord) -> str:
-        return self._drifts.of(UNITS / self._name(record), self._inventory.replica_folder(record.id) / COPY)
 
     # ------------------------------------------------------------ taking over
 
@@ -181,41 +160,22 @@ class UnitSupervisor:
         """
         self._inventory.sweep()
         known = {record.id: record for record in self._inventory.replicas()}
-        for replica, path in self._unit_files().items():
-            if replica not in known:
-                self._restore(path)
+        for replica, path in self._files.present().items():
+            if replica not in known and (found := self._files.record_in(path)) is not None:
+                ready = self._clock.now() if self._guard.listens(found) else None
+                self._inventory.write(replace(found, boot="", created_at=self._clock.now(), ready_at=ready))
         records = self._inventory.replicas()
         if not records:
             return
         units = self._systemd.units(self._prefix)
-        found = {r.id: units[self._name(r)] for r in records if self._name(r) in units}
-        runs = self._systemd.runs(found.values())
+        known_units = {r.id: units[self._name(r)] for r in records if self._name(r) in units}
+        runs = self._systemd.runs(known_units.values())
         for record in records:
-            unit = found.get(record.id)
+            unit = known_units.get(record.id)
             if unit is not None and is_up(unit, runs[unit.name]):
                 self._take_over(record, _identity(unit, runs[unit.name]))
-        self._bring_up_to_date(r for r in records if r.process and r.process == _identity_in(found.get(r.id), runs))
-
-    def _bring_up_to_date(self, records: Iterable[ReplicaRecord]) -> None:
-        """Have units of an older release stopped as those of this one are. Nothing is restarted for that.
-
-        Raises Retryable. Killed in between, the file differs from our copy, and is repaired from it.
-        """
-        changed = False
-        for record in records:
-            path, ours = UNITS / self._name(record), self._inventory.replica_folder(record.id) / COPY
-            try:
-                text = ours.read_text()
-                wanted = with_stop(text, self._target, record.address)
-                if wanted != text and path.read_text() == text:
-                    write_atomically(ours, wanted.encode())
-                    changed |= write_atomically(path, wanted.encode())
-            except FileNotFoundError:
-                # Which is drift, and a pass sees to it.
-                continue
-            except (OSError, ValueError) as error:
-                _log.warning("unit_update_failed", unit=path.name, error=str(error))
-        if changed:
+        same = (r for r in records if r.process and r.process == _identity_in(known_units.get(r.id), runs))
+        if self._files.bring_up_to_date(same):
             self._systemd.reload()
 
     def _take_over(self, record: ReplicaRecord, who: Identity | None) -> None:
@@ -228,28 +188,6 @@ class UnitSupervisor:
             # It has to load its model again, and gets the time for that.
             changed = replace(changed, ready_at=None, created_at=self._clock.now())
         self._inventory.write(changed)
-
-    def _restore(self, path: Path) -> None:
-        """Make a record from its unit."""
-        text = read_facts(path.read_text(errors="replace")).get(RECORD)
-        if text is None:
-            _log.warning("unit_unreadable", unit=path.name)
-            return
-        try:
-            record = load_record(path, text)
-        except UnreadableRecord as error:
-            _log.warning("unit_unreadable", unit=path.name, error=str(error))
-            return
-        ready = self._clock.now() if self._guard.listens(record) else None
-        self._inventory.write(replace(record, boot="", created_at=self._clock.now(), ready_at=ready))
-
-    def _unit_files(self) -> dict[ReplicaId, Path]:
-        try:
-            names = os.listdir(UNITS)
-        except OSError as error:
-            raise UnreadableRecord(cannot(error, UNITS, "read")) from None
-        found = {replica_of(self._target, name): UNITS / name for name in names}
-        return {replica: path for replica, path in found.items() if replica is not None}
 
     # ------------------------------------------------------------ starting
 
@@ -268,7 +206,7 @@ class UnitSupervisor:
         self._inventory.write(record)
         name = self._name(record)
         try:
-            self._write(record, launch)
+            self._files.write(record, launch)
         except ReconcileError:
             # Nothing runs: its room is free for another.
             with suppress(ReconcileError):
@@ -317,27 +255,11 @@ class UnitSupervisor:
             raise Unstartable(self._too_long(record))
         found = [*self._lacking(launch)]
         if self._has_user():
-            found += _too_large(self._plan(record, launch))
+            found += self._files.too_large(record, launch)
         return (*found, *unwritable((str(self._inventory.folder), str(UNITS), CACHES)))
 
-    def _plan(self, record: ReplicaRecord, launch: Launch) -> UnitPlan:
-        """Raises Terminal for what no unit can hold."""
-        user = pwd.getpwnam(self._user)
-        folder = self._inventory.replica_folder(record.id)
-        devices = self._gpus.nodes(record.lease.gpus)
-        owner, hidden = f"{user.pw_uid}:{user.pw_gid}", conceal(launch.argv[0], launch.mounts, self._closed)
-        try:
-            return plan_unit(
-                self._target, record, launch, self._user, devices, folder, owner, hidden, self._proxy_group()
-            )
-        except ValueError as error:
-            raise Unstartable(f"replica {record.id}: {error}") from None
-
-    def _proxy_group(self) -> int:
-        return proxy_group(self._inventory.folder.absolute() / "proxy")
-
     def open_to_proxy(self) -> None:
-        open_to(self._proxy_group(), (record.socket for record in self._inventory.replicas() if record.socket))
+        open_to(self._files.proxy_group(), (record.socket for record in self._inventory.replicas() if record.socket))
 
     def _is_there(self, record: ReplicaRecord) -> bool:
         known = self._inventory.replica(record.id)
@@ -348,49 +270,10 @@ class UnitSupervisor:
             raise Retryable(f"replica {known.id} ended before; what is left of it must be stopped and removed first")
         return state.alive
 
-    def _write(self, record: ReplicaRecord, launch: Launch) -> None:
-        folder = self._inventory.replica_folder(record.id)
-        plan = self._plan(record, launch)
-        try:
-            text, hidden = build_unit(plan), (credential_of(plan) or "").encode("utf-8", "surrogateescape")
-        except ValueError as error:
-            raise Unstartable(f"replica {record.id}: {error}") from None
-        path, files = UNITS / self._name(record), launch.files
-        try:
-            if hidden and launch.image:
-                files = {**files, plan.credential: hidden}
-            elif hidden:
-                write_atomically(folder / CREDENTIAL, hidden)
-            self._write_secrets(files, folder / SECRETS)
-            write_atomically(folder / COPY, text.encode())
-            write_atomically(path, text.encode())
-        except OSError as error:
-            raise Retryable(cannot(error, error.filename or path, "written", "run us as root")) from None
-
-    def _write_secrets(self, files: Mapping[str, bytes], folder: Path) -> None:
-        """On disk, because a reboot must find them; only the replica's user sees them, and only in its unit."""
-        user = pwd.getpwnam(self._user)
-        with suppress(FileNotFoundError):
-            shutil.rmtree(folder)
-        for name, data in files.items():
-            path = folder / name.removeprefix(f"{PRIVATE}/")
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_atomically(path, data, 0o400)
-        # Only now, and the outermost last: nothing is written where that user could have put a link.
-        for here, _, names in os.walk(folder, topdown=False):
-            for each in (*(os.path.join(here, name) for name in names), here):
-                os.chown(each, user.pw_uid, user.pw_gid, follow_symlinks=False)
-        sync_tree(folder)
-
     def repair(self, record: ReplicaRecord) -> None:
         """Write the unit's file again as it was, and enable it for a reboot. Its process keeps running."""
-        path, ours = UNITS / self._name(record), self._inventory.replica_folder(record.id) / COPY
-        try:
-            write_atomically(path, ours.read_bytes())
-            delete_drop_ins(path)
-        except OSError as error:
-            raise Retryable(cannot(error, error.filename or path, "written", "run us as root")) from None
-        self._systemd.install(path.name)
+        self._files.repair(record)
+        self._systemd.install(self._name(record))
         sync_links()
 
     # ------------------------------------------------------------ stopping
@@ -454,24 +337,6 @@ def _identity(unit: UnitState | None, run: Run) -> Identity | None:
 
 def _identity_in(unit: UnitState | None, runs: Mapping[str, Run]) -> Identity | None:
     return _identity(unit, runs[unit.name]) if unit is not None else None
-
-
-def _too_large(plan: UnitPlan) -> Iterator[Reason]:
-    """What systemd does not read. Raises Terminal for what no unit can hold."""
-    try:
-        text, hidden = build_unit(plan), credential_of(plan) or ""
-    except ValueError as error:
-        raise Unstartable(f"replica {plan.replica}: {error}") from None
-    longest = max(len(line.encode("utf-8", "surrogateescape")) for line in text.splitlines())
-    if longest >= _LONGEST_LINE:
-        text = f"a line of its unit has {longest:,} bytes, and systemd reads {_LONGEST_LINE:,}"
-        yield host_reason(ReasonCode.ARGUMENT_LIST_TOO_LONG, text)
-    size = len(hidden.encode("utf-8", "surrogateescape"))
-    if size > _LARGEST_CREDENTIAL:
-        text = f"its variables have {size:,} bytes, and systemd hands over {_LARGEST_CREDENTIAL:,}"
-        yield host_reason(ReasonCode.ARGUMENT_LIST_TOO_LONG, text)
-    if fault := too_large(plan.argv, plan.env, os.sysconf("SC_ARG_MAX")):
-        yield host_reason(ReasonCode.ARGUMENT_LIST_TOO_LONG, fault)
 
 
 def _is_stopped_by_hand(record: ReplicaRecord, unit: UnitState | None) -> bool:
