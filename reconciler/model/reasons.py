@@ -57,6 +57,7 @@ class ReasonCode(StrEnum):
     DUPLICATE_KEY = "DuplicateKey", "a key is written twice in one mapping"
     DUPLICATE_OBJECT = "DuplicateObject", "the object is written more than once"
     INCOMPLETE_MANIFEST = "IncompleteManifest", "the document lacks what every Kubernetes object has"
+    INVALID_DEPENDENCY = "InvalidDependency", "what the object depends on can never be there before it"
     INVALID_DOCUMENT = "InvalidDocument", "the document does not fit its kind's schema"
     INVALID_NAME = "InvalidName", "the name cannot be a service's"
     INVALID_YAML = "InvalidYaml", "the document is not valid YAML"

@@ -58,6 +58,10 @@ HELP: Mapping[str, Mapping[R, Help]] = {
         R.DUPLICATE_KEY: (KEEPS, "remove one of the keys"),
         R.DUPLICATE_OBJECT: (UNUSABLE, "keep one of the documents"),
         R.INCOMPLETE_MANIFEST: (KEEPS, "add what the message names"),
+        R.INVALID_DEPENDENCY: (
+            "does not apply it; the rest goes on",
+            "correct its annotation `config.kubernetes.io/depends-on`",
+        ),
         R.INVALID_DOCUMENT: (UNUSABLE, "correct the field; `reconciler validate` finds it before the push"),
         R.INVALID_NAME: (KEEPS, "rename the service"),
         R.INVALID_YAML: (KEEPS, "correct the line"),
