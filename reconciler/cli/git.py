@@ -135,7 +135,8 @@ def _synced(settings: Settings, timeout: float) -> Document:
 def diff(config: str | None, service: str | None, target: str | None, revision: str | None, output: str) -> int:
     """Show how the live state differs from git. Exit code 1 on drift, or when something cannot be compared."""
     from reconciler.loop import preview
-    from reconciler.model import Unreachable
+    from reconciler.model import ClusterView, Unreachable
+    from reconciler.report.cluster_status import changed_objects
     from reconciler.report.diff import SCHEMA, state_diff
     from reconciler.web.client import resolve_service
 
@@ -144,23 +145,32 @@ def diff(config: str | None, service: str | None, target: str | None, revision: 
     act_as_owner(settings)
     found = preview(settings, target, revision, tell)
     name = resolve_service(found.status, service) if service else None
-    diffs = [one for desired, observed, plan in found.plans for one in state_diff(desired, observed, plan.verdicts)]
+    diffs = [
+        one
+        for desired, observed, plan in found.plans
+        if not isinstance(observed, ClusterView)
+        for one in state_diff(desired, observed, plan.verdicts)
+    ]
     diffs = [one for one in diffs if name in (None, str(one.service))]
+    objects = [one for _, _, plan in found.plans for one in changed_objects(plan, name)]
     if output == "json":
-        print_json({"schema": SCHEMA, "services": [one.document() for one in diffs]})
+        print_json({"schema": SCHEMA, "services": [one.document() for one in diffs], "objects": objects})
     else:
-        _show_diffs(diffs)
+        _show_diffs(diffs, objects)
     if found.plans and all(isinstance(observed, Unreachable) for _, observed, _ in found.plans):
         return UNAVAILABLE
-    return NO if diffs else OK
+    return NO if diffs or objects else OK
 
 
-def _show_diffs(diffs: list[Any]) -> None:
+def _show_diffs(diffs: list[Any], objects: list[Document]) -> None:
     from reconciler.report.redact import one_line
     from reconciler.report.screen import show_diff
+    from reconciler.report.text import object_lines
 
     for one in diffs:
         click.echo(one_line(f"{one.service} ({one.origin}){': ' + one.note if one.note else ''}"))
         show_diff(one.text, sys.stdout)
-    if not diffs:
+    for one in objects:
+        click.echo("\n".join(line[2:] for line in object_lines(one)))
+    if not diffs and not objects:
         click.echo("no difference")

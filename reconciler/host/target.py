@@ -34,6 +34,7 @@ from reconciler.host.translations import KeptValues, Translations
 from reconciler.host.workload import Workloads
 from reconciler.model import (
     AskPreflight,
+    ClusterAction,
     Desired,
     Drain,
     EnsureProxy,
@@ -261,6 +262,8 @@ class HostTarget:
             # Changes nothing, so that `plan` may ask while a daemon runs.
             self._preflights.ask(action)
             return
+        if isinstance(action, ClusterAction):
+            raise TypeError(f"{self.name} is a host: it has no objects")
         self.lock()
         match action:
             case EnsureProxy():

@@ -14,6 +14,7 @@ from reconciler.fault_isolation import unexpected
 from reconciler.host.rollout import failures
 from reconciler.model import Action, DesiredState, FailedAction, Observed, Plan, Result, Unreachable
 from reconciler.model.backoff import backoff
+from reconciler.model.target import Seen
 from reconciler.report.history import History
 from reconciler.system import files
 from reconciler.system.files import replace_file
@@ -115,11 +116,13 @@ class FailureLog:
         """Actions of this plan that are not due yet."""
         return failures.waiting(self._known, plan)
 
-    def note(self, desired: DesiredState, seen: Observed | Unreachable, plan: Plan, results: Sequence[Result]) -> None:
+    def note(self, desired: DesiredState, seen: Seen | Unreachable, plan: Plan, results: Sequence[Result]) -> None:
         """Update the failures with these results, and delete what nothing asks for any more."""
         with self._changing:
-            if isinstance(seen, Observed) and (self._known or results):
-                self._replace(failures.still_wanted(failures.count(self._known, plan, results), desired, seen))
+            if isinstance(seen, Unreachable) or not (self._known or results):
+                return
+            found = failures.count(self._known, plan, results)
+            self._replace(failures.still_wanted(found, desired, seen) if isinstance(seen, Observed) else found)
 
     def forget(self, service: str | None) -> set[str]:
         """Try everything of a service again now; None: of all. Returns the services that this concerns."""

@@ -36,6 +36,7 @@ from reconciler.model import (
     Snapshot,
     Unreachable,
 )
+from reconciler.model.target import Seen
 from reconciler.report.convergence import convergence_of
 from reconciler.report.history import History
 from reconciler.report.status import DaemonInfo, Document, RevisionInfo, TargetReport, build_status
@@ -54,7 +55,7 @@ class Preview:
     """What would happen: the status document, and per target what it is based on."""
 
     status: Document
-    plans: tuple[tuple[DesiredState, Observed | Unreachable, Plan], ...]
+    plans: tuple[tuple[DesiredState, Seen | Unreachable, Plan], ...]
 
 
 def preview(settings: Settings, target: str | None, revision: str | None, progress: Callable[[str], None]) -> Preview:
@@ -154,7 +155,7 @@ def _opened(
 
 def _look(
     place: ManagedTarget, snapshot: Snapshot, progress: Callable[[str], None]
-) -> tuple[DesiredState, Observed | Unreachable, Plan]:
+) -> tuple[DesiredState, Seen | Unreachable, Plan]:
     """One target's plan, once every engine that has to be asked has answered."""
     deadline = time.monotonic() + _LONGEST_PREFLIGHT
     failed: set[tuple[ServiceId, str]] = set()

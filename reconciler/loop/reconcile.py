@@ -8,12 +8,10 @@ from math import inf
 
 import structlog
 
-from reconciler.config.settings import HostSettings
+from reconciler.config.settings import HostSettings, TargetSettings
 from reconciler.errors import NotUnderstood, Retryable
 from reconciler.evaluation.evaluator import Evaluation, Evaluator
-from reconciler.host.execute import BESIDE, execute, make_pool
-from reconciler.host.health import Patience
-from reconciler.host.plan import make_plan
+from reconciler.host.execute import BESIDE
 from reconciler.loop.failures import FailureLog
 from reconciler.loop.perform import Performer, QuarantineLog
 from reconciler.loop.recorder import Recorder
@@ -22,7 +20,6 @@ from reconciler.model import (
     ByHand,
     DesiredState,
     Holds,
-    Observed,
     Outcome,
     Plan,
     Reason,
@@ -35,7 +32,7 @@ from reconciler.model import (
     service_of,
 )
 from reconciler.model.backoff import backoff
-from reconciler.model.target import Target
+from reconciler.model.target import Seen, Wing
 from reconciler.report.history import History
 from reconciler.report.status import TargetReport
 from reconciler.state.cordon import Cordon
@@ -53,7 +50,7 @@ class Pass:
     """The input and results of one pass. `again_in`: seconds until the next pass; None: at the next event."""
 
     desired: DesiredState
-    observed: Observed | Unreachable
+    observed: Seen | Unreachable
     plan: Plan
     results: tuple[Result, ...]
     again_in: float | None
@@ -64,8 +61,8 @@ class Reconciler:
 
     def __init__(
         self,
-        settings: HostSettings,
-        target: Target,
+        settings: TargetSettings,
+        wing: Wing,
         history: History,
         suspension: Suspension,
         cordon: Cordon,
@@ -74,21 +71,21 @@ class Reconciler:
         drain: HostDrain | None = None,
     ) -> None:
         self._settings = settings
-        self._target = target
+        self._wing = wing
         self._suspension = suspension
         self._cordon = cordon
         self._recorder = recorder
         self._drain = drain
         self._ends_at = 0.0
-        self._pool = make_pool()
         self._evaluation = evaluation or Evaluator(settings)
         self._desired: tuple[DesiredState, DesiredState] | None = None
         self._leaving: Reason | None = None
         self._unanswered = 0
         self.failures = FailureLog(settings.name, history)
         self._quarantines = QuarantineLog(settings.name, history)
-        self._performer = Performer(target, self._quarantines)
-        self.report = TargetReport(None, None, None, settings.routing, name=settings.name)
+        self._performer = Performer(wing.target, self._quarantines)
+        self._routing = settings.routing if isinstance(settings, HostSettings) else None
+        self.report = TargetReport(None, None, None, self._routing, name=settings.name)
 
     def run_pass(self, snapshot: Snapshot | None, act: bool = True) -> Pass:
         """One pass. With `act` False nothing is performed (except preflights). None: nothing was read from git yet."""
@@ -98,11 +95,8 @@ class Reconciler:
         suspended = self._suspension.in_force()
         drained = self._drain.current() if self._drain else None
         desired = self._wanted(snapshot) if act else self.desired(snapshot)
-        versions = desired.versions
-        observed = self._target.observe(versions)
-        if isinstance(observed, Observed):
-            observed = self._target.preflight(versions, observed)
-        plan = make_plan(
+        observed = self._wing.observe(desired)
+        plan = self._wing.plan(
             desired,
             observed,
             Holds(
@@ -112,12 +106,11 @@ class Reconciler:
                 suspended=frozenset(suspended),
                 quarantines=self._quarantines.now(),
             ),
-            patience(self._settings),
             self.failures.now(),
         )
         if act:
             self._remember_cordon(desired)
-        results = execute(plan, self._performer.perform, self._pool, self.failures.waiting(plan)) if act else ()
+        results = self._wing.execute(plan, self._performer.perform, self.failures.waiting(plan)) if act else ()
         if act:
             self.failures.note(desired, observed, plan, results)
         self._ends_at = min((one.until for one in (*suspended.values(), drained) if one and one.until), default=inf)
@@ -129,7 +122,7 @@ class Reconciler:
             desired,
             observed,
             plan,
-            self._settings.routing,
+            self._routing,
             frozenset(suspended),
             results,
             self._settings.name,
@@ -189,8 +182,7 @@ class Reconciler:
 
     def close(self) -> None:
         """Close threads. Models keep serving."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        self._target.close()
+        self._wing.close()
 
     def _end_what_is_over(self) -> None:
         """What a person asked for until a time ends by itself then."""
@@ -221,7 +213,7 @@ class Reconciler:
         return frozenset(self.failures.forget(service) | self._quarantines.forget(service))
 
     def _again_in(
-        self, plan: Plan, observed: Observed | Unreachable, results: tuple[Result, ...], began: float
+        self, plan: Plan, observed: Seen | Unreachable, results: tuple[Result, ...], began: float
     ) -> float | None:
         """Seconds from now. What fails is tried again more and more slowly, without holding up the others."""
         waiting = [*self.failures.waiting(plan), *(r.action for r in results if r.outcome is Outcome.FAILED)]
@@ -253,9 +245,3 @@ def _by_hand(drained: ByHand | None) -> Reason | None:
         return None
     # A person did it, without git.
     return Reason(ReasonCode.DRAINED, f"the host is drained {drained}; `reconciler host undrain` ends it", NO_ORIGIN)
-
-
-def patience(settings: HostSettings) -> Patience:
-    """How long is long enough, from the config."""
-    given = settings.rollout
-    return Patience(given.min_ready, given.ready_timeout, given.drain_timeout, given.stop_grace)

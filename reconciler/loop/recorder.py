@@ -33,7 +33,9 @@ from reconciler.model import (
     Stop,
     Sync,
     Unreachable,
+    WriteInventory,
 )
+from reconciler.model.target import Seen
 from reconciler.report.actions import action_name, event_name, services_of, subject_of
 from reconciler.report.applied import HoldUp, holds_up, is_applied
 from reconciler.report.history import History
@@ -41,7 +43,7 @@ from reconciler.report.requests import Fate, RequestTally
 from reconciler.web.metrics import Metrics
 
 # Steps between two things that a person cares about.
-_QUIET = (SetRoutes, Remove)
+_QUIET = (SetRoutes, Remove, WriteInventory)
 _LOUD = (Reject, NoteCrash)
 # Subjects that are no service.
 _REVISION, _VIEW, _PASS = "revision", "view", "pass"
@@ -70,7 +72,7 @@ class Recorder:
     def record(
         self,
         desired: DesiredState,
-        observed: Observed | Unreachable,
+        observed: Seen | Unreachable,
         plan: Plan,
         results: tuple[Result, ...],
         seconds: float,
@@ -85,7 +87,7 @@ class Recorder:
             self._report(_REVISION, desired.revision, CommitEvent("revision_fetched", text, desired.revision))
         faults = Faults("telling of")
         self._report_problems(desired, observed)
-        if isinstance(observed, Observed):
+        if not isinstance(observed, Unreachable):
             self._report_findings(desired, plan, faults)
         self._follow(desired)
         if results and (self._draining or self._asked or self._last_errors):
@@ -99,9 +101,9 @@ class Recorder:
         self._note_applied(desired, observed, plan)
         return self._applied
 
-    def _drop_removed(self, desired: DesiredState, observed: Observed | Unreachable) -> None:
+    def _drop_removed(self, desired: DesiredState, observed: Seen | Unreachable) -> None:
         """Delete what was reported of services and replicas that no longer exist: otherwise it only grows."""
-        if isinstance(observed, Unreachable):
+        if not isinstance(observed, Observed):
             return
         there = {replica.id for replica in observed.replicas}
         services = {service.id for service in desired.services} | observed.owned.keys() | {one.service for one in there}
@@ -136,7 +138,7 @@ class Recorder:
         self._log.warning(event, service=service, reason=message)
         self._note(self._seen[0] or self._applied, service, event, message)
 
-    def _record_result(self, result: Result, plan: Plan, observed: Observed | Unreachable) -> None:
+    def _record_result(self, result: Result, plan: Plan, observed: Seen | Unreachable) -> None:
         action, name = result.action, action_name(result.action)
         services = ", ".join(str(service) for service in services_of(action))
         self._metrics.count_action(self._target, name, result.outcome.value)
@@ -174,7 +176,7 @@ class Recorder:
         self._asked[action.service] = action.digest
         return before == action.digest
 
-    def _count(self, action: Action, observed: Observed | Unreachable) -> None:
+    def _count(self, action: Action, observed: Seen | Unreachable) -> None:
         if isinstance(action, Drain | Stop) and isinstance(observed, Observed) and self._tally is not None:
             for replica in observed.replicas:
                 if replica.id == action.replica:
@@ -199,13 +201,13 @@ class Recorder:
             self._followed = desired.services
             self._tally.follow(desired.services, desired.revision)
 
-    def _report_problems(self, desired: DesiredState, observed: Observed | Unreachable) -> None:
+    def _report_problems(self, desired: DesiredState, observed: Seen | Unreachable) -> None:
         """What keeps us from seeing or reading, when it changes."""
         lines = [str(reason) for reason in (*desired.unreadable, *desired.refused)]
         if isinstance(observed, Unreachable):
             lines.append(f"unreachable: {observed.reason}")
         if not desired.prunable:
-            lines.append("this target's folder or its host.yaml is missing from git: nothing is pruned")
+            lines.append("this target's folder or its own file is missing from git: nothing is pruned")
         problems = "; ".join(lines)
         if (
             self._report(_VIEW, desired.revision, finding("incomplete_view", problems) if problems else None)
@@ -249,7 +251,7 @@ class Recorder:
             self._reported[subject] = text
         self._history.remember(self._target, subject, text)
 
-    def _note_applied(self, desired: DesiredState, observed: Observed | Unreachable, plan: Plan) -> None:
+    def _note_applied(self, desired: DesiredState, observed: Seen | Unreachable, plan: Plan) -> None:
         if desired.revision == self._applied or not is_applied(desired, observed, plan):
             return
         self._applied = desired.revision
@@ -269,9 +271,9 @@ def _what_is_applied(held: tuple[HoldUp, ...]) -> str:
     return f"everything that can be is in sync with this revision; held up by {'; '.join(names)}"
 
 
-def _is_repeated(action: Action, observed: Observed | Unreachable) -> bool:
+def _is_repeated(action: Action, observed: Seen | Unreachable) -> bool:
     """A stuck replica is stopped again in every pass; the history shows it once."""
-    if not isinstance(action, Stop) or isinstance(observed, Unreachable):
+    if not isinstance(action, Stop) or not isinstance(observed, Observed):
         return False
     return any(r.id == action.replica and r.stopping_at is not None for r in observed.replicas)
 

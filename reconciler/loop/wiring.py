@@ -28,6 +28,7 @@ from reconciler.host.root_replicas import refuse_root
 from reconciler.host.target import HostTarget
 from reconciler.host.teardown import end_proxy
 from reconciler.loop.failures import PassErrors
+from reconciler.loop.host_wing import HostWing
 from reconciler.loop.reconcile import Reconciler
 from reconciler.loop.recorder import Recorder
 from reconciler.model import NO_ORIGIN, Observed, Reason, ReasonCode
@@ -234,7 +235,7 @@ def make_place(
     suspension = Suspension(folder / "suspended.json")
     recorder = Recorder(settings.name, history, metrics, tally)
     cordon, drain = Cordon(folder / "cordon.json"), make_drain(state)
-    reconciler = Reconciler(settings, target, history, suspension, cordon, recorder, wanted, drain)
+    reconciler = Reconciler(settings, HostWing(settings, target), history, suspension, cordon, recorder, wanted, drain)
     return ManagedTarget(settings, target, reconciler, suspension, recorder, wake, tally)
 
 

@@ -11,6 +11,7 @@ from reconciler.model.actions import (
     Drain,
     EnsureProxy,
     Forget,
+    HostAction,
     MarkReady,
     NoteCrash,
     NoteFailure,
@@ -33,6 +34,19 @@ from reconciler.model.actions import (
     kind_name,
     service_of,
 )
+from reconciler.model.cluster import (
+    ApplyObject,
+    ClusterAction,
+    ClusterView,
+    DeleteObject,
+    KeepLastGood,
+    ObjectChange,
+    ObjectPlan,
+    PodFacts,
+    ServiceFacts,
+    StopService,
+    WriteInventory,
+)
 from reconciler.model.desired import (
     GPU,
     GPU_FRACTION,
@@ -54,6 +68,7 @@ from reconciler.model.desired import (
 )
 from reconciler.model.fit import Fit
 from reconciler.model.guard import Deletion, Guard, GuardLimits
+from reconciler.model.health import Health, HealthStatus, Sync
 from reconciler.model.holds import EVERYTHING, ByHand, Holds
 from reconciler.model.names import (
     NO_ORIGIN,
@@ -93,7 +108,7 @@ from reconciler.model.observed import (
     Translation,
     Unreachable,
 )
-from reconciler.model.plan import FailedAction, Health, HealthStatus, Outcome, Plan, Result, ServicePlan, Sync
+from reconciler.model.plan import FailedAction, Outcome, Plan, Result, ServicePlan
 from reconciler.model.reasons import ReasonCode
 from reconciler.model.snapshot import File, Snapshot
 
@@ -105,12 +120,16 @@ __all__ = [
     "NO_ORIGIN",
     "Action",
     "Address",
+    "ApplyObject",
     "Argument",
     "AskPreflight",
     "Bug",
     "ByHand",
     "Canary",
     "Capacity",
+    "ClusterAction",
+    "ClusterView",
+    "DeleteObject",
     "Deletion",
     "Desired",
     "DesiredObject",
@@ -134,6 +153,8 @@ __all__ = [
     "Health",
     "HealthStatus",
     "Holds",
+    "HostAction",
+    "KeepLastGood",
     "KubeObject",
     "Lease",
     "MarkReady",
@@ -141,13 +162,16 @@ __all__ = [
     "NoOrigin",
     "NoteCrash",
     "NoteFailure",
+    "ObjectChange",
     "ObjectId",
+    "ObjectPlan",
     "Observed",
     "Origin",
     "Outcome",
     "Outdated",
     "Owned",
     "Plan",
+    "PodFacts",
     "Preflight",
     "Promote",
     "Promoted",
@@ -167,6 +191,7 @@ __all__ = [
     "Result",
     "Routed",
     "SecretMount",
+    "ServiceFacts",
     "ServiceId",
     "ServicePlan",
     "ServiceRoute",
@@ -178,6 +203,7 @@ __all__ = [
     "Staging",
     "Start",
     "Stop",
+    "StopService",
     "StorageFile",
     "Strategy",
     "Sync",
@@ -188,6 +214,7 @@ __all__ = [
     "Unreachable",
     "Unstage",
     "VolumeFile",
+    "WriteInventory",
     "action_name",
     "host_reason",
     "is_under",

@@ -5,6 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from reconciler.model.cluster import (
+    ApplyObject,
+    ClusterAction,
+    DeleteObject,
+    KeepLastGood,
+    StopService,
+    WriteInventory,
+)
 from reconciler.model.desired import EffectiveSpec, Mount
 from reconciler.model.names import Origin, ReplicaId, ServiceId
 from reconciler.model.observed import Lease, Promoted, Quarantine, ServiceRoute, Translation
@@ -210,7 +218,7 @@ class Forget:
     reason: str
 
 
-TargetAction = (
+HostAction = (
     EnsureProxy
     | Stage
     | StageImage
@@ -231,6 +239,9 @@ TargetAction = (
     | TakeOwnership
     | Forget
 )
+"""What a host performs."""
+
+TargetAction = HostAction | ClusterAction
 """What a target performs."""
 
 Action = TargetAction | Reject | NoteFailure
@@ -250,11 +261,13 @@ def action_name(action: Action) -> str:
 def service_of(action: Action) -> ServiceId | None:
     """The one service that an action is about; None for the proxy, its routes, and files of no service."""
     match action:
-        case EnsureProxy() | SetRoutes() | Unstage():
+        case EnsureProxy() | SetRoutes() | Unstage() | WriteInventory():
             return None
         case Reject():
             return action.quarantine.service
         case Stage() | StageImage() | AskPreflight() | Promote() | TakeOwnership() | Forget():
+            return action.service
+        case ApplyObject() | DeleteObject() | StopService() | KeepLastGood():
             return action.service
         case _:
             return action.replica.service

@@ -7,36 +7,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from reconciler.model.actions import Action
+from reconciler.model.cluster import ObjectPlan
+from reconciler.model.health import Health, Sync
 from reconciler.model.holds import Holds
 from reconciler.model.names import Bug, Reason, ServiceId
+from reconciler.model.objects import ObjectId
 from reconciler.model.observed import Quarantine
-
-
-class Sync(StrEnum):
-    """About spec: does what runs equal what git says?"""
-
-    SYNCED = "Synced"
-    OUT_OF_SYNC = "OutOfSync"
-    UNKNOWN = "Unknown"
-
-
-class HealthStatus(StrEnum):
-    """About serving."""
-
-    HEALTHY = "Healthy"
-    PROGRESSING = "Progressing"
-    DEGRADED = "Degraded"
-    SUSPENDED = "Suspended"
-    MISSING = "Missing"
-    UNKNOWN = "Unknown"
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """How a service serves, and why we say so."""
-
-    phase: HealthStatus
-    reason: Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +41,7 @@ class Plan:
     """Ordered outcome of comparing.
 
     `look_again_at` is when time alone may change the answer; None: only events. `looks` says so by service.
-    `holds` is what it had to respect.
+    `holds` is what it had to respect. `objects` says what the plan says of each object of a cluster.
     """
 
     target: str
@@ -78,6 +54,7 @@ class Plan:
     looks: Mapping[ServiceId, float] = field(default_factory=dict)
     bugs: tuple[Bug, ...] = ()
     holds: Holds = field(default_factory=Holds)
+    objects: Mapping[ObjectId, ObjectPlan] = field(default_factory=dict)
 
 
 class Outcome(StrEnum):

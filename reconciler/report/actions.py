@@ -7,10 +7,13 @@ from typing import assert_never
 
 from reconciler.model import (
     Action,
+    ApplyObject,
     AskPreflight,
+    DeleteObject,
     Drain,
     EnsureProxy,
     Forget,
+    KeepLastGood,
     MarkReady,
     NoteCrash,
     NoteFailure,
@@ -27,9 +30,11 @@ from reconciler.model import (
     StageImage,
     Start,
     Stop,
+    StopService,
     TakeOwnership,
     Undrain,
     Unstage,
+    WriteInventory,
     action_name,
     service_of,
 )
@@ -38,10 +43,13 @@ from reconciler.model.model_sources import shown
 __all__ = ["action_name", "event_name", "services_of", "short", "subject_of"]
 
 _EVENTS: Mapping[type[Action], str] = {
+    ApplyObject: "object_applied",
     AskPreflight: "preflight_started",
+    DeleteObject: "object_deletion_started",
     Drain: "replica_drain_started",
     EnsureProxy: "proxy_ensured",
     Forget: "service_deleted",
+    KeepLastGood: "last_good_kept",
     MarkReady: "replica_ready",
     NoteCrash: "replica_crashed",
     NoteFailure: "replica_failed",
@@ -56,9 +64,11 @@ _EVENTS: Mapping[type[Action], str] = {
     StageImage: "image_pull_started",
     Start: "replica_started",
     Stop: "replica_stop_started",
+    StopService: "service_stop_started",
     TakeOwnership: "service_created",
     Undrain: "replica_undrained",
     Unstage: "download_deleted",
+    WriteInventory: "inventory_written",
 }
 
 
@@ -93,8 +103,12 @@ def subject_of(action: Action) -> str:
             return short(digest)
         case Reject():
             return short(action.quarantine.digest)
-        case TakeOwnership() | Forget():
+        case TakeOwnership() | Forget() | KeepLastGood():
             return str(action.service)
+        case ApplyObject() | DeleteObject() | StopService():
+            return str(action.object)
+        case WriteInventory():
+            return "inventory"
         case _:
             assert_never(action)
 

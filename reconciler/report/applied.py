@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from reconciler.fault_isolation import caught
 from reconciler.model import (
     NO_ORIGIN,
+    ClusterView,
     Desired,
     DesiredState,
     HealthStatus,
@@ -39,15 +40,18 @@ class HoldUp:
 def holds_up(desired: DesiredState, plan: Plan) -> tuple[HoldUp, ...]:
     """Everything that holds up the revision permanently: first what concerns all services, then services by name."""
     whole = filter(None, (plan.holds.drained_by_hand, *desired.unreadable, *desired.refused))
-    return (*(HoldUp(None, reason) for reason in whole), *_services(desired, plan))
+    objects = (reason for one in plan.objects.values() if one.service is None for reason in one.reasons)
+    return (*(HoldUp(None, reason) for reason in (*whole, *objects)), *_services(desired, plan))
 
 
-def is_applied(desired: DesiredState, observed: Observed | Unreachable, plan: Plan) -> bool:
+def is_applied(desired: DesiredState, observed: Observed | ClusterView | Unreachable, plan: Plan) -> bool:
     """Is everything in sync that can be? Never while everything is suspended or drained manually."""
     if isinstance(observed, Unreachable) or plan.actions or plan.holds.drained_by_hand:
         return False
     verdicts = plan.verdicts.values()
     if verdicts and all(_is_suspended(verdict) for verdict in verdicts):
+        return False
+    if any(one.service is None and one.sync is not Sync.SYNCED and not one.reasons for one in plan.objects.values()):
         return False
     held = {one.service for one in _services(desired, plan)}
     return all(verdict.sync is Sync.SYNCED or verdict.service in held for verdict in verdicts)

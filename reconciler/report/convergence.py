@@ -218,7 +218,7 @@ def _targets(status: Document) -> Iterator[str]:
             yield f"target {target['name']}: its last pass failed"
         elif not target["reachable"]:
             yield f"target {target['name']}"
-        elif target["services"] and not target["proxyReady"]:
+        elif target["kind"] == "host" and target["services"] and not target["proxyReady"]:
             yield f"target {target['name']}: its proxy is not responding"
         elif target["lastError"]:
             yield f"target {target['name']}: its last pass failed in part"

@@ -28,6 +28,8 @@ _TARGET: Document = {
     "lastFailure": None,
     "passError": "",
     "closedPathRequests": 0,
+    "kind": "host",
+    "objects": [],
 }
 _SERVICE: Document = {
     "suspension": None,

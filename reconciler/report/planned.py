@@ -6,14 +6,14 @@ from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
 from reconciler.fault_isolation import caught
-from reconciler.model import Action, DesiredState, Observed, Plan, ReasonCode, Unreachable
+from reconciler.model import Action, ClusterView, DesiredState, ObjectChange, Observed, Plan, ReasonCode, Unreachable
 from reconciler.report.actions import action_name, services_of, subject_of
 from reconciler.report.convergence import fault, full_name, is_elsewhere, is_fine
 from reconciler.report.redact import scrub_text
 from reconciler.report.status import Document
 
 SCHEMA = "reconciler.host.plan/v2"
-Planned = tuple[DesiredState, Observed | Unreachable, Plan]
+Planned = tuple[DesiredState, Observed | ClusterView | Unreachable, Plan]
 
 
 def plan_document(status: Document, plans: Sequence[Planned]) -> Document:
@@ -48,6 +48,7 @@ def has_faults(plan: Document) -> bool:
         or target["unreadable"]
         or target["refused"]
         or any(service["change"] in _FAULTS for service in target["services"])
+        or any(one["reasons"] for one in target["objects"])
         for target in plan["targets"]
     )
 
@@ -62,6 +63,7 @@ def _target(target: Document, actions: Sequence[Action]) -> Document:
             key: target[key]
             for key in (
                 "name",
+                "kind",
                 "reachable",
                 "reason",
                 "revision",
@@ -75,6 +77,7 @@ def _target(target: Document, actions: Sequence[Action]) -> Document:
         },
         "gpus": target["gpus"],
         "actions": [_action(action) for action in actions],
+        "objects": [one for one in target["objects"] if one["change"] != ObjectChange.NONE or one["reasons"]],
         "services": [_service_safely(one, by_service.get(full_name(one), [])) for one in target["services"]],
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from reconciler.config.settings import Routing
 from reconciler.fault_isolation import caught
 from reconciler.model import (
     EVERYTHING,
@@ -17,7 +18,6 @@ from reconciler.model import (
     Outcome,
     Owned,
     Preflight,
-    Quarantine,
     Reason,
     ReasonCode,
     Replica,
@@ -47,10 +47,11 @@ from reconciler.report.status_parts import (
     live_digest,
     manual_document,
     reason_document,
+    rejected_document,
     replica_document,
     replica_status,
+    requests_document,
     staging_documents,
-    timestamp,
 )
 
 
@@ -67,9 +68,12 @@ class TargetIndex:
     failures: Mapping[ServiceId, str]
     preflights: Mapping[str, Preflight]
     names: Mapping[str, int]
+    routing: Routing
 
     @classmethod
-    def of(cls, report: TargetReport, observed: Observed | None, names: Mapping[str, int]) -> TargetIndex:
+    def of(
+        cls, report: TargetReport, observed: Observed | None, names: Mapping[str, int], routing: Routing
+    ) -> TargetIndex:
         replicas: dict[ServiceId, list[Replica]] = {}
         for replica in observed.replicas if observed else ():
             replicas.setdefault(replica.service, []).append(replica)
@@ -83,6 +87,7 @@ class TargetIndex:
             failures=_failures(report.last_results),
             preflights=observed.preflights if observed else {},
             names=names,
+            routing=routing,
         )
 
     def only(self, service: ServiceId, desired: Desired | None, verdict: ServicePlan) -> TargetIndex:
@@ -130,7 +135,7 @@ def _service(service: ServiceId, index: TargetIndex) -> Document:
         "liveDigest": live_digest(replicas),
         "canary": canary,
         "blocked": [reason_document(one) for one in _blocked(desired, verdict)],
-        "rejected": _rejected(verdict.rejected) if verdict and verdict.rejected else None,
+        "rejected": rejected_document(verdict.rejected) if verdict and verdict.rejected else None,
         "kept": reason_document(verdict.kept) if verdict and verdict.kept else None,
         "problems": [reason_document(one) for one in (desired.problems if desired else ())],
         "warnings": [reason_document(one) for one in _warnings(desired, index.report.observed)],
@@ -138,7 +143,7 @@ def _service(service: ServiceId, index: TargetIndex) -> Document:
         "ready": f"{sum(_is_ready(one) for one in replicas)}/{_desired_replicas(service, index) + stable}",
         "lastFailure": last_failure(index.report.failures, service),
         "gpus": gpus_held(replicas),
-        "requests": _requests(index.report.requests.get(service, RequestCounts())),
+        "requests": requests_document(index.report.requests.get(service, RequestCounts())),
         "fit": fit_document(_fit(desired, index)),
         "staging": list(staging_documents(desired, index.report.observed)),
         "replicas": [replica_document(one, is_canary(one, canary, route)) for one in replicas],
@@ -162,12 +167,7 @@ def service_document(service: ServiceId, index: TargetIndex) -> Document:
         return _service(service, index.only(service, known, verdict))
 
 
-def _requests(known: RequestCounts) -> Document:
-    """The effect of our changes on requests: in total, and since the current rollout."""
-    return {**known.total, "rollout": {**known.rollout, "revision": known.revision}}
-
-
-def _warnings(desired: Desired | None, observed: Observed | Unreachable | None) -> tuple[Reason, ...]:
+def _warnings(desired: Desired | None, observed: object) -> tuple[Reason, ...]:
     if desired is None:
         return ()
     has_no_gpu = isinstance(observed, Observed) and not observed.capacity.gpus
@@ -221,28 +221,15 @@ def _as_kserve(service: ServiceId, replicas: Sequence[Replica], index: TargetInd
     if verdict is None or desired is None or desired.not_here:
         return dict(UNKNOWN)
     seen = observed_service(desired, replicas, index.owned.get(service), verdict, _desired_replicas(service, index))
-    return kserve_status(desired, seen, index.report.routing)
+    return kserve_status(desired, seen, index.routing)
 
 
 def _endpoints(service: ServiceId, index: TargetIndex) -> Document:
     model = service.name if index.names[service.name] == 1 else str(service)
     return {
-        "host": f"{service.name}-{service.namespace}.{index.report.routing.domain}",
+        "host": f"{service.name}-{service.namespace}.{index.routing.domain}",
         "path": f"/{service.namespace}/{service.name}",
         "model": model,
-    }
-
-
-def _rejected(quarantine: Quarantine) -> Document:
-    return {
-        "digest": quarantine.digest,
-        "code": quarantine.reason.code,
-        "reason": scrub_text(quarantine.reason.message),
-        "file": quarantine.reason.origin.file if quarantine.reason.origin else None,
-        "line": quarantine.reason.origin.line if quarantine.reason.origin else None,
-        "revision": quarantine.revision,
-        "at": timestamp(quarantine.at),
-        "logTail": [scrub_text(line) for line in quarantine.last_words],
     }
 
 

@@ -11,6 +11,7 @@ from dataclasses import asdict
 
 from reconciler.model import (
     EVERYTHING,
+    ClusterView,
     DesiredState,
     Observed,
     Outcome,
@@ -22,6 +23,7 @@ from reconciler.model import (
 )
 from reconciler.report.actions import action_name, services_of
 from reconciler.report.applied import HoldUp, holds_up
+from reconciler.report.cluster_status import cluster_objects, cluster_services, gpus_of_cluster
 from reconciler.report.redact import scrub_text
 from reconciler.report.service_status import TargetIndex, service_document
 from reconciler.report.status_parts import (
@@ -87,13 +89,46 @@ def build_status(
 
 
 def _target(report: TargetReport, revision: RevisionInfo) -> Document:
+    if report.routing is None:
+        return _cluster(report, revision)
     observed = report.observed if isinstance(report.observed, Observed) else None
     ids = _all_services(report, observed)
     names = Counter(service.name for service in ids)
-    index = TargetIndex.of(report, observed, names)
+    index = TargetIndex.of(report, observed, names, report.routing)
+    return {
+        **_common(report, revision),
+        "kind": "host",
+        "listen": report.routing.listen,
+        "proxyReady": observed.proxy_ready if observed else None,
+        "proxyFault": observed.proxy_break.value if observed else "",
+        "gpus": gpus_document(observed),
+        "closedPathRequests": report.closed_paths,
+        "services": [service_document(service, index) for service in sorted(ids)],
+        "objects": [],
+    }
+
+
+def _cluster(report: TargetReport, revision: RevisionInfo) -> Document:
+    view = report.observed if isinstance(report.observed, ClusterView) else None
+    return {
+        **_common(report, revision),
+        "kind": "cluster",
+        "listen": "",
+        "proxyReady": None,
+        "proxyFault": "",
+        "version": view.version if view else "",
+        "gpus": gpus_of_cluster(view),
+        "closedPathRequests": 0,
+        "services": cluster_services(report, view),
+        "objects": cluster_objects(report),
+    }
+
+
+def _common(report: TargetReport, revision: RevisionInfo) -> Document:
+    """What is the same of every kind of target."""
     return {
         "name": _name(report),
-        "reachable": observed is not None,
+        "reachable": isinstance(report.observed, Observed | ClusterView),
         "reason": _unreachable_reason(report),
         "passError": scrub_text(report.pass_error),
         "observedAt": timestamp(report.observed.at) if report.observed else None,
@@ -103,17 +138,11 @@ def _target(report: TargetReport, revision: RevisionInfo) -> Document:
         "drained": manual_document(report.drained),
         "cordoned": _cordon(report.desired),
         "prunable": report.desired.prunable if report.desired else False,
-        "listen": report.routing.listen,
-        "proxyReady": observed.proxy_ready if observed else None,
-        "proxyFault": observed.proxy_break.value if observed else "",
-        "gpus": gpus_document(observed),
         "unreadable": [reason_document(one) for one in (report.desired.unreadable if report.desired else ())],
         "refused": [reason_document(one) for one in (report.desired.refused if report.desired else ())],
         "notes": [reason_document(one) for one in _notes(report)],
         "lastError": _failure_of_none(report.last_results),
         "lastFailure": last_failure(report.failures, None),
-        "closedPathRequests": report.closed_paths,
-        "services": [service_document(service, index) for service in sorted(ids)],
     }
 
 
@@ -129,7 +158,7 @@ def _target_revision(report: TargetReport, revision: RevisionInfo) -> Document:
     applied = report.applied or revision.applied
     held: tuple[HoldUp, ...] = ()
     synced = False
-    if report.desired and report.plan and isinstance(report.observed, Observed):
+    if report.desired and report.plan and isinstance(report.observed, Observed | ClusterView):
         held = holds_up(report.desired, report.plan)
         synced = all(verdict.sync is Sync.SYNCED for verdict in report.plan.verdicts.values())
     return {

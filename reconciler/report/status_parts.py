@@ -13,6 +13,7 @@ from reconciler.engines.arguments import ends_tls
 from reconciler.host.capacity import WHOLE
 from reconciler.model import (
     ByHand,
+    ClusterView,
     Desired,
     DesiredState,
     FailedAction,
@@ -20,6 +21,7 @@ from reconciler.model import (
     Observed,
     Owned,
     Plan,
+    Quarantine,
     Reason,
     Replica,
     Result,
@@ -162,7 +164,7 @@ def replica_status(replica: Replica) -> ReplicaStatus:
     return ReplicaStatus.FAILED if has_failed else ReplicaStatus.READY
 
 
-def staging_documents(desired: Desired | None, observed: Observed | Unreachable | None) -> Iterator[Document]:
+def staging_documents(desired: Desired | None, observed: object) -> Iterator[Document]:
     """Progress of the model downloads and image pull of a service."""
     if desired is None or desired.spec is None or not isinstance(observed, Observed):
         return
@@ -240,7 +242,9 @@ class DaemonInfo:
 
 @dataclass(frozen=True, slots=True)
 class TargetReport:
-    """One target after its latest pass. `suspended` holds `namespace/name` of services, or `*` for all of them.
+    """One target after its latest pass. `routing` is None for a cluster.
+
+    `suspended` holds `namespace/name` of services, or `*` for all of them.
 
     `applied` is the revision that this target reached; empty means the source's. `suspensions` tell more of what is
     suspended, by the same names; `drained`: who drained the whole host. `requests`: their outcomes.
@@ -249,9 +253,9 @@ class TargetReport:
     """
 
     desired: DesiredState | None
-    observed: Observed | Unreachable | None
+    observed: Observed | ClusterView | Unreachable | None
     plan: Plan | None
-    routing: Routing
+    routing: Routing | None
     suspended: frozenset[str] = frozenset()
     last_results: tuple[Result, ...] = ()
     name: str = ""
@@ -307,4 +311,23 @@ def last_failure(failures: Sequence[FailedAction], service: ServiceId | None) ->
         "reason": scrub_text(last.error),
         "at": timestamp(last.at),
         "tries": last.tries,
+    }
+
+
+def requests_document(known: RequestCounts) -> Document:
+    """The effect of our changes on requests: in total, and since the current rollout."""
+    return {**known.total, "rollout": {**known.rollout, "revision": known.revision}}
+
+
+def rejected_document(quarantine: Quarantine) -> Document:
+    """A quarantine as data."""
+    return {
+        "digest": quarantine.digest,
+        "code": quarantine.reason.code,
+        "reason": scrub_text(quarantine.reason.message),
+        "file": quarantine.reason.origin.file if quarantine.reason.origin else None,
+        "line": quarantine.reason.origin.line if quarantine.reason.origin else None,
+        "revision": quarantine.revision,
+        "at": timestamp(quarantine.at),
+        "logTail": [scrub_text(line) for line in quarantine.last_words],
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from reconciler.config.values import reachable
-from reconciler.model import GPU, HealthStatus, ProxyBreak, ReasonCode
+from reconciler.model import GPU, HealthStatus, ObjectChange, ProxyBreak, ReasonCode
 from reconciler.report.actions import short
 from reconciler.report.convergence import (
     convergence_of,
@@ -174,17 +174,30 @@ def _span(seconds: float) -> str:
 def _target_line(target: Document) -> str:
     if not target["reachable"]:
         return f"{target['name']}: {one_line(unknown_because(target))}"
-    parts = [f"{target['name']}: http://{reachable(target['listen'])}", _gpus_line(target["gpus"])]
+    if target["kind"] == "cluster":
+        parts = [f"{target['name']}: Kubernetes {target['version']}", _gpus_of_nodes(target["gpus"])]
+    else:
+        parts = [f"{target['name']}: http://{reachable(target['listen'])}", _gpus_line(target["gpus"])]
     parts += [one_line(f"suspended{manual_text(target.get('suspension'))}")] if target["suspended"] else []
     parts += [_drained(target)] if target.get("drained") else []
     if cordon := target["cordoned"]:
         parts.append(f"{cordon['code']} ({place(cordon)})")
-    parts += [] if target["proxyReady"] else [_PROXY_FAULTS.get(target["proxyFault"], "the proxy is not responding")]
+    parts += (
+        []
+        if target["proxyReady"] or target["kind"] == "cluster"
+        else [_PROXY_FAULTS.get(target["proxyFault"], "the proxy is not responding")]
+    )
     return ", ".join(parts)
 
 
 def _drained(target: Document) -> str:
     return one_line(f"Drained{manual_text(target['drained'])} (`reconciler host undrain` ends it)")
+
+
+def _gpus_of_nodes(gpus: Document) -> str:
+    if gpus["total"] is None:
+        return "GPUs unknown"
+    return f"{gpus['leased']} of {gpus['total']} GPUs requested" if gpus["total"] else "no GPU"
 
 
 def _gpus_line(gpus: Document) -> str:
@@ -316,7 +329,10 @@ def plan_blocks(plan: Document) -> Iterator[Block]:
         yield from (f"  ! {one_line(place(one))}" for one in notes)
         if target["drained"]:
             yield f"  ! {_drained(target)}"
-        yield from (f"  * {_action_line(one)}" for one in target["actions"] if not one["services"])
+        if target["kind"] == "host":
+            yield from (f"  * {_action_line(one)}" for one in target["actions"] if not one["services"])
+        for one in target["objects"]:
+            yield from object_lines(one)
         for service in target["services"]:
             yield from _plan_lines(service)
     if warnings := [line for target in plan["targets"] for line in _service_warnings(target)]:
@@ -341,6 +357,26 @@ def _plan_lines(service: Document) -> Iterator[str]:
     if service["change"] == PlannedChange.REJECTED and service["liveDigest"]:
         yield f"      live: {short(service['liveDigest'])}"
     yield from (f"      {_action_line(action)}" for action in service["actions"])
+
+
+_OBJECT_MARKS: Mapping[str, str] = {
+    ObjectChange.CREATE: "+",
+    ObjectChange.CHANGE: "~",
+    ObjectChange.REPAIR: "~",
+    ObjectChange.TAKE_OVER: ">",
+    ObjectChange.DELETE: "-",
+    ObjectChange.WAIT: "…",
+}
+
+
+def object_lines(one: Document) -> Iterator[str]:
+    """One object of a cluster, why it changes, and how."""
+    group = f".{one['group']}" if one["group"] else ""
+    name = f"{one['namespace']}/{one['name']}" if one["namespace"] else one["name"]
+    origin = f" ({one['origin']})" if one["origin"] else ""
+    yield one_line(f"  {_OBJECT_MARKS.get(one['change'], '!')} {one['kind']}{group} {name}{origin}: {one['why']}")
+    yield from (f"      {one_line(place(reason))}" for reason in one["reasons"])
+    yield from (f"      {one_line(line)}" for line in one["differences"])
 
 
 def _action_line(action: Document) -> str:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from reconciler.config.settings import HostSettings
+from reconciler.loop.host_wing import Host, HostWing
 from reconciler.loop.reconcile import Reconciler
 from reconciler.loop.recorder import Recorder
 from reconciler.model import (
@@ -32,7 +33,6 @@ from reconciler.model import (
     ServiceRoute,
     Snapshot,
 )
-from reconciler.model.target import Target
 from reconciler.report.history import History
 from reconciler.state.cordon import Cordon
 from reconciler.state.suspension import Suspension
@@ -108,10 +108,12 @@ def _file(path: str, text: str) -> File:
     return File(path, str(hash((path, text))), text.encode())
 
 
-def make_reconciler(settings: HostSettings, target: Target, folder: Path) -> tuple[Reconciler, History]:
+def make_reconciler(settings: HostSettings, target: Host, folder: Path) -> tuple[Reconciler, History]:
     history = History(folder / "state.db")
     suspension, cordon = Suspension(folder / "suspended.json"), Cordon(folder / "cordon.json")
-    return Reconciler(settings, target, history, suspension, cordon, Recorder("demo", history, Metrics())), history
+    return Reconciler(
+        settings, HostWing(settings, target), history, suspension, cordon, Recorder("demo", history, Metrics())
+    ), history
 
 
 def measure(count: int) -> dict[str, float]:

@@ -13,7 +13,7 @@ PUSHED = "no runtime x\n::error::pwn\u2028::warning::\x1b[31m"
 
 
 def test_note_of_a_diff_is_one_line_whatever_git_says(capsys: pytest.CaptureFixture[str]) -> None:
-    _show_diffs([ServiceDiff(ServiceId("default", "chat"), "a\nb.yaml:1", note=PUSHED)])
+    _show_diffs([ServiceDiff(ServiceId("default", "chat"), "a\nb.yaml:1", note=PUSHED)], [])
     assert capsys.readouterr().out == "default/chat (a b.yaml:1): no runtime x ::error::pwn ::warning::\n"
 
 

@@ -126,7 +126,7 @@ def test_plan_exits_with_1_for_rejected_arguments(desk: Desk, tmp_path: Path) ->
 
 @pytest.mark.parametrize("change", ["keep", "rejected", "blocked"])
 def test_plan_with_a_service_that_is_at_fault_has_faults(change: str) -> None:
-    target = {"reachable": True, "unreadable": [], "refused": [], "services": [{"change": "create"}]}
+    target = {"reachable": True, "unreadable": [], "refused": [], "objects": [], "services": [{"change": "create"}]}
     assert not has_faults({"targets": [target]})
     assert has_faults({"targets": [target, target | {"services": [{"change": "none"}, {"change": change}]}]})
     assert has_faults({"targets": [target, target | {"reachable": False}]})

@@ -14,6 +14,7 @@ from reconciler.errors import Retryable
 from reconciler.host.gpus.devices import Gpus
 from reconciler.host.inventory import Inventory
 from reconciler.host.process.supervisor import ProcessSupervisor
+from reconciler.loop.host_wing import HostWing
 from reconciler.loop.once import has_acted
 from reconciler.loop.reconcile import Reconciler
 from reconciler.loop.recorder import Recorder
@@ -105,7 +106,7 @@ def make_reconciler(folder: Path, drain: HostDrain | None = None) -> tuple[Recon
     own: HostSettings = settings.targets[0]
     recorder = Recorder("box", history, Metrics())
     suspension, cordon = Suspension(folder / "suspended.json"), Cordon(folder / "cordon.json")
-    return Reconciler(own, target, history, suspension, cordon, recorder, drain=drain), target
+    return Reconciler(own, HostWing(own, target), history, suspension, cordon, recorder, drain=drain), target
 
 
 def snapshot(*names: str, revision: str = "a" * 40, seed: int = 1) -> Snapshot:
