@@ -2,7 +2,8 @@
 
 Every object that this package gives is trimmed alike, so that equal objects are equal whoever read them:
 
-- `metadata.managedFields`: entries of other managers keep all but `fieldsV1`, ours are whole;
+- `metadata.managedFields`: entries about status, and those of what a controller made (pods), keep all but `fieldsV1`;
+  what git may have keeps the rest, which says who changed what;
 - values in `data` of Secrets, and kubectl's copy of what it applied: their hash.
 """
 
@@ -19,6 +20,7 @@ from reconciler.model.objects import KubeObject
 
 OUR_MANAGER = "reconciler"
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+_HASH = "sha256:"
 # Keys and short values repeat in thousands of objects.
 _SHARED_TEXT = 64
 
@@ -38,21 +40,28 @@ def trimmed(found: dict[str, Any]) -> KubeObject:
 
 def hashed(value: object) -> str:
     """What stands for a value that is not kept."""
-    return "sha256:" + hashlib.sha256(str(value).encode("utf-8", "surrogatepass")).hexdigest()
+    return _HASH + hashlib.sha256(str(value).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def is_hash(value: object) -> bool:
+    """Does it stand for a value that is not kept? Then it must not be written anywhere."""
+    return isinstance(value, str) and value.startswith(_HASH)
 
 
 def _trim_metadata(metadata: dict[str, Any]) -> None:
     entries = metadata.get("managedFields")
     if isinstance(entries, list):
-        metadata["managedFields"] = [_trim_entry(entry) for entry in entries if isinstance(entry, dict)]
+        is_made = any(each.get("controller") for each in metadata.get("ownerReferences") or ())
+        metadata["managedFields"] = [_trim_entry(entry, is_made) for entry in entries if isinstance(entry, dict)]
     annotations = metadata.get("annotations")
     if isinstance(annotations, dict) and LAST_APPLIED in annotations:
         annotations[LAST_APPLIED] = hashed(annotations[LAST_APPLIED])
 
 
-def _trim_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
+def _trim_entry(entry: Mapping[str, Any], is_made: bool) -> dict[str, Any]:
     kept = {key: value for key, value in entry.items() if key != "fieldsV1"}
-    if entry.get("manager") == OUR_MANAGER and "fieldsV1" in entry:
+    is_needed = entry.get("manager") == OUR_MANAGER or not is_made
+    if is_needed and entry.get("subresource") != "status" and "fieldsV1" in entry:
         # Objects of one kind mostly have the same fields: they share one tree.
         kept["fieldsV1"] = _fields(json.dumps(entry["fieldsV1"]))
     return kept

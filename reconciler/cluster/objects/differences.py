@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from reconciler.cluster.api.trimming import hashed, is_hash
 from reconciler.cluster.objects.owned import Manager, child_of, item_keys
 from reconciler.cluster.objects.places import Place
 from reconciler.kserve.quantity import canonical, is_quantity
@@ -142,6 +143,8 @@ def _named(manager: Manager) -> tuple[str, bool]:
 
 def _is_same(want: Any, live: Any, path: str) -> bool:
     """Does the API server mean the same by both? It leaves empty values out, and writes quantities in its own way."""
+    if is_hash(live):
+        return live in (want, hashed(want))
     if live is None:
         return want in ("", 0) or (isinstance(want, dict | list) and _is_hollow(want))
     if isinstance(want, bool) or isinstance(live, bool):

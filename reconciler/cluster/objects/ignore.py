@@ -81,19 +81,24 @@ def applied_body(desired: DesiredObject, live: KubeObject | None, rules: Rules) 
     for path in ignored_paths(desired, live, rules):
         # From the last one on: what is taken out of a list moves what stands behind it.
         for location, place in reversed(list(_locations(Place.of(body, live), path))):
-            body = _changed(body, location, _kept(place))
+            body = _changed(body, location, _kept(place, is_secret(desired.id)))
     return body
 
 
-def _kept(place: Place) -> Any:
-    """What is applied of an ignored field: the live value of what we alone own; None: nothing."""
+def _kept(place: Place, hidden: bool) -> Any:
+    """What is applied of an ignored field: the live value of what we alone own; None: nothing.
+
+    Of Secrets only hashes of live values are kept (`hidden`): git's stand for them.
+    """
     want, live = place.want, place.live
     if isinstance(want, dict) and isinstance(live, dict) and not place.is_ours_whole:
-        return {name: kept for name in want if (kept := _kept(place.field(name))) is not None} or None
+        return {name: kept for name in want if (kept := _kept(place.field(name), hidden)) is not None} or None
     if isinstance(want, list) and isinstance(live, list) and (keys := place.keys()):
-        items = [_kept_keys(item, keys) | (_kept(item) or {}) for _, item in place.items() if item.ours is not None]
-        return items or None
-    return live if place.ours is not None and not place.others else None
+        ours = (item for _, item in place.items() if item.ours is not None)
+        return [_kept_keys(item, keys) | (_kept(item, hidden) or {}) for item in ours] or None
+    if place.ours is None or place.others:
+        return None
+    return want if hidden else live
 
 
 def _kept_keys(item: Place, keys: tuple[str, ...]) -> dict[str, Any]:

@@ -50,12 +50,12 @@ class Manager:
 
 
 def managers_of(live: KubeObject) -> tuple[Manager, ...]:
-    """All that own fields of it. Entries that make no sense are left out: the API server writes none."""
+    """All that own fields of it. Which these are is not kept of all live objects, nor of anybody's status."""
     entries = live.get("metadata", {}).get("managedFields") or ()
     return tuple(
-        Manager(entry["manager"], entry.get("operation", ""), entry.get("subresource", ""), entry["fieldsV1"])
+        Manager(entry["manager"], entry.get("operation", ""), entry.get("subresource", ""), entry.get("fieldsV1") or {})
         for entry in entries
-        if isinstance(entry.get("fieldsV1"), dict) and isinstance(entry.get("manager"), str)
+        if isinstance(entry.get("manager"), str)
     )
 
 

@@ -68,16 +68,17 @@ def _named(key: str, value: str) -> str:
 
 
 def _is_about_status(manager: Manager) -> bool:
-    return manager.subresource == "status" or set(manager.fields) <= {"f:status"}
+    return manager.subresource == "status"
 
 
 def taken_over(live: KubeObject) -> list[dict[str, Any]]:
     """managedFields that give us what the tools before us own: then one apply makes the object what git says, with
-    nothing left behind, and their labels go. What controllers and autoscalers own stays theirs."""
-    entries = live["metadata"].get("managedFields") or []
+    nothing left behind, and their labels go. What controllers and autoscalers own stays theirs; status is left out,
+    for whoever writes it owns it again."""
+    entries = [entry for entry in live["metadata"].get("managedFields") or () if entry.get("fieldsV1")]
     ours = [entry for entry in entries if _is_to_be_ours(entry)]
     if not ours:
-        return list(entries)
+        return entries
     merged: Fields = {}
     for entry in ours:
         merged = _united(merged, entry["fieldsV1"])
@@ -89,7 +90,7 @@ def taken_over(live: KubeObject) -> list[dict[str, Any]]:
 
 def _is_to_be_ours(entry: dict[str, Any]) -> bool:
     is_known = entry.get("manager") == MANAGER or entry.get("manager") in _TOOLS
-    return is_known and not entry.get("subresource") and isinstance(entry.get("fieldsV1"), dict)
+    return is_known and not entry.get("subresource")
 
 
 def _united(one: Fields, other: Fields) -> Fields:

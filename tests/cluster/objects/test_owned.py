@@ -120,9 +120,10 @@ def test_projection_hash_of_lists_follows_our_items(fields, change, seen: bool) 
     assert (projection_hash(made(LISTS)) != projection_hash(made(LISTS | change))) == seen
 
 
-def test_managers_of_senseless_entries_are_left_out() -> None:
+def test_managers_of_entries_whose_fields_are_not_kept_own_none() -> None:
     body = {"apiVersion": "v1", "kind": "Thing", "metadata": {"name": "x"}}
-    assert managers_of(live(body, {"manager": "x"}, {"fieldsV1": {}}, {"manager": "y", "fieldsV1": []})) == ()
+    found = managers_of(live(body, {"manager": "x", "operation": "Update"}, {"fieldsV1": {"f:spec": {}}}))
+    assert [(each.name, each.fields) for each in found] == [("x", {})]
 
 
 def test_concrete_paths_name_fields_and_lists_as_a_whole() -> None:
