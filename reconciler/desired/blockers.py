@@ -12,8 +12,8 @@ from urllib.parse import unquote
 
 from reconciler.config.settings import DEFAULT_PATH, EngineSettings, HostSettings
 from reconciler.desired.downloads import engine_downloads
-from reconciler.desired.gpu_share import exceeded_share
 from reconciler.desired.origins import Origins
+from reconciler.desired.resources import exceeded_share
 from reconciler.desired.secrets import Keyring, missing_secrets
 from reconciler.desired.spec import Surroundings
 from reconciler.desired.volumes import file_obstacles, missing_source, paths_in_mounted_config

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from reconciler.desired.gpu_share import read_share
 from reconciler.desired.origins import CONTAINER, Origins
+from reconciler.desired.resources import read_share
 from reconciler.kserve.quantity import amount, cpu_millis, is_whole, memory_bytes
 from reconciler.model import (
     GPU,

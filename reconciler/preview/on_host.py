@@ -16,8 +16,9 @@ from typing import assert_never
 from reconciler.config.settings import EngineSettings, HostSettings
 from reconciler.desired import HOST_MODE, as_kserve_sees, build_desired
 from reconciler.desired.blockers import closed_arguments
-from reconciler.desired.limits import MAX_FINDINGS, first, never_here, not_at_once
+from reconciler.desired.limits import MAX_FINDINGS, first
 from reconciler.desired.origins import locator
+from reconciler.desired.resources import never_here, not_at_once
 from reconciler.engines.container import GIVEN_AT_START, Revealed
 from reconciler.engines.environment import find_engine
 from reconciler.engines.file_arguments import CLOSED, is_below

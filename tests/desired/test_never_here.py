@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from reconciler.desired.limits import capacity_of, never_here
+from reconciler.desired.resources import capacity_of, never_here
 from reconciler.engines.arguments import parallel_size
 from reconciler.host.capacity import impossible
 from reconciler.model import Capacity, Gpu, Resources
