@@ -9,7 +9,7 @@ from typing import Any
 
 from reconciler.config.settings import HostSettings
 from reconciler.config.values import parse_listen
-from reconciler.desired.metrics import is_scraped_port
+from reconciler.desired.access import is_scraped_port
 from reconciler.desired.origins import Origins, at
 from reconciler.desired.serving_options import is_stopped, may_have_none, wants_passthrough
 from reconciler.desired.support import Effect, Fact, SupportRow, TargetKind, Where, find_row

@@ -7,16 +7,16 @@ from dataclasses import replace
 from typing import Any
 
 from reconciler.config.settings import HostSettings
+from reconciler.desired.access import developer_mode, metrics_path, read_open_paths
 from reconciler.desired.blockers import find_obstacles
 from reconciler.desired.context import DesiredContext
 from reconciler.desired.deviations import ALL_FACTS, Case, depends_on_gpus, deviations, entries_ignored, known_facts
 from reconciler.desired.downloads import unused_tokens
-from reconciler.desired.grpc import unlike_its_port
-from reconciler.desired.limits import idle_gpus, ignored_resources, too_large
-from reconciler.desired.metrics import metrics_path
-from reconciler.desired.open_paths import developer_mode, read_open_paths
+from reconciler.desired.limits import too_large
 from reconciler.desired.origins import CONTAINER, Origins
+from reconciler.desired.ports import port_warnings
 from reconciler.desired.refused import refused_for, unreadable_for
+from reconciler.desired.resources import idle_gpus, ignored_resources
 from reconciler.desired.secrets import Keyring, absent_connection, doubtful_connection, keyring, missing_secret
 from reconciler.desired.serving_options import (
     find_misfits,
@@ -42,11 +42,10 @@ from reconciler.desired.volumes import build_file_mounts, build_mounts, ignored_
 from reconciler.engines.arguments import model_names, speaks_grpc, takes_grpc
 from reconciler.engines.digest import digest
 from reconciler.engines.environment import doubtful_image, find_engine
-from reconciler.engines.service_port import doubtful_port
 from reconciler.kserve.names import TRANSFORMER_CONTAINER
 from reconciler.kserve.resolve import Issue, Resolved, resolve
 from reconciler.manifests import Manifest
-from reconciler.model import NO_ORIGIN, Desired, EffectiveSpec, Reason, ReasonCode, ServiceId, texts
+from reconciler.model import Desired, EffectiveSpec, Reason, ReasonCode, ServiceId, texts
 from reconciler.secrets.disclosed import disclosed
 
 _ADDED_BY_KSERVE = frozenset({CONTAINER, TRANSFORMER_CONTAINER, "storage-initializer", "modelcar", "modelcar-init"})
@@ -181,8 +180,7 @@ def _warnings_of(case: Case, ring: Keyring) -> Iterator[Reason]:
     yield from unused_tokens(spec, ring, origins)
     yield from _doubtful_image(spec, case.target, origins)
     yield from idle_gpus(spec, origins)
-    yield from _port_doubts(spec, case.container, origins)
-    yield from unlike_its_port(case.container, spec, origins)
+    yield from port_warnings(case.container, spec, origins)
     yield from developer_mode(spec, origins, find_engine(spec.image, case.target.engines))
 
 
@@ -260,12 +258,6 @@ def _names_runtime(service: Manifest) -> bool:
     predictor = service.data["spec"].get("predictor")
     values = predictor.values() if isinstance(predictor, dict) else ()
     return any(isinstance(value, dict) and value.get("runtime") for value in values)
-
-
-def _port_doubts(spec: EffectiveSpec, container: Mapping[str, Any], origins: Origins) -> Iterator[Reason]:
-    if doubt := doubtful_port(spec, container.get("ports") or ()):
-        where = doubt.argument.origin if doubt.argument else NO_ORIGIN
-        yield Reason(ReasonCode.PORT_MISMATCH, doubt.message, where or origins.of_container_field("args"))
 
 
 def _collocated(case: Case) -> Iterator[Reason]:

@@ -26,7 +26,6 @@ from reconciler.manifests.manifest import (
     joined,
     unreadable,
 )
-from reconciler.manifests.narrow import narrow
 from reconciler.manifests.overlays import find_supporting
 from reconciler.manifests.paths import read_paths
 from reconciler.manifests.selection import (
@@ -41,6 +40,7 @@ from reconciler.manifests.selection import (
     is_manifest,
     is_near_manifest,
     misnamed,
+    narrow,
 )
 from reconciler.model import Bug, File, Reason, ReasonCode, Snapshot
 

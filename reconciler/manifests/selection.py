@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from reconciler.errors import ManifestError
-from reconciler.model import Origin, Reason, ReasonCode
+from reconciler.model import File, Origin, Reason, ReasonCode, Snapshot, is_under
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
     from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
+
 
 SUFFIXES = (".yaml", ".yml", ".json")
 # What kustomize builds a folder from; the last one has no suffix.
@@ -175,3 +176,31 @@ def _pattern(file: str, number: int, line: str) -> Iterable[GitIgnoreSpecPattern
         return GitIgnoreSpec.from_lines([line], backend="re2").patterns
     except (ValueError, re.error, re2.error):
         raise ManifestError(file, number, "", f"`{line}` is not a valid gitignore pattern; correct it") from None
+
+
+def narrow(snapshot: Snapshot, paths: Sequence[str]) -> Snapshot:
+    """The snapshot as one that reads these paths has it.
+
+    A file that only another target reads is no manifest here, but a kustomization may still use it.
+    """
+    own, others = list[File](), list[File]()
+    for each in snapshot.files:
+        (others if is_hidden(each.path, paths) else own).append(each)
+    return replace(
+        snapshot,
+        files=tuple(own),
+        supporting=(*snapshot.supporting, *others),
+        refused=tuple(each for each in snapshot.refused if _touches(each, paths)),
+        missing=tuple(path for path in snapshot.missing if path in paths),
+        skipped={path: why for path, why in snapshot.skipped.items() if is_under(path, paths)},
+    )
+
+
+def _touches(reason: Reason, paths: Sequence[str]) -> bool:
+    """Also what exists instead of one of the target's parent folders, or blocks access to it."""
+    if not reason.origin:
+        return True
+    if reason.code is ReasonCode.FOLDER_TOO_LARGE:
+        return reason.origin.file in paths
+    refused = reason.origin.file.removesuffix(f"/{IGNORE_FILE}")
+    return is_under(refused, paths) or any(path.startswith(f"{refused}/") for path in paths)

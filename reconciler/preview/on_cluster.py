@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reconciler.engines.service_port import doubtful_port
+from reconciler.desired.ports import doubtful_port
 from reconciler.kserve.api_server import is_checked
 from reconciler.kserve.cluster_objects import DocumentIssue
 from reconciler.kserve.credentials import Secret

@@ -1,4 +1,4 @@
-"""The port on which an engine listens, and the port that a cluster expects. Pure.
+"""Whether a container's ports match its engine: a cluster goes by them. Pure.
 
 A host leases its own ports, so a difference does no harm there. KServe sends requests, and its own readiness probe, to
 the container's first port, or to 8080 where it declares none.
@@ -6,17 +6,44 @@ the container's first port, or to 8080 where it declares none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reconciler.engines.arguments import find, flag_value, speaks_grpc
+from reconciler.desired.origins import Origins
+from reconciler.engines.arguments import find, flag_value, speaks_grpc, takes_grpc
 from reconciler.engines.container import server_flags, unsupported
-from reconciler.model import Argument, EffectiveSpec
+from reconciler.model import NO_ORIGIN, Argument, EffectiveSpec, Reason, ReasonCode
 
+_NAME = "h2c"
 _KSERVE, _VLLM = 8080, 8000
 # Images whose entry point is vLLM's own server.
 _IMAGES = ("vllm-openai", "vllm-cpu")
+
+
+def port_warnings(container: Mapping[str, Any], spec: EffectiveSpec, origins: Origins) -> Iterator[Reason]:
+    """What a cluster would do otherwise."""
+    if doubt := doubtful_port(spec, container.get("ports") or ()):
+        where = doubt.argument.origin if doubt.argument else NO_ORIGIN
+        yield Reason(ReasonCode.PORT_MISMATCH, doubt.message, where or origins.of_container_field("args"))
+    yield from _other_protocol(container, spec, origins)
+
+
+def _other_protocol(container: Mapping[str, Any], spec: EffectiveSpec, origins: Origins) -> Iterator[Reason]:
+    """A host goes by the command, a cluster by the port's name: KServe takes one named `h2c` for gRPC."""
+    named = any(port.get("name") == _NAME for port in container.get("ports") or () if isinstance(port, dict))
+    is_grpc = takes_grpc(spec.command_line)
+    if named and not is_grpc:
+        text = f"a port named {_NAME} means gRPC, but this command starts an HTTP server; HTTP is served"
+        yield Reason(
+            ReasonCode.PORT_PROTOCOL_MISMATCH,
+            f"{text}; add --grpc, or rename the port",
+            origins.of_container_field("ports"),
+        )
+    if is_grpc and not named:
+        text = f"gRPC is served here, but KServe sends HTTP/1.1 to a port that is not named {_NAME}"
+        where = origins.of_container_field("ports" if container.get("ports") else "args")
+        yield Reason(ReasonCode.PORT_PROTOCOL_MISMATCH, f"{text}; name the containerPort of gRPC {_NAME}", where)
 
 
 @dataclass(frozen=True, slots=True)
