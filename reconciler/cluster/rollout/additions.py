@@ -8,14 +8,12 @@ add it to what runs, or to take it away, would be a restart of its own. Git's di
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from reconciler.engines.arguments import find
 from reconciler.kserve import names
 from reconciler.model import NO_ORIGIN, Argument, KubeObject
-
-_TYPES: Mapping[str, type] = {"strategy": dict, "pre_stop": dict, "grace_seconds": int, "runtime": str}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,23 +33,6 @@ class Additions:
 
     def __bool__(self) -> bool:
         return self != NO_ADDITIONS
-
-    def document(self) -> dict[str, Any]:
-        """As JSON; the inverse of `read`."""
-        shown = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {name: list(value) if name == "arguments" else value for name, value in shown.items() if value}
-
-    @classmethod
-    def read(cls, document: Mapping[str, Any]) -> Additions:
-        """Raises ValueError for what is none."""
-        arguments = document.get("arguments") or []
-        if not isinstance(arguments, list) or not all(isinstance(each, str) for each in arguments):
-            raise ValueError("arguments is not a list of texts")
-        for name, wanted in _TYPES.items():
-            if document.get(name) is not None and type(document[name]) is not wanted:
-                raise ValueError(f"{name} is not a {wanted.__name__}")
-        given = {name: document[name] for name in _TYPES if document.get(name) is not None}
-        return cls(**given, arguments=tuple(arguments))
 
 
 NO_ADDITIONS = Additions()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.cluster.rollout.additions import NO_ADDITIONS, Additions, laid_on
+from reconciler.cluster.rollout.additions import NO_ADDITIONS, laid_on
 from reconciler.cluster.rollout.drain import Drain, DrainSettings, Server, find_drain, knows_flag, serves_vllm
 from reconciler.kserve.cluster_objects import ClusterObjects
 from reconciler.kserve.resolve import resolve
@@ -157,21 +157,6 @@ def test_everything_that_is_added_is_said(body: dict[str, Any]) -> None:
     fields = (drain.additions.arguments, drain.additions.pre_stop, drain.additions.grace_seconds)
     assert len(drain.added) == sum(map(bool, fields))
     assert all(each.code is ReasonCode.DRAIN_ADDED and each.origin == LINE for each in drain.added)
-
-
-documents = st.builds(
-    Additions,
-    st.none() | st.just({"type": "Recreate"}),
-    st.lists(st.text(), max_size=2).map(tuple),
-    st.none() | st.just({"sleep": {"seconds": 3}}),
-    st.none() | st.integers(1, 9),
-    st.text(max_size=5),
-)
-
-
-@given(documents)
-def test_additions_are_read_as_they_were_written(additions: Additions) -> None:
-    assert Additions.read(additions.document()) == additions
 
 
 # ---------------------------------------------------------------- examples
