@@ -7,7 +7,7 @@ Each list is walked once, so that a thousand services cost what their objects co
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from reconciler.cluster.health.fields import OddField, flag, mappings, text
@@ -86,34 +86,55 @@ def _owned(
     """Those whose controller is known already; they become known themselves."""
     found: dict[ServiceId, list[KubeObject]] = defaultdict(list)
     for body in bodies:
-        try:
-            service = owners.get(text(controller_of(body), "uid"))
-            uid, name = text(body, "metadata", "uid"), text(body, "metadata", "name")
-        except OddField:
+        service = owners.get(_controller_uid(body))
+        if service is None:
             continue
-        if service is not None:
-            found[service].append(body)
-            names[(kind, service.namespace, name)] = service
-            if uid:
-                owners[uid] = service
+        found[service].append(body)
+        metadata = body["metadata"]
+        uid, name = metadata.get("uid"), metadata.get("name")
+        if isinstance(uid, str) and isinstance(name, str):
+            owners[uid] = names[(kind, service.namespace, name)] = service
     return found
+
+
+def _controller_uid(body: KubeObject) -> str:
+    """As `controller_of`, and several times as fast: it is asked of every object of the cluster."""
+    try:
+        for owner in body["metadata"]["ownerReferences"]:
+            if owner["controller"] is True:
+                uid = owner["uid"]
+                return uid if isinstance(uid, str) else ""
+    except (KeyError, TypeError, AttributeError):
+        pass
+    return ""
 
 
 def _orphans(snapshot: Snapshot, names: Mapping[_Named, ServiceId]) -> list[tuple[ServiceId, KubeObject]]:
     """Pods that outlive their ReplicaSet, as while a service stops, with the service that their label names."""
-    alive = {each["metadata"].get("uid") for each in snapshot.replica_sets if isinstance(each.get("metadata"), dict)}
+    alive = set(_uids(snapshot.replica_sets))
     found = []
     for pod in snapshot.pods:
+        uid = _controller_uid(pod)
+        if not uid or uid in alive:
+            continue
         try:
-            owner, namespace = controller_of(pod), text(pod, "metadata", "namespace")
-            if text(owner, "kind") != "ReplicaSet" or text(owner, "uid") in alive:
+            namespace, label = text(pod, "metadata", "namespace"), text(pod, "metadata", "labels", LABEL)
+            if text(controller_of(pod), "kind") != "ReplicaSet":
                 continue
-            service = names.get(("InferenceService", namespace, text(pod, "metadata", "labels", LABEL)))
         except OddField:
             continue
+        service = names.get(("InferenceService", namespace, label))
         if service is not None:
             found.append((service, pod))
     return found
+
+
+def _uids(bodies: Iterable[KubeObject]) -> Iterator[str]:
+    for body in bodies:
+        try:
+            yield text(body, "metadata", "uid")
+        except OddField:
+            continue
 
 
 def _about(

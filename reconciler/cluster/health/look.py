@@ -78,8 +78,10 @@ class Look:
 
     @property
     def serving(self) -> int:
-        """A request passes through all components."""
-        return min((each.serving for each in self.workloads), default=0)
+        """A request passes through one replica of each component, of its stable Deployment or of its canary."""
+        components = {each.component for each in self.workloads}
+        found = [sum(each.serving for each in self.workloads if each.component == name) for name in components]
+        return min(found, default=0)
 
     @property
     def is_answered(self) -> bool:

@@ -31,7 +31,7 @@ Logs = Mapping[str, Sequence[str]]
 CRASH_WINDOW = 600.0
 CRASHES_THAT_DEGRADE = 3
 STORAGE_INITIALIZER = "storage-initializer"
-_LACKS = re.compile(r"Insufficient ([\w./-]+)")
+_LACKS = re.compile(r"Insufficient ([\w./-]*\w)")
 _LACK_CODES = {
     "cpu": ReasonCode.INSUFFICIENT_CPU,
     "memory": ReasonCode.INSUFFICIENT_MEMORY,

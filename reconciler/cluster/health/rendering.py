@@ -7,7 +7,6 @@ that leaves the Deployment as it is, and runs ahead after edits of the runtime. 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from reconciler.cluster.health.fields import count, listed, mapping, mappings, text
@@ -124,10 +123,10 @@ def _unlike_resources(model: KubeObject, container: KubeObject) -> str:
 
 def _missing(wanted: Any, live: Any, path: str) -> str:
     """The path of something in `wanted` that `live` does not show. Absent and empty are the same."""
-    if not wanted:
+    if not wanted or wanted == live:
         return ""
-    if isinstance(wanted, Mapping):
-        within = live if isinstance(live, Mapping) else {}
+    if isinstance(wanted, dict):
+        within = live if isinstance(live, dict) else {}
         inner = (_missing(value, within.get(key), f"{path}.{key}".lstrip(".")) for key, value in wanted.items())
         return next((each for each in inner if each), "")
     if isinstance(wanted, list):
@@ -138,15 +137,20 @@ def _missing(wanted: Any, live: Any, path: str) -> str:
 
 def _missing_items(wanted: list[Any], live: list[Any], path: str) -> str:
     """Items with a name are compared with that of the same name; others only have to be there."""
-    named = {each.get("name"): each for each in live if isinstance(each, Mapping)}
+    named = {_name(each): each for each in live}
     for at, item in enumerate(wanted):
-        name = item.get("name") if isinstance(item, Mapping) else None
-        if name is not None and isinstance(name, str) and name in named:
+        name = _name(item)
+        if name and name in named:
             if inner := _missing(item, named[name], f"{path}.{at}"):
                 return inner
         elif all(_missing(item, each, "x") for each in live) and not _is_templated(item):
             return f"{path}.{at}"
     return ""
+
+
+def _name(item: object) -> str:
+    name = item.get("name") if isinstance(item, dict) else None
+    return name if isinstance(name, str) else ""
 
 
 def _is_templated(value: object) -> bool:

@@ -118,12 +118,9 @@ def _silent(look: Look, since: float | None, waits_for: str) -> ServingHealth:
 
 
 def _unseen(look: Look) -> ServingHealth | None:
-    status = mapping(look.service, "status")
-    return (
-        None
-        if look.conditions or mapping(status, "modelStatus")
-        else _silent(look, look.edited_at, "its status is empty")
-    )
+    if look.conditions or mapping(look.service, "status", "modelStatus"):
+        return None
+    return _silent(look, look.edited_at, "its status is empty")
 
 
 def _not_rendered(look: Look) -> ServingHealth | None:
@@ -133,7 +130,9 @@ def _not_rendered(look: Look) -> ServingHealth | None:
         return None
     if not look.is_answered:
         return _unanswered(look)
-    if _wants_stop(look) and look.serving:
+    if _wants_stop(look) and not look.pods and not look.workloads:
+        return _is_stopped(look)
+    if _wants_stop(look):
         problem = Problem(problem.code, f"it cannot be stopped: {problem.message}", problem.fault)
     return degraded(look, problem, is_acted_on=True)
 
@@ -149,7 +148,9 @@ def _invalid_spec(look: Look) -> Problem | None:
         return None
     told = mapping(look.service, "status", "modelStatus", "lastFailureInfo")
     code, fault = _FAILURES.get(text(told, "reason"), (ReasonCode.INVALID_PREDICTOR_SPEC, Fault.CLUSTER))
-    said = _last_error(look, since=0.0) or shortened(text(told, "message")) or "KServe calls the spec invalid"
+    said = (
+        _last_error(look, since=look.edited_at) or shortened(text(told, "message")) or "KServe calls the spec invalid"
+    )
     return Problem(code, said, fault)
 
 
@@ -189,6 +190,10 @@ def _stopped(look: Look) -> ServingHealth | None:
         return _silent(look, touched_at(look.service), "it is still stopped") if says_stopped else None
     if look.pods or not says_stopped:
         return progressing(look, ReasonCode.STOPPED, "it is being stopped")
+    return _is_stopped(look)
+
+
+def _is_stopped(look: Look) -> ServingHealth:
     return verdict(look, HealthStatus.SUSPENDED, ReasonCode.STOPPED, f"stopped by {STOP}", is_acted_on=True)
 
 

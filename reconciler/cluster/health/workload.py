@@ -7,7 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from reconciler.cluster.health.children import Children, controller_of
-from reconciler.cluster.health.fields import NO_CONDITION, Condition, conditions, count, mapping, name_of, text, time
+from reconciler.cluster.health.fields import (
+    NO_CONDITION,
+    Condition,
+    conditions,
+    count,
+    mapping,
+    name_of,
+    shortened,
+    text,
+    time,
+)
 from reconciler.cluster.health.pods import PodContext, PodState, is_leaving, pod_state
 from reconciler.cluster.health.problems import Fault, Phase, Problem
 from reconciler.cluster.health.rendering import replicas
@@ -98,11 +108,21 @@ def _workload(
         newest=tuple(state for uid, state in staying if uid == newest),
         older_ready=sum(state.serves for uid, state in staying if uid != newest),
         desired=replicas(deployment),
-        problem=_refusal(known),
+        problem=_refusal(known) or _lost(newest, mine, staying),
         is_observed=_is_observed(deployment),
         is_complete=_is_complete(deployment, known),
         is_out_of_time=known.get("Progressing", NO_CONDITION).reason == "ProgressDeadlineExceeded",
     )
+
+
+def _lost(newest: str, mine: list[tuple[str, KubeObject]], staying: list[tuple[str, PodState]]) -> Problem | None:
+    """A node gave up its only pod: it was evicted, or the node could not give it its devices."""
+    ended = [pod for uid, pod in mine if uid == newest and text(pod, "status", "phase") == "Failed"]
+    if not ended or any(uid == newest for uid, _ in staying):
+        return None
+    why = ": ".join(filter(None, (text(ended[-1], "status", part) for part in ("reason", "message"))))
+    said = f"pod {name_of(ended[-1])} failed" + (f": {shortened(why)}" if why else "")
+    return Problem(ReasonCode.UNSCHEDULABLE, said, Fault.CLUSTER)
 
 
 def _age(replica_set: KubeObject) -> tuple[int, float]:

@@ -1,0 +1,153 @@
+"""When a rollout is over, and what then follows from it."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+
+from reconciler.cluster.health.children import Children
+from reconciler.cluster.health.look import Expected, ServingHealth
+from reconciler.cluster.health.problems import Fault, HealthLimits
+from reconciler.cluster.health.rollout import RolloutState, rollout_outcome
+from reconciler.cluster.health.service import service_health
+from reconciler.model import HealthStatus, ReasonCode
+from tests.cluster.health.recorded import SEQUENCES, START, Cluster, condition, stamp
+
+LIMITS = HealthLimits()
+
+
+@pytest.fixture
+def healthy() -> Cluster:
+    """A service with one replica that got ready within the first second."""
+    [sequence] = [each for each in SEQUENCES if each.name == "noingress-happy-pvc"]
+    *_, (_, cluster, _) = sequence.play()
+    return cluster
+
+
+def look(cluster: Cluster, at: float, **more: Any) -> ServingHealth:
+    return service_health(cluster.service, cluster.children(), START + at, LIMITS, **more)
+
+
+def test_rollout_succeeds_only_after_its_replicas_were_ready_for_a_while(healthy: Cluster) -> None:
+    early = rollout_outcome(look(healthy, 10), START + 10, LIMITS)
+    assert (early.state, early.look_again_at) == (RolloutState.UNDER_WAY, START + LIMITS.min_ready)
+    assert rollout_outcome(look(healthy, 31), START + 31, LIMITS).state is RolloutState.SUCCEEDED
+    assert rollout_outcome(look(healthy, 10), START + 10, LIMITS, proven=True).state is RolloutState.SUCCEEDED
+
+
+def test_replica_that_crashed_on_trial_has_failed_though_it_came_up_again(healthy: Cluster) -> None:
+    [pod] = healthy.pods.values()
+    ended = {"terminated": {"exitCode": 1, "reason": "Error", "finishedAt": stamp(0)}}
+    pod["status"]["containerStatuses"][0] |= {"restartCount": 1, "lastState": ended}
+    health = look(healthy, 60)
+    assert health.health.phase is HealthStatus.HEALTHY
+    outcome = rollout_outcome(health, START + 60, LIMITS)
+    assert (outcome.state, outcome.fault, outcome.reason.code) == (
+        RolloutState.FAILED,
+        Fault.COMMIT,
+        ReasonCode.CRASHED,
+    )
+    assert rollout_outcome(health, START + 60, LIMITS, proven=True).state is RolloutState.SUCCEEDED
+    lenient = HealthLimits(crashes=2)
+    assert rollout_outcome(health, START + 60, lenient).state is RolloutState.SUCCEEDED
+
+
+def test_quota_is_the_clusters_fault_and_a_refused_template_the_commits(healthy: Cluster) -> None:
+    for message, code, fault in (
+        ('pods "m" is forbidden: exceeded quota: gpus', ReasonCode.QUOTA_EXCEEDED, Fault.CLUSTER),
+        ('Pod "m" is invalid: spec.containers[0].image: Required value', ReasonCode.FAILED_CREATE, Fault.COMMIT),
+        ("failed calling webhook: connection refused", ReasonCode.FAILED_CREATE, Fault.CLUSTER),
+    ):
+        cluster = deepcopy(healthy)
+        assert cluster.deployment
+        refused = condition("ReplicaFailure", f"True FailedCreate: {message}", 5)
+        cluster.deployment["status"] |= {"conditions": [refused], "readyReplicas": 0, "availableReplicas": 0}
+        cluster.pods = {}
+        outcome = rollout_outcome(look(cluster, 20), START + 20, LIMITS)
+        assert (outcome.state, outcome.reason.code, outcome.fault) == (RolloutState.FAILED, code, fault)
+        assert outcome.is_quarantined == (fault is Fault.COMMIT)
+        assert message in outcome.reason.message
+
+
+def test_server_that_loads_for_too_long_is_the_commits(healthy: Cluster) -> None:
+    [pod] = healthy.pods.values()
+    pod["status"]["conditions"] = [condition("PodScheduled", "True", 0)]
+    assert healthy.deployment
+    healthy.deployment["status"] |= {"readyReplicas": 0, "availableReplicas": 0}
+    before = look(healthy, LIMITS.loading - 5)
+    assert (before.health.phase, before.look_again_at) == (HealthStatus.PROGRESSING, START + LIMITS.loading)
+    after = look(healthy, LIMITS.loading + 5)
+    assert after.health.reason.code is ReasonCode.PROGRESS_DEADLINE_EXCEEDED
+    assert rollout_outcome(after, START + LIMITS.loading + 5, LIMITS).fault is Fault.COMMIT
+
+
+def test_progress_deadline_of_the_deployment_does_not_cut_a_long_load_short(healthy: Cluster) -> None:
+    [pod] = healthy.pods.values()
+    pod["status"]["conditions"] = [condition("PodScheduled", "True", 0)]
+    late = condition("Progressing", "False ProgressDeadlineExceeded", 600)
+    assert healthy.deployment
+    healthy.deployment["status"] |= {"readyReplicas": 0, "availableReplicas": 0, "conditions": [late]}
+    assert look(healthy, 700).health.phase is HealthStatus.PROGRESSING
+
+
+def test_pod_that_its_node_gave_up_says_why(healthy: Cluster) -> None:
+    [pod] = healthy.pods.values()
+    pod["status"] = {"phase": "Failed", "reason": "UnexpectedAdmissionError", "message": "Allocate failed: no GPU"}
+    assert healthy.deployment
+    healthy.deployment["status"] |= {"readyReplicas": 0, "availableReplicas": 0}
+    health = look(healthy, 60)
+    assert health.health.phase is HealthStatus.DEGRADED
+    assert "UnexpectedAdmissionError: Allocate failed: no GPU" in health.health.reason.message
+    assert rollout_outcome(health, START + 60, LIMITS).fault is Fault.CLUSTER
+
+
+def test_edit_of_the_runtime_is_waited_for_by_the_expected_arguments(healthy: Cluster) -> None:
+    assert healthy.deployment
+    args = tuple(healthy.deployment["spec"]["template"]["spec"]["containers"][0]["args"])
+    same = look(healthy, 1000, expected=Expected(args, START + 990))
+    assert same.health.phase is HealthStatus.HEALTHY
+    edited = Expected((*args, "--new"), START + 990)
+    waits = look(healthy, 1000, expected=edited)
+    assert (waits.health.phase, waits.health.reason.code) == (HealthStatus.PROGRESSING, ReasonCode.NOT_YET_OBSERVED)
+    assert rollout_outcome(waits, START + 1000, LIMITS).state is RolloutState.UNDER_WAY
+    never = look(healthy, 1200, expected=edited)
+    assert (never.health.phase, never.health.reason.code) == (HealthStatus.DEGRADED, ReasonCode.CONTROLLER_SILENT)
+
+
+def test_service_that_kserve_does_not_announce_degrades_in_the_end(healthy: Cluster) -> None:
+    no_ingress = condition("Ready", "False Failed: cannot create ingress: domain is invalid", 5)
+    healthy.service["status"]["conditions"] = [no_ingress]
+    assert look(healthy, 10).health.phase is HealthStatus.PROGRESSING
+    late = look(healthy, 10 + LIMITS.controller)
+    assert late.health.phase is HealthStatus.DEGRADED
+    assert "domain is invalid" in late.health.reason.message
+    assert late.serving == 1
+
+
+def test_transformer_that_crashes_degrades_the_service(healthy: Cluster) -> None:
+    children = healthy.children()
+    owner = {"kind": "InferenceService", "name": "m", "uid": "isvc", "controller": True}
+    metadata = {"name": "m-transformer", "uid": "t", "generation": 1, "labels": {"component": "transformer"}}
+    transformer = {"metadata": metadata | {"ownerReferences": [owner]}, "spec": {"replicas": 1}}
+    transformer["status"] = {"observedGeneration": 1, "conditions": []}
+    both = Children((*children.deployments, transformer), children.replica_sets, children.pods)
+    health = service_health(healthy.service, both, START + 60, LIMITS)
+    assert (health.health.phase, health.serving) == (HealthStatus.PROGRESSING, 0)
+    assert "m-transformer" in health.health.reason.message
+
+
+@pytest.mark.parametrize(
+    ("written", "at", "phase"),
+    [
+        ("True", 60, HealthStatus.HEALTHY),
+        ("False RevisionMissing: no revision", 60, HealthStatus.PROGRESSING),
+        ("False RevisionMissing: no revision", LIMITS.loading + 60, HealthStatus.DEGRADED),
+    ],
+)
+def test_knative_service_is_as_its_conditions_say(written: str, at: float, phase: HealthStatus) -> None:
+    status = {"deploymentMode": "Knative", "conditions": [condition("Ready", written, 5)]}
+    metadata = {"name": "m", "generation": 1, "creationTimestamp": stamp(0)}
+    health = service_health({"metadata": metadata, "status": status}, Children(), START + at, LIMITS)
+    assert health.health.phase is phase
