@@ -34,7 +34,7 @@ step() {
 # pinned PACKAGE FILE: its version in a file of pins.
 pinned() { sed -n "s/^$1\(\[.*\]\)\?==\([^ ;]*\).*/\2/p" "$PINS/$2"; }
 
-# An environment that was made of other pins is made anew.
+# An environment that was made of other pins is made again.
 pins_key() { (cd "$PINS" && cat "$@") | sha256sum | cut -c1-16; }
 
 # ------------------------------------------------------------------------------------------------ the machine
@@ -125,7 +125,7 @@ locked() {
 }
 
 # install_pins PYTHON FILE…: exactly what these files say, and only what has one of their hashes. Without bytecode every start
-# of vLLM would compile it anew, which takes longer than the start itself.
+# of vLLM would compile it again, which takes longer than the start itself.
 install_pins() {
   local python=$1
   shift

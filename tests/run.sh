@@ -23,7 +23,7 @@ set -euo pipefail
 # shellcheck source=deploy/setup.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../deploy/setup.sh"
 cd "$ROOT"
-# Else every process that a test starts compiles all modules anew, and every worker all tests.
+# Else every process that a test starts compiles all modules again, and every worker all tests.
 unset PYTHONDONTWRITEBYTECODE
 
 BUILDING=

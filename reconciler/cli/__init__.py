@@ -10,7 +10,7 @@ import sys
 import click
 
 from reconciler import __version__
-from reconciler.cli import daemon, git, host, local, target
+from reconciler.cli import daemon, host, local, passes, target
 from reconciler.cli.shared import BROKEN_PIPE, INTERRUPTED, NO, OK, UNAVAILABLE, WRONG
 from reconciler.cli.streams import OutputLost, end_output, guard_streams
 from reconciler.errors import ReconcileError, Retryable, Terminal
@@ -84,10 +84,10 @@ def cli() -> None:
 
 
 for _command in (
-    git.run_command,
-    git.plan,
-    git.sync,
-    git.diff,
+    passes.run_command,
+    passes.plan,
+    passes.sync,
+    passes.diff,
     daemon.status,
     daemon.history,
     daemon.suspend,

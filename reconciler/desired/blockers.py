@@ -16,7 +16,7 @@ from reconciler.desired.origins import Origins
 from reconciler.desired.resources import exceeded_share
 from reconciler.desired.secrets import Keyring, missing_secrets
 from reconciler.desired.spec import Surroundings
-from reconciler.desired.volumes import file_obstacles, missing_source, paths_in_mounted_config
+from reconciler.desired.volumes import file_blockers, missing_source, paths_in_mounted_config
 from reconciler.engines.container import API_KEY, UNKNOWN, Revealed, server_flags, unsupported
 from reconciler.engines.environment import doubtful_image, find_engine
 from reconciler.engines.file_arguments import CLOSED, is_below, is_systems_own, paths_in
@@ -29,7 +29,7 @@ _PROGRAMS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/v
 _SETTINGS = ("/etc", "/var/cache", "/tmp")  # noqa: S108
 
 
-def find_obstacles(spec: EffectiveSpec, ring: Keyring, origins: Origins, around: Surroundings) -> Iterator[Reason]:
+def find_blockers(spec: EffectiveSpec, ring: Keyring, origins: Origins, around: Surroundings) -> Iterator[Reason]:
     """Reasons why this spec cannot run on this host.
 
     GPUs and memory are checked by the planner, which knows the capacity.
@@ -57,11 +57,11 @@ def find_obstacles(spec: EffectiveSpec, ring: Keyring, origins: Origins, around:
             where = origins.of_variable(variable.name, variable.source)
             who = "the container's envFrom" if variable.name.endswith(ALL) else f"variable {variable.name}"
             yield from missing_source(variable.source, who, where, around)
-    yield from file_obstacles(spec, names, origins, around)
+    yield from file_blockers(spec, names, origins, around)
     yield from missing_secrets(spec, engine, ring, origins)
     for mount in spec.mounts:
-        if obstacle := storage_obstacle(mount, target):
-            yield Reason(*obstacle, origins.of_mount(mount.path, mount.uri))
+        if blocker := storage_blocker(mount, target):
+            yield Reason(*blocker, origins.of_mount(mount.path, mount.uri))
         yield from _missing_config_maps(mount, origins)
         if engine and (covered := _covered_by(mount.path, engine, target)):
             text = f"mountPath {mount.path} would hide {covered}, which the engine runs from; mount it elsewhere"
@@ -140,7 +140,7 @@ def _is_closed(folder: str, target: HostSettings) -> bool:
     return is_systems_own(folder) and not any(is_below(folder, str(each)) for each in target.volumes.values())
 
 
-def storage_obstacle(mount: Mount, target: HostSettings) -> tuple[ReasonCode, str] | None:
+def storage_blocker(mount: Mount, target: HostSettings) -> tuple[ReasonCode, str] | None:
     """Code and text of why a model's files are not available here; None when they are."""
     uri = shown(mount.uri)
     scheme, separator, rest = uri.partition("://")
@@ -154,7 +154,7 @@ def storage_obstacle(mount: Mount, target: HostSettings) -> tuple[ReasonCode, st
                 return ReasonCode.PATH_NOT_ALLOWED, f"{uri}: {CLOSED}; keep models in a folder of their own"
             return None
         case ModelSource.CLAIM:
-            return _volume_obstacle(uri, rest.partition("/")[0], target)
+            return _volume_blocker(uri, rest.partition("/")[0], target)
         case ModelSource.FOLDER | None:
             return ReasonCode.UNSUPPORTED_STORAGE, _not_supported(uri)
         case _ if rest.strip("/"):
@@ -164,7 +164,7 @@ def storage_obstacle(mount: Mount, target: HostSettings) -> tuple[ReasonCode, st
             return ReasonCode.UNSUPPORTED_STORAGE, text
 
 
-def _volume_obstacle(uri: str, claim: str, target: HostSettings) -> tuple[ReasonCode, str] | None:
+def _volume_blocker(uri: str, claim: str, target: HostSettings) -> tuple[ReasonCode, str] | None:
     if claim in target.volumes:
         return None
     known = ", ".join(sorted(target.volumes)) or "none"

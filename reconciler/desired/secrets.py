@@ -97,7 +97,7 @@ def as_kserve_sees(store: SecretStore) -> dict[tuple[str, str], Secret]:
 
 
 def missing_secret(issue: Issue, origins: Origins, ring: Keyring) -> Reason | None:
-    """The obstacle in an error of KServe's that is about a Secret that is not there, and no fault of the spec."""
+    """The blocker in an error of KServe's that is about a Secret that is not there, and no fault of the spec."""
     if issue.absent is None:
         return None
     ref = SecretRef(issue.absent.name, issue.absent.key or origins.storage_key() or ALL)

@@ -8,7 +8,7 @@ from typing import Any
 
 from reconciler.config.settings import HostSettings
 from reconciler.desired.access import developer_mode, metrics_path, read_open_paths
-from reconciler.desired.blockers import find_obstacles
+from reconciler.desired.blockers import find_blockers
 from reconciler.desired.context import DesiredContext
 from reconciler.desired.deviations import ALL_FACTS, Case, depends_on_gpus, deviations, entries_ignored, known_facts
 from reconciler.desired.downloads import unused_tokens
@@ -136,7 +136,7 @@ def _usable(
         canary_percent=options.canary_percent,
         drain_timeout=options.drain_timeout,
         request_timeout=options.request_timeout,
-        blocked=() if not_here else tuple(find_obstacles(spec, ring, origins, around)),
+        blocked=() if not_here else tuple(find_blockers(spec, ring, origins, around)),
         warnings=(*service.warnings, *warnings, *ignored, *_warnings_of(case, ring)),
         warnings_without_gpu=tuple(_without_gpu(case, facts)),
         display_name=options.display_name,
@@ -210,7 +210,7 @@ def _with_origins(found: Desired, spec: EffectiveSpec, origins: Origins) -> Desi
 
 
 def _doubtful_image(spec: EffectiveSpec, target: HostSettings, origins: Origins) -> Iterator[Reason]:
-    """Where nothing runs the image, its obstacle says so."""
+    """Where nothing runs the image, its blocker says so."""
     if (text := doubtful_image(spec.image, texts(spec.command))) and find_engine(spec.image, target.engines):
         yield Reason(ReasonCode.IMAGE_UNKNOWN, text, origins.of_container_field("image"))
 

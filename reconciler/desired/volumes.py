@@ -240,7 +240,7 @@ def _mounted_volumes(resolved: Resolved, container: Document) -> list[Document]:
 _SHOWN = 10
 
 
-def file_obstacles(spec: EffectiveSpec, names: Revealed, origins: Origins, around: Surroundings) -> Iterator[Reason]:
+def file_blockers(spec: EffectiveSpec, names: Revealed, origins: Origins, around: Surroundings) -> Iterator[Reason]:
     """What keeps mounted files from being there. Of Secrets, others speak."""
     for volume in spec.files:
         where = origins.of_volume_mount(volume.path)

@@ -147,7 +147,7 @@ def _chosen(path: Path) -> Iterator[_Stamped]:
 def _listed(path: Path) -> Iterator[_Stamped]:
     try:
         for each in [path] if path.is_file() else path.iterdir():
-            # A pipe or a device of that name would keep us waiting for ever.
+            # A pipe or a device of that name would keep us waiting forever.
             info = each.stat() if each.exists() else None
             if info is not None and stat.S_ISREG(info.st_mode):
                 yield each.name, (info.st_mtime_ns, info.st_size)

@@ -46,7 +46,7 @@ _LONGEST_CONFIG = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Inquiry:
+class PreflightProcess:
     """A preflight process: the request goes to its standard input, the result comes from its output.
 
     `end` ends it with all that it started, and may be called when it has ended. `log` says where to read more.
@@ -58,7 +58,7 @@ class Inquiry:
 
 
 # Begins to ask; whatever that leaves behind may live for so many seconds at most. Raises Retryable.
-Begin = Callable[[PreflightQuestion, float], Inquiry]
+Begin = Callable[[PreflightQuestion, float], PreflightProcess]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class PreflightRunner:
         self._known: dict[str, tuple[PreflightVerdict, float]] = {}
         self._pending: set[str] = set()
         self._troubles: dict[str, Trouble] = {}
-        self._running: Inquiry | None = None
+        self._running: PreflightProcess | None = None
         self.answers = 0
         """How many verdicts were written."""
         self._closed = False
@@ -173,7 +173,7 @@ class PreflightRunner:
         except Retryable as error:
             self._fail(key, NoVerdict(str(error)))
         except Exception as error:
-            # A question that stays open for ever would keep its commit waiting, in silence.
+            # A question that stays open forever would keep its commit waiting, in silence.
             log.exception("preflight_raised")
             self._fail(key, NoVerdict(f"preflight failed: {unexpected(error)}"))
         else:
@@ -236,7 +236,7 @@ class PreflightRunner:
 # ---------------------------------------------------------------- the process
 
 
-def begin_child(asked: PreflightQuestion, _seconds: float) -> Inquiry:
+def begin_child(asked: PreflightQuestion, _seconds: float) -> PreflightProcess:
     """A process of our own user, in a group of its own. Raises Retryable."""
     pipe = subprocess.PIPE
     command = [str(asked.python), str(SCRIPTS[0])]
@@ -252,7 +252,7 @@ def begin_child(asked: PreflightQuestion, _seconds: float) -> Inquiry:
         os.setpriority(os.PRIO_PROCESS, process.pid, 10)
         Path(f"/proc/{process.pid}/oom_score_adj").write_text("1000")
     # Looking at a model may start helpers.
-    return Inquiry(process, partial(kill_group, process))
+    return PreflightProcess(process, partial(kill_group, process))
 
 
 def _read_answer(asked: PreflightQuestion, code: int, output: bytes, errors: bytes, log: str) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from reconciler.host.capacity import Ledger
 from reconciler.host.health import Patience, ReplicaPhase
 from reconciler.host.rollout import Decision, ServiceContext, decide, fast_path, keep_room, unchanged_route
 from reconciler.host.rollout.builds import Marked
-from reconciler.host.rollout.confined import current_versions, mark_each, unmark_each
 from reconciler.host.rollout.inputs import Inputs, make_contexts
+from reconciler.host.rollout.isolation import current_versions, mark_each, unmark_each
 from reconciler.model import (
     NO_ORIGIN,
     Action,

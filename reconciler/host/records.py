@@ -11,7 +11,7 @@ from reconciler.host.checks.preflights import Preflights
 from reconciler.host.clock import Clock
 from reconciler.host.inventory import Inventory
 from reconciler.host.supervisor import Supervisor
-from reconciler.host.translations import Translations
+from reconciler.host.translator import Translator
 from reconciler.model import (
     Drain,
     Forget,
@@ -41,14 +41,14 @@ class Records:
         target: str,
         inventory: Inventory,
         supervisor: Supervisor,
-        translations: Translations,
+        translator: Translator,
         preflights: Preflights,
         clock: Clock,
     ) -> None:
         self._target = target
         self._inventory = inventory
         self._supervisor = supervisor
-        self._translations = translations
+        self._translator = translator
         self._preflights = preflights
         self._clock = clock
 
@@ -120,11 +120,11 @@ class Records:
         """Older daemons did not write down what the config made of a spec: they count as made by today's."""
         owned = self._inventory.services()
         for record in self._inventory.replicas():
-            if not record.translation and (now := self._translations.of(record.spec, owned.get(record.id.service))):
+            if not record.translation and (now := self._translator.of(record.spec, owned.get(record.id.service))):
                 self._inventory.change(record.id, translation=now)
         for one in owned.values():
             if one.promoted is not None and not one.promoted.translation:
-                now = self._translations.of(one.promoted.spec, one)
+                now = self._translator.of(one.promoted.spec, one)
                 self._inventory.remember_service(replace(one, promoted=replace(one.promoted, translation=now)))
 
     def _note_crash(self, action: NoteCrash) -> None:

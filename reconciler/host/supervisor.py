@@ -44,7 +44,7 @@ class Supervisor(Protocol):
     def recover(self) -> None:
         """Once, when a daemon takes over: complete what its predecessor had begun to record."""
 
-    def obstacles(self, record: ReplicaRecord, launch: Launch) -> Sequence[Reason]:
+    def blockers(self, record: ReplicaRecord, launch: Launch) -> Sequence[Reason]:
         """What of this host would keep it from starting now; changes nothing. Raises Terminal when no host could."""
 
     def start(self, record: ReplicaRecord, launch: Launch) -> None:

@@ -21,7 +21,7 @@ from reconciler.host.clock import Clock
 from reconciler.host.gpus import usage
 from reconciler.host.gpus.devices import Gpus
 from reconciler.host.inventory import Inventory, ReplicaRecord, TargetLock, UnreadableRecord
-from reconciler.host.probing.engine_probes import EngineQuestions, Subjects
+from reconciler.host.probing.engine_probes import EngineProbes, ProbeTargets
 from reconciler.host.probing.liveness import LivenessLimits, Witness
 from reconciler.host.probing.probing import Probes
 from reconciler.host.probing.proxy import ProxyMonitor
@@ -30,7 +30,7 @@ from reconciler.host.process.port_guard import PortGuard, PortHolds
 from reconciler.host.records import Records
 from reconciler.host.routing.envoy import EnvoyProxy
 from reconciler.host.staging.stager import Stager
-from reconciler.host.translations import KeptValues, Translations
+from reconciler.host.translator import KeptValues, Translator
 from reconciler.host.workload import Workloads
 from reconciler.model import (
     AskPreflight,
@@ -100,7 +100,7 @@ class HostTarget:
         self._gpus = gpus = Gpus(settings.gpus)
         self._machine = Machine(settings, gpus)
         self._reserved = reserved
-        self._translations = Translations(settings, KeptValues(self._inventory.replicas).read)
+        self._translator = Translator(settings, KeptValues(self._inventory.replicas).read)
         hidden = (*closed, *settings.volumes.values())
         backend = make_backend(settings, self._inventory, gpus, hidden)
         self._supervisor, self._images = backend.supervisor, backend.images
@@ -113,13 +113,13 @@ class HostTarget:
         runner = PreflightRunner(cache / "preflight", wake, begin=backend.begin_preflight, lacks=lacks)
         self._preflights = self._make_preflights(runner, Fits(folder / "fit", self._machine), closed)
         self._guard = PortGuard(self._supervisor.owns, PortHolds())
-        self._subjects = Subjects(self._workloads.api_key, self._guard)
+        self._subjects = ProbeTargets(self._workloads.api_key, self._guard)
         limits = LivenessLimits(settings.liveness.interval, settings.liveness.timeout)
         witness = Witness()
-        self._probes = Probes(EngineQuestions(self._proxy), wake, limits, witness)
+        self._probes = Probes(EngineProbes(self._proxy), wake, limits, witness)
         self._replicas = Replicas(self._supervisor, self._probes, pauses, settings.rollout.ready_timeout)
         self._records = Records(
-            self.name, self._inventory, self._supervisor, self._translations, self._preflights, self._clock
+            self.name, self._inventory, self._supervisor, self._translator, self._preflights, self._clock
         )
         self._proxy_monitor = ProxyMonitor(self._proxy, self._supervisor, self._probes, witness, wake, take_refused)
 
@@ -192,7 +192,7 @@ class HostTarget:
             capacity = usage.without(capacity, reserved.gpus)
             staging = self._stager.look()
             images = self._images.look(self._containers(wanted, owned, records, faults)) if self._images else {}
-            outdated = self._translations.outdated(wanted, records, owned, faults)
+            outdated = self._translator.outdated(wanted, records, owned, faults)
         except ReconcileError as error:
             return Unreachable(self.name, now, str(error))
         self._probes.watch(self._subjects.of(records, states, faults))
@@ -294,8 +294,8 @@ class HostTarget:
                 assert_never(action)
 
     def _start(self, action: Start) -> None:
-        now = self._translations.of(action.spec, self._inventory.service(action.replica.service))
-        setup = self._translations.restored(action.spec, action.translation) if action.translation else None
+        now = self._translator.of(action.spec, self._inventory.service(action.replica.service))
+        setup = self._translator.restored(action.spec, action.translation) if action.translation else None
         launch = self._workloads.launch(action, setup)
         record = record_of(action, self._clock.now(), procfs.boot_id())
         self._supervisor.start(replace(record, translation=action.translation if setup else now), launch)

@@ -23,7 +23,7 @@ from reconciler.host.inventory import ReplicaRecord
 from reconciler.host.process import scratch
 from reconciler.host.staging.stager import Stager
 from reconciler.host.staging.weights import Ground, Served, find_folder, served_folders, watched
-from reconciler.host.translations import Setup
+from reconciler.host.translator import Setup
 from reconciler.model import EffectiveSpec, ReplicaId, ServiceId, Start
 from reconciler.model.model_sources import is_fetched
 from reconciler.secrets import SecretStore

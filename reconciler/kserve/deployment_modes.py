@@ -78,7 +78,7 @@ def add_head(pod: Pod, service_name: str, predictor: Document, runtime: Document
 
 def _worker(own: Document, runtime: Document) -> Container:
     if "workerSpec" not in runtime:
-        # KServe's controller panics here and tries again for ever.
+        # KServe's controller panics here and tries again forever.
         raise MultiNodeError(
             "you cannot set WorkerSpec in the InferenceService if the ServingRuntime does not have a WorkerSpec"
         )

@@ -212,7 +212,7 @@ def _read_data(path: Path, data: bytes) -> Manifests:
 def _content(path: Path, most: int, *, follow: bool) -> bytes | Manifests:
     """What is in a file, or why it cannot be read."""
     try:
-        # Nothing that is not a regular file is ever opened for real: reading a pipe would wait for ever.
+        # Nothing that is not a regular file is ever opened for real: reading a pipe would wait forever.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
     except OSError as error:
         if not follow and path.is_symlink():

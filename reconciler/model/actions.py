@@ -165,7 +165,7 @@ class NoteCrash:
     """Write down that a promoted replica died, so that its restarts back off.
 
     `run` says which run of it that was: the same death noted again counts once. `conflict`: it died, proven or not,
-    because a port was taken. That is excused, but not for ever.
+    because a port was taken. That is excused, but not forever.
     """
 
     replica: ReplicaId

@@ -176,7 +176,7 @@ class ReasonCode(StrEnum):
     DOWNLOAD_STALLED = "DownloadStalled", "the program that fetches does nothing any more"
     ENGINE_DOWNLOAD = "EngineDownload", "the engine would download the model by itself"
     FETCHER_NOT_STARTED = "FetcherNotStarted", "the program that fetches models cannot be started"
-    FOLDER_UNREADABLE = "FolderUnreadable", "the model's folder cannot be read by whoever runs replicas"
+    FOLDER_UNREADABLE = "FolderUnreadable", "the model's folder cannot be read by the user that runs replicas"
     IMAGE_PULL_FAILED = "ImagePullFailed", "the image could not be pulled"
     INTERNAL_ERROR = "InternalError", "a fault of the reconciler; its traceback is in the log"
     INVALID_ARCHIVE = "InvalidArchive", "an archive cannot be unpacked"

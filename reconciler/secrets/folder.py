@@ -1,4 +1,4 @@
-"""Secret manifests in a folder outside git that nobody but its owner may read."""
+"""Secret manifests in a folder outside git that only its owner may read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_BYTES = 1 << 20
 def read_private(path: Path) -> bytes:
     """The bytes of a file of this user's or root's that is closed to everyone else. Raises Terminal, with the fix."""
     try:
-        # A pipe would keep us waiting for ever.
+        # A pipe would keep us waiting forever.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise Terminal(cannot(error, path, "read")) from None

@@ -202,7 +202,7 @@ def _readable(path: Path, key: str) -> Path:
 def ssh_command(settings: SourceSettings) -> str:
     """The ssh that git starts: never prompts, never trusts an unknown host, reads only our configuration."""
     options = ["BatchMode=yes", "StrictHostKeyChecking=yes", "UpdateHostKeys=no", "ClearAllForwardings=yes"]
-    # A host that went silent must not hold the call for ever, even if the daemon is gone by then.
+    # A host that went silent must not hold the call forever, even if the daemon is gone by then.
     options += [f"ConnectTimeout={max(1, int(settings.timeout))}", "ServerAliveInterval=15", "ServerAliveCountMax=3"]
     if settings.known_hosts_file is not None:
         options.append(f"UserKnownHostsFile={_ssh_path(settings.known_hosts_file, 'known_hosts_file')}")

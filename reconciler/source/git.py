@@ -125,7 +125,7 @@ def run_git(
     have more than `largest_file` bytes. What `watch` raises, while git works, ends it.
     """
     # GitPython's own timeout finds the children to kill with pgrep or ps, which small images do not have, and then
-    # waits for ever on the pipe that they hold. So it only starts git here, in a session of its own that can be killed
+    # waits forever on the pipe that they hold. So it only starts git here, in a session of its own that can be killed
     # whole.
     started = _gitpython(min(timeout or _LONGEST_CHECK, _LONGEST_CHECK))(os.sep).execute(
         [*_forget_inherited(env), "git", *arguments],
@@ -182,7 +182,7 @@ def _gitpython(timeout: float) -> Any:
 
 
 def _check_answers(timeout: float) -> None:
-    """GitPython asks git for its version when it is imported, and would wait for that for ever."""
+    """GitPython asks git for its version when it is imported, and would wait for that forever."""
     try:
         run_program(["git", "version"], timeout, os.environ.get("PATH", os.defpath))
     except NoAnswer as error:

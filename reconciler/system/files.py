@@ -89,7 +89,7 @@ def replace_file(path: Path, data: bytes, mode: int = 0o600, group: int = -1) ->
 def open_regular(path: str | Path) -> BinaryIO:
     """A file of a name that another user chose, to be read. Raises OSError for all that is not a regular file.
 
-    Nothing else is opened, not even for a moment: a pipe makes its reader wait for ever, and some devices act on it.
+    Nothing else is opened, not even for a moment: a pipe makes its reader wait forever, and some devices act on it.
     Files of the kernel have no size, and reading one may wait as well: they count as the empty files that they say.
     """
     place = os.open(path, os.O_PATH | os.O_CLOEXEC)

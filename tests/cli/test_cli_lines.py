@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reconciler.cli.git import _show_diffs
+from reconciler.cli.passes import _show_diffs
 from reconciler.cli.shared import tell
 from reconciler.model import ServiceId
 from reconciler.report.diff import ServiceDiff

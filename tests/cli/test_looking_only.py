@@ -20,7 +20,7 @@ from tests.support.light_rig import LightRig
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user"),
 ]
 ROOT = Path(__file__).parents[2]
 OWNER = pwd.getpwnam("nobody")

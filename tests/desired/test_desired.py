@@ -1,4 +1,4 @@
-"""What git wants on a host: every service answered for, every obstacle named, nothing lost when a file is broken."""
+"""What git wants on a host: every service answered for, every blocker named, nothing lost when a file is broken."""
 
 from __future__ import annotations
 
@@ -361,10 +361,10 @@ def test_what_is_not_for_hosts_is_noted() -> None:
     assert sorted(codes(state.notes)) == ["HostNameMismatch", "UnsupportedField"]
 
 
-# ---------------------------------------------------------------- obstacles
+# ---------------------------------------------------------------- blockers
 
 
-def test_all_obstacles_are_listed_with_their_lines() -> None:
+def test_all_blockers_are_listed_with_their_lines() -> None:
     text = with_model(
         "image: other/image:2",
         "command: [sh, -c]",
@@ -388,7 +388,7 @@ def test_all_obstacles_are_listed_with_their_lines() -> None:
     assert "hunter2" not in said
 
 
-def test_secret_that_the_config_stands_in_for_is_no_obstacle() -> None:
+def test_secret_that_the_config_stands_in_for_is_no_blocker() -> None:
     text = with_model("env:", "- {name: TOKEN, valueFrom: {secretKeyRef: {name: hf, key: token}}}")
     assert codes(one(text).blocked) == ["SecretNotFound"]
     engine = EngineSettings(image="vllm/*", python=Path("/p"), env={"TOKEN": "x"})

@@ -59,7 +59,7 @@ VARIABLES = (
 )
 # Why each of these blames no line: how far a service is, with what holds it up in reasons of its own.
 WITHOUT_A_LINE = {
-    ReasonCode.BLOCKED: "its health; the obstacles beside it have their lines",
+    ReasonCode.BLOCKED: "its health; the blockers beside it have their lines",
     ReasonCode.PROGRESSING: "its health",
     ReasonCode.STAGING: "its health",
     ReasonCode.SCALED_TO_ZERO: "git asks for nothing, which is no fault",

@@ -18,12 +18,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import git  # noqa: F401 - whoever is forked need not read them
+import git  # noqa: F401 - a forked process need not read them
 import uvicorn.lifespan.off  # noqa: F401
 
 import reconciler.host.systemd.supervisor
 import reconciler.host.systemd.systemd_api
-import reconciler.loop.daemon  # noqa: F401 - whoever is forked need not read them
+import reconciler.loop.daemon  # noqa: F401 - a forked process need not read them
 from reconciler.cli import main
 from reconciler.host import execute
 from reconciler.host.systemd.bus import Bus

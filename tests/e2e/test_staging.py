@@ -81,7 +81,7 @@ def test_old_serves_while_new_is_fetched_from_server_that_dies_midway(
         ask_for_the_second(rig)
         await_failure(rig, full=False)
         assert rig.pids() == before
-        s3.line.mend()
+        s3.line.repair()
         await_the_second_alone(rig)
         tally = load.stop()
     assert tally.lost == 0, str(tally)

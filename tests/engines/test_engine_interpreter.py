@@ -15,7 +15,7 @@ from reconciler.config.settings import EngineSettings, HostSettings, Secrets
 from reconciler.engines.container import API_SERVER, Revealed, unsupported
 from reconciler.engines.environment import Folders, loads_code
 from reconciler.engines.launch import launch, question
-from reconciler.host.staging.stager import order_for
+from reconciler.host.staging.stager import request_for
 from reconciler.manifests import read_manifests
 from reconciler.model import EffectiveSpec, EnvVar, Lease, Mount, Origin, ServiceId, Stage, texts
 from reconciler.preview.on_cluster import Document
@@ -162,7 +162,7 @@ def order_of(given: dict[str, str], **host: str) -> Mapping[str, str]:
     held = StoredSecret("team", "s", Origin("s.yaml", 1), {"GCONV_PATH": b"/x", "TOKEN": b"t"})
     env = (whole, *(EnvVar(name, value) for name, value in given.items()))
     stage = Stage(ServiceId("team", "chat"), "0" * 16, Mount("s3://a/b", env=env), "test")
-    return order_for(stage, Path("/f"), Path("/m"), host, SecretStore({held.key: held})).env
+    return request_for(stage, Path("/f"), Path("/m"), host, SecretStore({held.key: held})).env
 
 
 def test_variable_that_loads_code_never_reaches_what_fetches_a_model() -> None:

@@ -580,7 +580,7 @@ def test_verdict_counts_though_the_clock_was_set_back_since(tmp_path: Path) -> N
 
 
 def test_question_is_asked_once_there_are_threads_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else it would count as being asked for ever."""
+    """Else it would count as being asked forever."""
 
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")

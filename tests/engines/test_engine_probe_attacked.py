@@ -63,7 +63,7 @@ def test_probe_of_a_replica_that_drips_ends_at_its_deadline(parts: Iterable[byte
     began = time.monotonic()
     with saying(parts, pause=0.02) as port:
         assert Probe(scrape_timeout=0.2).scrape(port, "/metrics") is None
-    # Not a measure of speed: without a deadline it takes for ever.
+    # Not a measure of speed: without a deadline it takes forever.
     assert time.monotonic() - began < 5
 
 

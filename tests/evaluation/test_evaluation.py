@@ -599,7 +599,7 @@ def test_sync_joins_the_reading_of_the_same_revision(tmp_path: Path, monkeypatch
 
 
 def test_daemon_that_waits_for_a_revision_to_be_read_counts_as_alive(tmp_path: Path):
-    """Restarted by the watchdog, it would begin to read the same again, for ever."""
+    """Restarted by the watchdog, it would begin to read the same again, forever."""
     repository = Repository(tmp_path / "origin")
     push(repository, 1)
     given_here = Settings.model_validate(

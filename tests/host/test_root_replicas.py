@@ -13,7 +13,7 @@ import pytest
 from reconciler.config.settings import Settings
 from reconciler.errors import SettingsError
 from reconciler.host.doctor.finding import Level
-from reconciler.host.doctor.service import check_user
+from reconciler.host.doctor.systemd import check_user
 from reconciler.host.root_replicas import only_root_may_push, refuse_root
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs replicas as root")

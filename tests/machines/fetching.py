@@ -106,7 +106,7 @@ def fetch(web: Web) -> dict[str, Any]:
     run("systemctl", "kill", "--signal=KILL", unit_of(models, mount))
     eventually(lambda: models.look(mount).fetch is Fetch.FAILED)
     said["cut"] = [models.look(mount).reason.code, models.look(mount).failures]
-    web.line.mend()
+    web.line.repair()
     before = web.line.sent
     outcome = models.fetch_again(mount)
     said |= {"outcome": [outcome.fetch, outcome.done, outcome.failures], "again": web.line.sent - before}

@@ -53,7 +53,7 @@ class Network:
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
-        """What this thread opens meanwhile belongs there; so do threads and processes that it starts, for ever."""
+        """What this thread opens meanwhile belongs there; so do threads and processes that it starts, forever."""
         with open("/proc/thread-self/ns/net") as before, open(self.path) as there:
             _enter(there.fileno())
             try:
@@ -108,7 +108,7 @@ class Switch:
         """Pull the cable of a machine."""
         self.network.ip("link", "set", f"port{self._plugged.index(plugged) + 1}", "down")
 
-    def mend(self, plugged: Network) -> None:
+    def repair(self, plugged: Network) -> None:
         self.network.ip("link", "set", f"port{self._plugged.index(plugged) + 1}", "up")
 
     def close(self) -> None:

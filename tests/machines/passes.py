@@ -40,7 +40,7 @@ def main(config: Path, count: int) -> dict[str, object]:
     place.reconciler.close()
     source.close()
     history.close()
-    # The first reads everything anew.
+    # The first reads everything again.
     return {
         "ms": round(statistics.median(walls[1:]), 1),
         "cpu_ms": round(statistics.median(cpus[1:]), 1),

@@ -118,7 +118,7 @@ def test_reboot_without_git_brings_everything_back_with_or_without_daemon(make_r
         with rig.load(streams=1, posts=1) as load:
             rig.start()
             rig.wait("the daemon to know it", lambda: knows_it(rig))
-            switch.mend(rig.network)
+            switch.repair(rig.network)
             rig.converge()
             assert rig.invocations() == invocations, "replica and proxy were taken over as they are"
             rig.edit(TINY, SEQS, "--max-num-seqs=11")

@@ -43,14 +43,14 @@ def test_old_serves_while_disk_and_server_fail_under_the_new(
         s3.line.wait_until_stopped(120)
         ballast = rig.machine.root / DISK.lstrip("/") / "ballast"
         ballast.write_bytes(bytes(9 * MIB))
-        s3.line.mend()
+        s3.line.repair()
         await_failure(rig, full=True)
         ballast.unlink()
         s3.line.cut_after(2 * MIB)
         await_failure(rig, full=False)
         assert rig.invocations() == before
         sent = s3.line.sent
-        s3.line.mend()
+        s3.line.repair()
         await_the_second_alone(rig)
         tally = load.stop()
     assert (tally.lost, tally.refused) == (0, 0), str(tally)

@@ -123,7 +123,7 @@ def test_each_host_acts_on_its_part_and_one_that_was_cut_off_catches_up(fleet: F
         two.wait("it to go on serving", lambda: loads[1].tally().requests > asked + 20)
         assert two.invocations() == before
 
-        switch.mend(two.network)
+        switch.repair(two.network)
         two.converge()
         await_one(two, "extra", 14)
         caught_up = {revision for _, revision in events(two)}

@@ -536,7 +536,7 @@ def test_build_without_end_blames_its_files_where_it_computes(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["n" * 300, "hosts/box/memory.yaml/a.txt"], ids=["long", "below a file"])
 def test_name_that_no_disk_takes_is_a_fault_of_the_files(name: str, kubectl: str, repository: Repository) -> None:
-    """Not of this machine: it would be tried again for ever, and nothing else be read."""
+    """Not of this machine: it would be tried again forever, and nothing else be read."""
     text = PATCH + f"configMapGenerator: [{{name: a, files: [{name.removeprefix('hosts/box/')}]}}]\n"
     snapshot = commit(repository, {**TREE, "hosts/box/kustomization.yaml": text})
     path = name if "/" in name else f"hosts/box/{name}"

@@ -334,7 +334,7 @@ def test_only_the_owner_can_open_the_socket(web: WebSide, config: Settings) -> N
     assert stat.S_IMODE(config.socket_path.parent.stat().st_mode) == 0o700
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_another_user_is_turned_away_even_where_the_mode_would_let_them(loop: FakeLoop, web: WebSide) -> None:
     # A socket in the abstract namespace has no mode at all: only the check of the peer is left.
     listener = socket.socket(socket.AF_UNIX)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
 
-from reconciler.host.capacity.devices import Devices, Want, wants_of
+from reconciler.host.capacity.gpu_ledger import GpuLedger, Want, wants_of
 from reconciler.model import (
     GPU,
     GPU_FRACTION,
@@ -142,7 +142,7 @@ class Ledger:
         self._wanted = wanted or {}
         self._staying = Counter(replica.service for replica in self._replicas if replica.id not in self._leaving)
         self._succeeded = {replica.service for replica in self._replicas if replica.id not in self._outdated}
-        self._devices = Devices(capacity.gpus, self._replicas, busy, stuck, capacity.gpu_use)
+        self._devices = GpuLedger(capacity.gpus, self._replicas, busy, stuck, capacity.gpu_use)
         ports = {replica.lease.port for replica in self._replicas}
         self._ports = [port for port in capacity.ports if port not in ports]
         self._memory = capacity.memory_bytes - sum(r.spec.resources.memory_bytes for r in self._replicas)

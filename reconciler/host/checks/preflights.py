@@ -14,7 +14,7 @@ from reconciler.engines.verdict import NoVerdict, PreflightVerdict
 from reconciler.errors import ReconcileError, Retryable, Terminal
 from reconciler.host.checks.fits import Fits
 from reconciler.host.checks.start_checks import StartChecks
-from reconciler.host.fault_isolation import Bugs
+from reconciler.host.known_bugs import KnownBugs
 from reconciler.host.staging.weights import UnusableFolder
 from reconciler.host.workload import Workloads
 from reconciler.model import (
@@ -122,7 +122,7 @@ class Preflights:
         self._runner = runner
         self._refused: dict[str, Preflight] = {}
         self._known: dict[tuple[ServiceId, str], _KnownQuestion] = {}
-        self._bugs = Bugs()
+        self._bugs = KnownBugs()
         self._tidied: object = None
         self._since: Mapping[ServiceId, float] = NEVER
 
@@ -204,12 +204,12 @@ class Preflights:
         desired, spec = known.desired, known.desired.spec
         if spec is None or not desired.replicas:
             return False
-        obstacles = self._checks.of(desired, spec, known.asked)
-        if obstacles.refused:
-            found.preflights[desired.digest] = Preflight("", reasons=obstacles.refused)
-        if obstacles.blocked:
-            found.blockers[desired.digest] = obstacles.blocked
-        return bool(obstacles.refused or obstacles.blocked)
+        checked = self._checks.of(desired, spec, known.asked)
+        if checked.refused:
+            found.preflights[desired.digest] = Preflight("", reasons=checked.refused)
+        if checked.blocked:
+            found.blockers[desired.digest] = checked.blocked
+        return bool(checked.refused or checked.blocked)
 
     def _answer(self, known: _KnownQuestion, pending: Collection[str], found: Answers) -> None:
         desired, spec = known.desired, known.desired.spec

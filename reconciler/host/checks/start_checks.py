@@ -96,7 +96,7 @@ class StartChecks:
             for reason in unusable_files(desired, spec, asked, self._reader, self._closed):
                 (blocked if reason.code is ReasonCode.FILE_UNREADABLE else refused).append(reason)
             if not refused:
-                blocked += self._supervisor.obstacles(record_of(start, 0.0), launch)
+                blocked += self._supervisor.blockers(record_of(start, 0.0), launch)
         except Retryable:
             # A Secret or an image is not there yet, and others say so.
             return Obstacles()

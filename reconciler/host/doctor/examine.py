@@ -8,7 +8,7 @@ from pathlib import Path
 
 from reconciler.config.settings import HostSettings, Settings, TargetSettings
 from reconciler.errors import ReconcileError, SettingsError
-from reconciler.host.doctor import engines, folders, git, gpus, machine, network, podman, service, targets
+from reconciler.host.doctor import engines, folders, git, gpus, machine, network, podman, systemd, targets
 from reconciler.host.doctor.finding import CheckResult, ok, problem, raised
 
 Check = Callable[[], Iterable[CheckResult]]
@@ -53,7 +53,7 @@ def checks(settings: Settings | None) -> Iterator[tuple[str, Check]]:
         for target in settings.hosts:
             yield from _target_checks(target, settings)
         yield "web", partial(network.check_web, settings)
-    yield "systemd", partial(service.check_systemd, settings)
+    yield "systemd", partial(systemd.check_systemd, settings)
     yield "clock", machine.check_clock
     yield "memory", machine.check_shared_memory
     yield "limits", partial(machine.check_files, settings)
@@ -61,7 +61,7 @@ def checks(settings: Settings | None) -> Iterator[tuple[str, Check]]:
 
 
 def _target_checks(target: HostSettings, settings: Settings) -> Iterator[tuple[str, Check]]:
-    yield "user", partial(service.check_user, target, settings)
+    yield "user", partial(systemd.check_user, target, settings)
     yield "gpus", partial(gpus.check_gpus, target)
     yield "engines", partial(engines.check_engines, target)
     yield "podman", partial(podman.check_podman, target)

@@ -152,7 +152,7 @@ class Gpus:
         return memory.holders if memory else ()
 
     def is_releasing(self, uuids: Iterable[str], since: float | None, now: float) -> bool:
-        """Is much memory of one of these GPUs taken although no process has it? Not for ever: drivers can lose some.
+        """Is much memory of one of these GPUs taken although no process has it? Not forever: drivers can lose some.
 
         `since` is when a replica was asked to end.
         """

@@ -12,7 +12,7 @@ from reconciler.host.install.install import CACHE, CONFIG, STATE, UNIT_FILE, USE
 from reconciler.host.install.root import UNIT, System
 from reconciler.host.install.steps import Step, delete_file
 from reconciler.host.inventory import Inventory
-from reconciler.host.staging.garbage import is_rubbish
+from reconciler.host.staging.garbage import is_garbage
 from reconciler.host.teardown import end_workloads, folders_of, is_fetching
 from reconciler.model.model_sources import is_key
 from reconciler.system.unix_sockets import listener_pid
@@ -98,4 +98,4 @@ def _models_elsewhere(settings: Settings) -> list[Path]:
     """Outside of our state, others may keep files next to ours."""
     folders = [target.storage.folder for target in settings.hosts if target.storage.folder]
     found = (each for folder in folders if folder.is_dir() for each in folder.iterdir())
-    return [each for each in found if is_key(each.name) or is_rubbish(each.name)]
+    return [each for each in found if is_key(each.name) or is_garbage(each.name)]

@@ -27,7 +27,7 @@ from reconciler.system import procfs
 _SURVEY_SECONDS = 10.0
 
 
-class EngineQuestions:
+class EngineProbes:
     """Questions to vLLM servers behind one proxy."""
 
     def __init__(self, proxy: EnvoyProxy) -> None:
@@ -104,7 +104,7 @@ def _probe(subject: Subject) -> Probe | GrpcProbe:
     return Probe(tls=subject.tls, guard=subject.guard)
 
 
-class Subjects:
+class ProbeTargets:
     """Works each one out once for as long as its record stays. `find_key` says which key requests must carry.
 
     `guard` looks at who listens on the port of those that have no socket.

@@ -36,7 +36,7 @@ _WORKING_SHARE = 0.2
 
 @dataclass(frozen=True, slots=True)
 class LivenessLimits:
-    """Seconds: how often an idle engine is probed for a token (0: never), how long silence may last (0: for ever)."""
+    """Seconds: how often an idle engine is probed for a token (0: never), how long silence may last (0: forever)."""
 
     interval: float = 60.0
     timeout: float = 60.0

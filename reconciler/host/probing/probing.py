@@ -190,7 +190,7 @@ class _Probe:
                 _log.warning("probe_failed", replica=str(subject.id), reason=error_text(error))
                 now = replace(before, silence=Silence.NONE, silent_why="")
             except Exception as error:
-                # A thread that dies of a bug would leave its replica waiting for ever, in silence.
+                # A thread that dies of a bug would leave its replica waiting forever, in silence.
                 if raised != (raised := frames(error)):
                     _log.exception("probe_raised", replica=str(subject.id))
                 now = ProbeState()

@@ -146,10 +146,10 @@ class ProcessSupervisor:
         for record in self._inventory.replicas():
             self._completed(record, look)
 
-    def obstacles(self, record: ReplicaRecord, launch: Launch) -> tuple[Reason, ...]:
-        return tuple(self._obstacles(record, launch))
+    def blockers(self, record: ReplicaRecord, launch: Launch) -> tuple[Reason, ...]:
+        return tuple(self._blockers(record, launch))
 
-    def _obstacles(self, record: ReplicaRecord, launch: Launch) -> Iterator[Reason]:
+    def _blockers(self, record: ReplicaRecord, launch: Launch) -> Iterator[Reason]:
         python = launch.argv[0]
         if fault := self._interpreters.fault(python):
             yield host_reason(ReasonCode.ENGINE_BROKEN, fault)

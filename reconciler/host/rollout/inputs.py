@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from reconciler.fault_isolation import Faults
 from reconciler.host.health import Patience, ReplicaPhase
-from reconciler.host.rollout.confined import phase_or_ready
 from reconciler.host.rollout.context import ServiceContext
 from reconciler.host.rollout.goal import standing
+from reconciler.host.rollout.isolation import phase_or_ready
 from reconciler.host.rollout.pruning import reason_to_keep, reason_to_leave, reason_to_stay
 from reconciler.model import (
     NO_ORIGIN,

@@ -19,13 +19,13 @@ _GONE = ".gone-"
 _unlink = os.unlink
 
 
-def is_rubbish(name: str) -> bool:
+def is_garbage(name: str) -> bool:
     """Is this the name of a model that is not needed any more? Other files there may belong to someone."""
     key, _, number = name.removeprefix(_GONE).rpartition("-")
     return name.startswith(_GONE) and is_key(key) and number.isdecimal()
 
 
-class Rubbish:
+class Garbage:
     """Garbage in a folder, recognised by its name and deleted in a thread. A later run continues with it."""
 
     def __init__(self, folder: Path) -> None:
@@ -45,7 +45,7 @@ class Rubbish:
         with self._lock:
             self._is_asked = True
             if self._thread is None and not self._is_closed:
-                self._thread = threading.Thread(target=self._run, name="rubbish", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="garbage", daemon=True)
                 self._thread.start()
 
     def close(self) -> None:
@@ -58,7 +58,7 @@ class Rubbish:
 
     def _run(self) -> None:
         while self._is_wanted():
-            for path in filter(lambda path: is_rubbish(path.name), self._folder.glob(f"{_GONE}*")):
+            for path in filter(lambda path: is_garbage(path.name), self._folder.glob(f"{_GONE}*")):
                 try:
                     self._delete(path)
                 except FileNotFoundError:

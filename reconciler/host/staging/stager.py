@@ -23,12 +23,12 @@ import structlog
 from reconciler.config import settings as config
 from reconciler.engines.environment import loads_code
 from reconciler.errors import ReconcileError, Retryable
-from reconciler.host.fault_isolation import Bugs
+from reconciler.host.known_bugs import KnownBugs
 from reconciler.host.process.exit_watch import ExitWatch
 from reconciler.host.staging import state as states
-from reconciler.host.staging.download.request import Order
+from reconciler.host.staging.download.request import FetchRequest
 from reconciler.host.staging.fetcher import NOT_YET_KNOWN, Fetcher
-from reconciler.host.staging.garbage import Rubbish
+from reconciler.host.staging.garbage import Garbage
 from reconciler.host.staging.state import State
 from reconciler.model import (
     EffectiveSpec,
@@ -57,13 +57,13 @@ _SHORTEST_SECRET = 4
 _QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
-def order_for(stage: Stage, folder: Path, memory: Path, env: Mapping[str, str], store: SecretStore) -> Order:
+def request_for(stage: Stage, folder: Path, memory: Path, env: Mapping[str, str], store: SecretStore) -> FetchRequest:
     """`env` are the host's own variables, and win; they alone load code. Raises Retryable for a missing Secret."""
     values = [each for each in _variables(stage, env, store) if not loads_code(each[0], each[1])]
     secret_files = _secret_files(stage, store)
     hidden = [value for _, value, is_secret in values if is_secret]
     hidden += [data.decode(errors="replace") for data in secret_files.values()]
-    return Order(
+    return FetchRequest(
         uri=stage.mount.uri,
         folder=folder,
         memory=memory,
@@ -134,8 +134,8 @@ class Stager:
         self._cache: dict[str, tuple[Stamp, State | None]] = {}
         self._sound: dict[str, State] = {}
         self._moved: dict[str, tuple[State, float]] = {}
-        self._rubbish = Rubbish(self.folder)
-        self._bugs = Bugs()
+        self._garbage = Garbage(self.folder)
+        self._bugs = KnownBugs()
 
     # ------------------------------------------------------------ looking
 
@@ -162,13 +162,13 @@ class Stager:
         """From now on, report when a program ends. What a predecessor had no time to delete is deleted."""
         if self._watch is None:
             self._watch = ExitWatch(self._on_exit, lambda: None)
-            self._rubbish.begin()
+            self._garbage.begin()
 
     def close(self) -> None:
         """Running programs keep running."""
         if self._watch is not None:
             self._watch.close()
-        self._rubbish.close()
+        self._garbage.close()
         self._fetcher.close()
 
     def _keys(self) -> list[str]:
@@ -284,7 +284,7 @@ class Stager:
     def stage(self, action: Stage) -> None:
         """Start the program, unless it runs. Raises Retryable when it cannot be started now."""
         folder = self.folder / action.key
-        order = order_for(action, folder, self._memory(action.key), self._env, self._secrets())
+        order = request_for(action, folder, self._memory(action.key), self._env, self._secrets())
         with self._lock, _explained(self.folder):
             before = self._staging(action.key)
             if before.fetch in (Fetch.STAGED, Fetch.RUNNING):
@@ -315,7 +315,7 @@ class Stager:
             if not folder.is_dir():
                 return
             self._end(key)
-            self._rubbish.take(folder)
+            self._garbage.take(folder)
             self._cache.pop(key, None)
             self._moved.pop(key, None)
 

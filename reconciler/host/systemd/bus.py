@@ -232,7 +232,7 @@ def _connect(path: Path) -> DBusConnection:
     except (OSError, AuthenticationError) as error:
         why = getattr(error, "strerror", None) or error
         raise NoConnection(f"nothing answers at {path}: {why}") from None
-    # Reading may take for ever, writing not: a peer that reads nothing for so long is gone.
+    # Reading may take forever, writing not: a peer that reads nothing for so long is gone.
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(_SECONDS), 0))
     return DBusConnection(connection)
 

@@ -43,7 +43,7 @@ _REFUSALS = re.compile(
     r"(?:manifest|artifact|repository|tag) (?:\S+ )?(?:not found|does not exist)",
     re.IGNORECASE,
 )
-# An image has tens of gigabytes, so be generous; but a registry may fall silent, and podman then waits for ever.
+# An image has tens of gigabytes, so be generous; but a registry may fall silent, and podman then waits forever.
 _LONGEST_HOURS = 6
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from reconciler.engines.environment import SYSTEM_PATH
 from reconciler.engines.launch import PreflightQuestion
-from reconciler.engines.preflight import SCRIPTS, Inquiry
+from reconciler.engines.preflight import SCRIPTS, PreflightProcess
 from reconciler.errors import Retryable
 from reconciler.host.gpus.devices import Gpus
 from reconciler.host.systemd.concealed import NOTHING_CONCEALED, Concealed, conceal, concealing_lines
@@ -47,7 +47,7 @@ class PreflightSandbox:
     gpus: Gpus
     closed: tuple[Path, ...] = ()
 
-    def begin(self, asked: PreflightQuestion, seconds: float) -> Inquiry:
+    def begin(self, asked: PreflightQuestion, seconds: float) -> PreflightProcess:
         """Raises Retryable."""
         name = f"reconciler-preflight-{self.target}-{uuid.uuid4().hex[:8]}.service"
         gpus = tuple(gpu.uuid for gpu in self.gpus.list())
@@ -69,7 +69,7 @@ class PreflightSandbox:
         except OSError as error:
             told.unlink(missing_ok=True)
             raise Retryable(f"preflight cannot run {argv[0]}: {error.strerror}; is this host run by systemd?") from None
-        return Inquiry(process, partial(_end, process, name, told), f"see journalctl -u {name}")
+        return PreflightProcess(process, partial(_end, process, name, told), f"see journalctl -u {name}")
 
 
 def variables_of(name: str) -> Path:

@@ -250,7 +250,7 @@ class UnitSupervisor:
             return bool(pwd.getpwnam(self._user))
         return False
 
-    def obstacles(self, record: ReplicaRecord, launch: Launch) -> tuple[Reason, ...]:
+    def blockers(self, record: ReplicaRecord, launch: Launch) -> tuple[Reason, ...]:
         if len(self._name(record)) > _LONGEST_NAME:
             raise Unstartable(self._too_long(record))
         found = [*self._lacking(launch)]

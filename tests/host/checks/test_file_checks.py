@@ -88,7 +88,7 @@ def test_damaged_model_is_named_with_its_file(model: Path, harm: Callable[[Path]
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "pytorch_model.bin"])
 @pytest.mark.parametrize("is_pipe", [True, False])
 def test_pipe_or_device_in_a_model_is_never_opened(model: Path, name: str, is_pipe: bool) -> None:
-    # Reading would wait for ever, or never end.
+    # Reading would wait forever, or never end.
     (model / WEIGHTS).unlink()
     (model / name).unlink(missing_ok=True)
     os.mkfifo(model / name) if is_pipe else (model / name).symlink_to("/dev/zero")
@@ -255,7 +255,7 @@ def test_certificate_and_key_that_do_not_belong_together_are_refused(tmp_path: P
         check_pair(str(certificate), str(key))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs replicas as somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs replicas as another user")
 def test_key_that_the_replicas_user_cannot_read_blocks(disk: Disk) -> None:
     with TemporaryDirectory() as folder:
         Path(folder).chmod(0o711)

@@ -30,7 +30,7 @@ from tests.desired.test_desired import SERVICE, TARGET, snapshot
 from tests.host.systemd.test_unit import CONTAINED, PLAN
 from tests.support.arguments import written
 
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs replicas as somebody else")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs replicas as another user")
 DAEMON = Ground(reader=Reader("daemon"))
 NOBODY = 65534
 

@@ -241,28 +241,28 @@ def test_preflight_that_fails_again_and_again_blocks_with_variables_line(disk: D
 # ---------------------------------------------------------------- units
 
 
-def unit_obstacles(folder: Path, user: str, **more: object) -> list[str]:
+def unit_blockers(folder: Path, user: str, **more: object) -> list[str]:
     """What stands in the way of a unit with these variables; nothing of systemd is needed to tell."""
     launch = Launch((sys.executable, "-m", "x"), {"HOME": "/var/cache/reconciler/x"}, "/tmp")
     units = UnitSupervisor("box", user, Inventory(folder), Gpus(()), cast("Systemd", None))
-    return [reason.code for reason in units.obstacles(record(), replace(launch, **more))]
+    return [reason.code for reason in units.blockers(record(), replace(launch, **more))]
 
 
 def test_unit_of_a_user_who_is_not_there_cannot_start(tmp_path: Path) -> None:
-    assert unit_obstacles(tmp_path, "nobody-of-this-name") == ["UserNotFound"]
+    assert unit_blockers(tmp_path, "nobody-of-this-name") == ["UserNotFound"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root writes units")
 def test_unit_takes_no_larger_credential_than_systemd(tmp_path: Path) -> None:
     env = {"HOME": "/var/cache/reconciler/x"} | {f"SECRET_{n}": "x" * 100_000 for n in range(11)}
     hidden = frozenset(env) - {"HOME"}
-    assert unit_obstacles(tmp_path, "root", env=env, hidden=hidden) == ["ArgumentListTooLong"]
+    assert unit_blockers(tmp_path, "root", env=env, hidden=hidden) == ["ArgumentListTooLong"]
     fewer = {name: env[name] for name in list(env)[:9]}
-    assert unit_obstacles(tmp_path, "root", env=fewer, hidden=hidden) == []
+    assert unit_blockers(tmp_path, "root", env=fewer, hidden=hidden) == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root writes units")
 def test_word_that_no_unit_can_hold_is_the_specs_fault(tmp_path: Path) -> None:
     env = {"HOME": "/var/cache/reconciler/x", "a.b": "secret"}
     with pytest.raises(Unstartable, match=r"cannot hide the variable 'a\.b'"):
-        unit_obstacles(tmp_path, "root", env=env, hidden=frozenset({"a.b"}))
+        unit_blockers(tmp_path, "root", env=env, hidden=frozenset({"a.b"}))

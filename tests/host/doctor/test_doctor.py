@@ -18,7 +18,7 @@ import yaml
 from reconciler import __version__
 from reconciler.cli import run
 from reconciler.config.settings import Settings
-from reconciler.host.doctor import CheckResult, Level, examine, gpus, network, service
+from reconciler.host.doctor import CheckResult, Level, examine, gpus, network, systemd
 from reconciler.host.doctor.examine import checks, made
 from reconciler.host.doctor.folders import check_config
 from reconciler.host.inventory import Inventory
@@ -169,9 +169,9 @@ def test_unit_of_the_daemon_is_judged(state: dict[str, str], level: Level, words
     known |= {"NeedDaemonReload": "no", "InactiveExitTimestampMonotonic": "77"} | state
     # Only a machine with systemd has units.
     monkeypatch.setattr(
-        "reconciler.host.doctor.service.properties", lambda *names: {name: known[name] for name in names}
+        "reconciler.host.doctor.systemd.properties", lambda *names: {name: known[name] for name in names}
     )
-    found = service._unit()
+    found = systemd._unit()
     assert found.level is level
     assert words in found.message + found.fix
 

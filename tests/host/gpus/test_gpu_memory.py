@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.host.capacity.devices import has_room, no_room, will_have_room
+from reconciler.host.capacity.gpu_ledger import has_room, no_room, will_have_room
 from reconciler.model import (
     Desired,
     Drain,

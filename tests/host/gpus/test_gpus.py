@@ -254,7 +254,7 @@ def test_driver_that_begins_to_fail_keeps_only_gpus_from_use(driver: Driver) -> 
 def test_driver_that_begins_to_fail_keeps_no_host_from_being_observed(
     driver: Driver, engine: subprocess.Popen[bytes]
 ) -> None:
-    """What ended on one sick GPU is waited for, and not for ever; who serves on the others is looked after."""
+    """What ended on one sick GPU is waited for, and not forever; who serves on the others is looked after."""
     gpus, who = Gpus("auto"), procfs.identify(engine.pid)
     gpus.list()
     engine.kill()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from reconciler.engines.probe import Vitals, read_vitals
-from reconciler.host.probing.engine_probes import EngineQuestions
+from reconciler.host.probing.engine_probes import EngineProbes
 from reconciler.host.probing.liveness import LivenessLimits, ReplicaLiveness, Witness
 from reconciler.host.probing.probing import Subject, Topic
 from reconciler.model import ReplicaId, Silence
@@ -274,7 +274,7 @@ def test_deleted_socket_is_told_from_one_that_only_refuses(tmp_path, deleted):
     place = tmp_path / "replica"
     place.mkdir()
     path = place / "http.sock"
-    questions = EngineQuestions(None)  # type: ignore[arg-type]
+    questions = EngineProbes(None)  # type: ignore[arg-type]
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
     subject = replace(SUBJECT, address=str(path))

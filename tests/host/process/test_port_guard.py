@@ -20,7 +20,7 @@ from reconciler.fault_isolation import Faults
 from reconciler.host.gpus.devices import Gpus
 from reconciler.host.health import Patience, failure
 from reconciler.host.inventory import Inventory, ReplicaRecord
-from reconciler.host.probing.engine_probes import EngineQuestions, Subjects
+from reconciler.host.probing.engine_probes import EngineProbes, ProbeTargets
 from reconciler.host.probing.probing import Probes, Subject, Topic
 from reconciler.host.process.port_guard import PortGuard, PortHolds
 from reconciler.host.process.supervisor import ProcessSupervisor
@@ -95,7 +95,7 @@ def test_stranger_on_the_port_gets_no_byte_and_is_named(supervisor: ProcessSuper
     with thief(known.lease.port) as other:
         subject = Subject(known.id, known.address, Topic.SERVING, model="chat", api_key="hunter2")
         subject = replace(subject, guard=partial(guard.listeners, known))
-        questions = EngineQuestions(None)  # type: ignore[arg-type]
+        questions = EngineProbes(None)  # type: ignore[arg-type]
         said = questions.stranger(subject)
         assert f"port {known.lease.port} is held by PID " in said
         assert questions.is_ready(subject) == (False, None)
@@ -205,7 +205,7 @@ def test_guard_forgets_replicas_that_are_gone() -> None:
         return True
 
     guard = PortGuard(owns)
-    subjects = Subjects(lambda _: None, guard)
+    subjects = ProbeTargets(lambda _: None, guard)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         known = [record(f"aaaaaaaa-{number}", port) for number in range(3)]

@@ -15,7 +15,7 @@ from reconciler.config.settings import HostSettings
 from reconciler.fault_isolation import Faults
 from reconciler.host.rollout.builds import mark, unmark
 from reconciler.host.translation import ENV, build_of, changes, differences, hashed, is_current, make_translation
-from reconciler.host.translations import KeptValues, Translations
+from reconciler.host.translator import KeptValues, Translator
 from reconciler.model import (
     NO_ORIGIN,
     Capacity,
@@ -84,25 +84,25 @@ def settings(**more: Any) -> HostSettings:
 )
 def test_only_what_a_service_is_made_of_makes_it_outdated(changed: dict[str, Any], key: str | None):
     base = {"volumes": {"models": "/models"}}
-    before = Translations(settings(**base)).of(SPEC, None)
-    found = list(differences(before, Translations(settings(**base | changed)).of(SPEC, None)))
+    before = Translator(settings(**base)).of(SPEC, None)
+    found = list(differences(before, Translator(settings(**base | changed)).of(SPEC, None)))
     assert found == ([key] if key else [])
 
 
 def test_removed_interpreter_or_changed_variable_cannot_be_restored(tmp_path: Path):
     engine = {"image": "vllm:*", "python": "/bin/true", "env": {"A": "1"}}
-    before = Translations(settings(engines=[engine])).of(SPEC, None)
-    other = Translations(settings(engines=[engine | {"python": "/bin/false"}]))
+    before = Translator(settings(engines=[engine])).of(SPEC, None)
+    other = Translator(settings(engines=[engine | {"python": "/bin/false"}]))
     found = other.restored(SPEC, before)
     assert found is not None
     assert found.engine.python == Path("/bin/true")
-    assert Translations(settings(engines=[engine | {"env": {"A": "2"}}])).restored(SPEC, before) is None
-    kept = Translations(settings(engines=[engine | {"env": {"A": "2"}}]), lambda: {hashed("1"): "1"})
+    assert Translator(settings(engines=[engine | {"env": {"A": "2"}}])).restored(SPEC, before) is None
+    kept = Translator(settings(engines=[engine | {"env": {"A": "2"}}]), lambda: {hashed("1"): "1"})
     found = kept.restored(SPEC, before)
     assert found is not None
     assert found.engine.env == {"A": "1"}
-    plain = Translations(settings()).of(SPEC, None)
-    elsewhere = Translations(settings(engines=[{"image": "other:*", "python": "/bin/false"}])).restored(SPEC, plain)
+    plain = Translator(settings()).of(SPEC, None)
+    elsewhere = Translator(settings(engines=[{"image": "other:*", "python": "/bin/false"}])).restored(SPEC, plain)
     assert elsewhere is not None
     assert elsewhere.engine.python == Path("/bin/true")
     gone = tuple((key, str(tmp_path / "gone") if key == "engines[].python" else value) for key, value in before)
@@ -200,7 +200,7 @@ def test_nothing_to_go_back_to_is_tried_again_after_a_minute():
 
 def test_translation_of_a_wish_follows_a_restart():
     wish = Desired(CHAT, HERE, SPEC, "d", 1)
-    made, known = Translations(settings()), Owned(CHAT, HERE, Promoted("d", SPEC, 1, HERE, "r", 1.0))
+    made, known = Translator(settings()), Owned(CHAT, HERE, Promoted("d", SPEC, 1, HERE, "r", 1.0))
     before = made.of(SPEC, known)
     known = replace(known, promoted=replace(known.promoted, translation=before))  # type: ignore[type-var]
     assert made.outdated([wish], (), {CHAT: known}, Faults("")) == {}

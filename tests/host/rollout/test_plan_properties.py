@@ -146,7 +146,7 @@ def play(host: Host, history, deaths: random.Random | None = None):
 @settings(max_examples=examples(300), deadline=None)
 def test_every_history_converges_and_then_plans_nothing(host, history):
     last = play(host, history)
-    # The simulated `late` engine crashes for ever once promoted: its restarts back off and never end.
+    # The simulated `late` engine crashes forever once promoted: its restarts back off and never end.
     plan = host.converge(last, passes=2000)
     assert plan.actions == ()
     again = host.step(last)

@@ -40,7 +40,7 @@ class Line:
             self._changed.notify_all()
         self._break()
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """From now on all comes through."""
         with self._changed:
             self._cut_at = self._hold_at = None

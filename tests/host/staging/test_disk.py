@@ -40,7 +40,7 @@ def test_full_disk_keeps_downloaded_files_and_leaves_room_for_records(s3: S3, mo
     mount = models.begin("s3://models/llama", s3.env)
     s3.line.wait_until_stopped()
     (small_disk / "ballast").write_bytes(bytes(15 * MIB))
-    s3.line.mend()
+    s3.line.repair()
     failed = models.wait(mount)
     assert failed.reason
     assert (failed.fetch, failed.reason.code) == (Fetch.FAILED, "DiskFull"), models.log(mount)

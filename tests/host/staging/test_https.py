@@ -89,7 +89,7 @@ def test_line_that_breaks_is_gone_on_with_in_the_middle_of_the_file(web: Web, mo
     eventually(lambda: models.fetched(mount) > 3 * MIB)
     web.line.cut()
     assert models.wait(mount).fetch is Fetch.FAILED
-    web.line.mend()
+    web.line.repair()
     assert models.fetch_again(mount).fetch is Fetch.STAGED
     start = int(web.server.asked[-1].removeprefix("bytes=").removesuffix("-"))
     assert start > 3 * MIB
@@ -102,7 +102,7 @@ def test_server_without_ranges_is_asked_for_all_of_it_again(web: Web, models: Mo
     mount = web.mount("/m.tar")
     web.line.cut_after(MIB)
     assert models.fetch_again(mount).fetch is Fetch.FAILED
-    web.line.mend()
+    web.line.repair()
     assert models.fetch_again(mount).fetch is Fetch.STAGED
     assert (models.found(mount) / "0.bin").read_bytes() == shard(1, 3 * MIB)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.config.settings import HostSettings
-from reconciler.desired.blockers import storage_obstacle
+from reconciler.desired.blockers import storage_blocker
 from reconciler.engines.digest import digest
 from reconciler.model import Desired, EnvVar, Mount, Origin, StorageFile
 from reconciler.model.model_sources import SOURCE_BY_SCHEME, ModelSource, key_of, secret_parts, shown, source_of
@@ -144,7 +144,7 @@ def test_scheme_decides_who_fetches_a_model(uri: str, source: ModelSource | None
 def test_every_scheme_of_the_table_is_accepted(scheme: str):
     settings = HostSettings(name="box", paths=("box",), volumes={"models": Path("/models")})
     uri = f"{scheme}:///models" if scheme == "file" else f"{scheme}://models/llama"
-    assert storage_obstacle(Mount(uri, "/mnt/models"), settings) is None
+    assert storage_blocker(Mount(uri, "/mnt/models"), settings) is None
 
 
 def test_passwords_and_signatures_in_a_uri_are_not_shown():

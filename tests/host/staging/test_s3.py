@@ -71,7 +71,7 @@ def test_program_that_is_killed_goes_on_where_it_was(s3: S3, models: Models) -> 
     mount = models.begin("s3://models/llama", s3.env)
     models.kill(mount, 5 * MIB)
     assert models.stager.find(models.service, mount) is None
-    s3.line.mend()
+    s3.line.repair()
     before = s3.line.sent
     assert models.fetch_again(mount).fetch is Fetch.STAGED, models.log(mount)
     # What was on its way when it died comes once more: a few pieces of each of its connections.
@@ -92,7 +92,7 @@ def test_program_outlives_the_daemon_and_the_next_one_adopts_it(s3: S3, models: 
     models.begin_mount(mount)
     assert models.pid(mount) == pid
     models.woken.clear()
-    s3.line.mend()
+    s3.line.repair()
     assert models.wait(mount).fetch is Fetch.STAGED
     assert models.woken.wait(30)
 
@@ -121,7 +121,7 @@ def test_server_that_dies_midway_is_a_passing_failure(s3: S3, models: Models) ->
     assert failed.reason.code == "SourceUnreachable"
     again = models.fetch_again(mount)
     assert (again.fetch, again.failures) == (Fetch.FAILED, 2)
-    s3.line.mend()
+    s3.line.repair()
     before = s3.line.sent
     assert models.fetch_again(mount).fetch is Fetch.STAGED
     assert s3.line.sent - before < size - 3 * MIB
@@ -132,7 +132,7 @@ def test_bytes_that_changed_on_disk_are_noticed_and_fetched_again(s3: S3, models
     s3.line.hold_after(3 * MIB)
     mount = models.begin("s3://models/llama", s3.env)
     models.kill(mount, 2 * MIB)
-    s3.line.mend()
+    s3.line.repair()
     models.spoil(mount)
     spoilt = models.fetch_again(mount)
     assert spoilt.reason
@@ -147,7 +147,7 @@ def test_checksum_of_an_upload_in_parts_is_verified_as_well(s3: S3, models: Mode
     s3.line.hold_after(8 * MIB)
     mount = models.begin("s3://models/big", s3.env)
     models.kill(mount, 2 * MIB)
-    s3.line.mend()
+    s3.line.repair()
     models.spoil(mount)
     spoilt = models.fetch_again(mount)
     assert spoilt.reason
@@ -160,7 +160,7 @@ def test_object_that_is_replaced_meanwhile_is_fetched_anew(s3: S3, models: Model
     s3.line.cut_after(2 * MIB)
     mount = models.begin("s3://models/llama", s3.env)
     assert models.wait(mount).fetch is Fetch.FAILED
-    s3.line.mend()
+    s3.line.repair()
     s3.put("llama/shard-0.bin", shard(7))
     assert models.fetch_again(mount).fetch is Fetch.STAGED
     assert (models.found(mount) / "shard-0.bin").read_bytes() == shard(7)
@@ -202,7 +202,7 @@ def test_credentials_are_seen_nowhere(s3: S3, models: Models) -> None:
     for part in ("cmdline", "environ"):
         for process in Path("/proc").glob("[0-9]*"):
             assert SECRET.encode() not in read(process / part), process
-    s3.line.mend()
+    s3.line.repair()
     assert models.wait(mount).fetch is Fetch.STAGED
     for path in models.folder.rglob("*"):
         assert path.is_dir() or SECRET.encode() not in path.read_bytes(), path

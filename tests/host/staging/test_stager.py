@@ -124,7 +124,7 @@ def test_what_a_daemon_had_no_time_to_delete_its_successor_deletes(models: Model
     assert held.wait()
     models.stager.close()
     held.let_go()
-    eventually(lambda: "rubbish" not in [thread.name for thread in threading.enumerate()])
+    eventually(lambda: "garbage" not in [thread.name for thread in threading.enumerate()])
     assert list(models.folder.iterdir())
     models.stager = models.open()
     eventually(lambda: not list(models.folder.iterdir()))
@@ -138,7 +138,7 @@ def test_only_what_we_put_aside_is_deleted(models: Models) -> None:
     staged(models)
     models.stager.unstage(models.key(MOUNT))
     eventually(lambda: sorted(models.folder.iterdir()) == sorted(others))
-    eventually(lambda: "rubbish" not in [thread.name for thread in threading.enumerate()])
+    eventually(lambda: "garbage" not in [thread.name for thread in threading.enumerate()])
     assert sorted(models.folder.iterdir()) == sorted(others)
 
 
@@ -332,7 +332,7 @@ def test_what_lies_too_deep_to_be_deleted_keeps_nothing_else_from_it(models: Mod
     try:
         dig(content, "a", 1100)
         models.stager.unstage(models.key(MOUNT))
-        eventually(lambda: "rubbish" not in [thread.name for thread in threading.enumerate()])
+        eventually(lambda: "garbage" not in [thread.name for thread in threading.enumerate()])
         other = models.folder / ".gone-0123456789abcdef-0"
         other.mkdir()
         staged(models)

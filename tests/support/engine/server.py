@@ -147,6 +147,6 @@ def running(python: Path, model: Path, folder: Path, *args: str, **options: Any)
 
 
 def wait_for(condition: Callable[[], object]) -> None:
-    """Until it holds; pytest's own timeout ends a wait that would last for ever."""
+    """Until it holds; pytest's own timeout ends a wait that would last forever."""
     while not condition():
         time.sleep(0.02)

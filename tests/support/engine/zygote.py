@@ -352,7 +352,7 @@ def run_code(code: str, name: str, argv: list[str]) -> None:
 
 
 def load_vllm() -> None:
-    """Import the server. Its engine must be forked as well: a spawned one would import everything anew."""
+    """Import the server. Its engine must be forked as well: a spawned one would import everything again."""
     importlib.import_module(API_SERVER)
     fork = multiprocessing.get_context("fork")
     for name, module in list(sys.modules.items()):

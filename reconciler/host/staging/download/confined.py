@@ -107,7 +107,7 @@ def close_memory() -> None:
 
 
 def confine(temporary: Path, *folders: Path) -> None:
-    """From now on, and for ever, refuse to write outside of `folders`. All of these exist, `temporary` in one of them.
+    """From now on, and forever, refuse to write outside of `folders`. All of these exist, `temporary` in one of them.
 
     Called before another thread is started, and before code of others is loaded.
     """

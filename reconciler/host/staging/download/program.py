@@ -17,7 +17,7 @@ from typing import Literal, TextIO, assert_never, cast
 from reconciler.host.staging.download.confined import close_memory, confine
 from reconciler.host.staging.download.failures import DownloadFailed, DownloadRefused
 from reconciler.host.staging.download.progress import Progress
-from reconciler.host.staging.download.request import Order, enter, leave, read_order
+from reconciler.host.staging.download.request import FetchRequest, enter, leave, read_order
 from reconciler.host.staging.state import HOME
 from reconciler.model import ReasonCode
 from reconciler.model.model_sources import ModelSource, secret_parts, shown, source_of
@@ -59,7 +59,7 @@ def main() -> int:
     return 0
 
 
-def _fetch(order: Order, progress: Progress) -> str:
+def _fetch(order: FetchRequest, progress: Progress) -> str:
     """All of it, in place under the name that is returned. Raises DownloadFailed."""
     try:
         from kserve_storage.kserve_storage import Storage
@@ -100,7 +100,9 @@ def _fetch(order: Order, progress: Progress) -> str:
     return content
 
 
-def _transfer(order: Order, kind: Literal[ModelSource.S3, ModelSource.HTTP], progress: Progress) -> tuple[Path, str]:
+def _transfer(
+    order: FetchRequest, kind: Literal[ModelSource.S3, ModelSource.HTTP], progress: Progress
+) -> tuple[Path, str]:
     from reconciler.host.staging.download.transfer import FileSource, Transfer
 
     source: FileSource

@@ -16,7 +16,7 @@ from reconciler.model import ReasonCode
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class FetchRequest:
     """One model to fetch into `folder`. `files` are what the variables refer to, by the paths that these name.
 
     `secrets` are texts that must not be seen in any log. `memory` is a folder for `files` that no disk is behind.
@@ -36,15 +36,15 @@ class Order:
         return json.dumps(order | {"env": dict(self.env), "files": files, "secrets": self.secrets}).encode()
 
 
-def read_order(stream: IO[bytes]) -> Order:
+def read_order(stream: IO[bytes]) -> FetchRequest:
     """Raises ValueError, KeyError for what no daemon of this version wrote."""
     told = json.load(stream)
     files = {path: base64.b64decode(data) for path, data in told["files"].items()}
     folder, memory = Path(told["folder"]), Path(told["memory"])
-    return Order(told["uri"], folder, memory, told["env"], files, tuple(told["secrets"]))
+    return FetchRequest(told["uri"], folder, memory, told["env"], files, tuple(told["secrets"]))
 
 
-def enter(order: Order) -> None:
+def enter(order: FetchRequest) -> None:
     """Set up this process' environment as requested, with files that only this user can read. Raises Refused."""
     shutil.rmtree(order.memory, ignore_errors=True)
     env = dict(order.env)
@@ -70,14 +70,14 @@ def _checked(path: str) -> str:
     return path
 
 
-def leave(order: Order) -> None:
+def leave(order: FetchRequest) -> None:
     shutil.rmtree(order.memory, ignore_errors=True)
 
 
 _HDFS = "/var/secrets/kserve-hdfscreds"
 
 
-def _moved(value: str, order: Order) -> str:
+def _moved(value: str, order: FetchRequest) -> str:
     """A variable that names one of the files, or a folder above one, names where it lies here."""
     named = value.rstrip("/")
     if named and any(path == named or path.startswith(f"{named}/") for path in order.files):

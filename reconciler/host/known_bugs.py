@@ -10,7 +10,7 @@ _log = structlog.get_logger()
 _Name = tuple[object, ...]
 
 
-class Bugs:
+class KnownBugs:
     """The latest exception of each, by its name. A traceback is logged once, and not in every pass."""
 
     def __init__(self) -> None:

@@ -87,7 +87,7 @@ def wants_of(need: Resources, replicas: int = 1, memory: float = 0.0) -> tuple[W
     return tuple(Want(kind, count * replicas, millis, memory) for kind, count, millis in whole if count)
 
 
-class Devices:
+class GpuLedger:
     """`busy` are replicas that start or end, `stuck` those that do not come to it.
 
     An engine measures its GPU while it starts, and dies if others free memory meanwhile; what they take is missing for

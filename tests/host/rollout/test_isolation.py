@@ -16,14 +16,14 @@ import structlog
 from reconciler.fault_isolation import Faults
 from reconciler.host import plan as planning
 from reconciler.host import target as target_module
-from reconciler.host import translations
+from reconciler.host import translator
 from reconciler.host.gpus import usage
 from reconciler.host.health import Patience
 from reconciler.host.inventory import Inventory
 from reconciler.host.plan import make_plan
-from reconciler.host.probing.engine_probes import Subjects
+from reconciler.host.probing.engine_probes import ProbeTargets
 from reconciler.host.probing.replicas import Replicas
-from reconciler.host.rollout import confined, inputs, reservations
+from reconciler.host.rollout import inputs, isolation, reservations
 from reconciler.host.target import HostTarget
 from reconciler.loop import recorder, source_recorder
 from reconciler.loop.reconcile import Reconciler
@@ -89,7 +89,7 @@ _DECIDING = [
     (planning, "decide"),
     (inputs, "standing"),
     (inputs, "reason_to_stay"),
-    (confined, "phase_of"),
+    (isolation, "phase_of"),
     (reservations, "_keep_to_restore"),
     (reservations, "_keep_to_succeed"),
 ]
@@ -196,14 +196,14 @@ def test_config_that_raises_for_one_service_still_updates_the_others(
     seen = observed(*replicas, owned={one.id: owned(one.id) for one in wanted.services})
     changes = {(one.id, one.digest): Outdated(new, restorable=True) for one in wanted.services}
     seen = replace(seen, outdated=changes)
-    known = getattr(confined, name)
+    known = getattr(isolation, name)
 
     def judge(first: Any, *more: Any) -> Any:
         if is_about(first, ODD) or any(key[0] == ODD for key in getattr(first, "outdated", ())):
             raise OverflowError("1e999")
         return known(first, *more)
 
-    monkeypatch.setattr(confined, name, judge)
+    monkeypatch.setattr(isolation, name, judge)
     plan = make_plan(wanted, seen, Holds(), PATIENCE)
     assert [bug.subject for bug in plan.bugs] == ["planning default/odd"]
     assert plan.verdicts[FINE].outdated
@@ -214,11 +214,11 @@ def test_config_that_raises_for_one_service_still_updates_the_others(
 # ---------------------------------------------------------------- what a real host is asked
 
 _LOOKING = [
-    (translations.Translations, "_know"),
-    (translations.Translations, "_make"),
-    (translations.Translations, "_outdated"),
+    (translator.Translator, "_know"),
+    (translator.Translator, "_make"),
+    (translator.Translator, "_outdated"),
     (usage, "_lacks"),
-    (Subjects, "_subject"),
+    (ProbeTargets, "_subject"),
     (Replicas, "_replica"),
 ]
 
@@ -244,12 +244,12 @@ def test_service_that_raises_while_looked_at_hides_no_other(
 ) -> None:
     target, wanted = looking
     if name == "_make":
-        known = translations.Translations._make
+        known = translator.Translator._make
         odd = replace(wanted[0].spec, args=written("--odd"))  # type: ignore[type-var]
         wanted = (replace(wanted[0], spec=odd), wanted[1])
         monkeypatch.setattr(where, name, lambda self, spec, *more: 1 // 0 if spec == odd else known(self, spec, *more))
     elif name == "_outdated":
-        outdated = translations.Translations._outdated
+        outdated = translator.Translator._outdated
         monkeypatch.setattr(
             where, name, lambda self, one, mine: 1 // 0 if one.desired.id == ODD else outdated(self, one, mine)
         )

@@ -42,7 +42,7 @@ class _KnownTranslation:
 _Seen = tuple[tuple[Desired, ...], tuple[ReplicaRecord, ...], tuple[Owned, ...], tuple[str, ...]]
 
 
-class Translations:
+class Translator:
     """By one target's config. What it remembers is a cache."""
 
     def __init__(self, settings: config.HostSettings, kept: Callable[[], Mapping[str, str]] = dict) -> None:
