@@ -80,7 +80,7 @@ _STRATEGIES: Mapping[Way, Mapping[str, Any]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Rollout:
+class ServiceChange:
     """What is known of one service that is about to change.
 
     `pods` are those of one replica of the new version: one, or the head and its workers. `old` are the pods that run
@@ -136,7 +136,7 @@ def find_row(asked: Asked, room: Room, count: Count) -> Row:
     return next(row for row in TABLE if row.holds(asked, room, count))
 
 
-def choose(r: Rollout, room: ClusterRoom) -> Transition:
+def choose(r: ServiceChange, room: ClusterRoom) -> Transition:
     """The way of one service, where this much is free."""
     if not r.old:
         return Transition(Way.START, room.place(r.pods) or room if r.needs_devices else room)
@@ -158,13 +158,13 @@ def count_of(replicas: int) -> Count:
     return Count.MANY if replicas * _DEFAULT_PERCENT // 100 else Count.FEW
 
 
-def outage(r: Rollout) -> str:
+def outage(r: ServiceChange) -> str:
     """How long a stop will hurt, from what starts took before; a figure that nobody measured is not given."""
     start = f"about {math.ceil(max(r.starts))} s, as before," if r.starts else "minutes (no start of it was seen yet)"
     return f"for at most {r.grace_seconds} s while the old pod ends, then {start} while the new one starts"
 
 
-def _left(r: Rollout, found: Room, room: ClusterRoom) -> ClusterRoom:
+def _left(r: ServiceChange, found: Room, room: ClusterRoom) -> ClusterRoom:
     """A rollout in place of its own pods takes from others only what it needs more of."""
     if found is Room.BESIDE:
         return room.place(r.pods) or room
@@ -174,7 +174,7 @@ def _left(r: Rollout, found: Room, room: ClusterRoom) -> ClusterRoom:
 # ---------------------------------------------------------------- what people read
 
 
-def _text(r: Rollout, way: Way, found: Room, room: ClusterRoom) -> str:
+def _text(r: ServiceChange, way: Way, found: Room, room: ClusterRoom) -> str:
     match way:
         case Way.RECREATE:
             return f"Recreate: no room for old and new ({lack(room, r.pods)}); nothing serves {outage(r)}"
@@ -192,7 +192,7 @@ def _text(r: Rollout, way: Way, found: Room, room: ClusterRoom) -> str:
             return _told(r)
 
 
-def _told(r: Rollout) -> str:
+def _told(r: ServiceChange) -> str:
     if r.asked is None:
         own = "RollingUpdate, 25% surge and 25% unavailable (KServe's default)"
         return own if r.mode == names.STANDARD else f"rolled out by {r.mode}"
@@ -200,7 +200,7 @@ def _told(r: Rollout) -> str:
     return f"{kind} (deploymentStrategy): maxSurge {r.asked.max_surge}, maxUnavailable {r.asked.max_unavailable}"
 
 
-def _why_blocked(r: Rollout, found: Room, room: ClusterRoom) -> str:
+def _why_blocked(r: ServiceChange, found: Room, room: ClusterRoom) -> str:
     if found is Room.INSTEAD:
         text = "KServe starts all new workers before old ones end, so a rollout over several nodes needs its GPUs twice"
         return f"{text} ({lack(room, r.pods)}); set {names.STOP}, wait until its pods are gone, and take it away again"
@@ -211,7 +211,7 @@ def _those(pods: Sequence[KubeObject]) -> str:
     return "its old pod is" if len(pods) == 1 else "its old pods are"
 
 
-def _lacking(r: Rollout, way: Way, found: Room, room: ClusterRoom) -> tuple[Reason, ...]:
+def _lacking(r: ServiceChange, way: Way, found: Room, room: ClusterRoom) -> tuple[Reason, ...]:
     if way is Way.BLOCKED:
         text = _why_blocked(r, found, room)
     elif way is Way.OBEY and found is Room.INSTEAD and r.asked and not r.asked.max_unavailable:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.cluster.rollout.gpus import Room, need_of, read_room
-from reconciler.cluster.rollout.strategy import Asked, Count, Rollout, Transition, Way, choose, count_of, find_row
+from reconciler.cluster.rollout.strategy import Asked, Count, ServiceChange, Transition, Way, choose, count_of, find_row
 from reconciler.model import NO_ORIGIN, Origin, ReasonCode, Strategy
 from tests.cluster.rollout.test_gpus import GPU, node, pod, spec
 
@@ -20,12 +20,12 @@ SURGE = Strategy(1, 0)
 LINE = Origin("tiny.yaml", 7)
 
 
-def rollout(gpus: int = 1, old: int = 1, nodes: int = 1, **parts: Any) -> Rollout:
+def rollout(gpus: int = 1, old: int = 1, nodes: int = 1, **parts: Any) -> ServiceChange:
     pods = tuple(need_of(spec({GPU: gpus})) for _ in range(nodes))
-    return Rollout(pods, tuple(pod("a", gpus) for _ in range(old)), **{"replicas": old, "origin": LINE, **parts})
+    return ServiceChange(pods, tuple(pod("a", gpus) for _ in range(old)), **{"replicas": old, "origin": LINE, **parts})
 
 
-def chosen(r: Rollout, size: int, others: int = 0, **parts: Any) -> Transition:
+def chosen(r: ServiceChange, size: int, others: int = 0, **parts: Any) -> Transition:
     return choose(r, read_room([node("a", size, **parts)], [*r.old, *([pod("a", others)] if others else [])]))
 
 
@@ -50,7 +50,7 @@ rollouts = st.builds(
 
 
 @given(rollouts, sizes, sizes)
-def test_a_strategy_is_added_only_where_git_has_none(r: Rollout, size: int, others: int) -> None:
+def test_a_strategy_is_added_only_where_git_has_none(r: ServiceChange, size: int, others: int) -> None:
     transition = chosen(r, size, others)
     if transition.strategy is not None:
         assert r.asked is None
@@ -59,7 +59,7 @@ def test_a_strategy_is_added_only_where_git_has_none(r: Rollout, size: int, othe
 
 
 @given(rollouts, sizes, sizes)
-def test_what_is_blocked_or_changed_says_why_with_numbers(r: Rollout, size: int, others: int) -> None:
+def test_what_is_blocked_or_changed_says_why_with_numbers(r: ServiceChange, size: int, others: int) -> None:
     transition = chosen(r, size, others)
     if transition.way in (Way.BLOCKED, Way.RECREATE, Way.ONE_BY_ONE):
         assert f"needs {r.pods[0].requests[GPU] // 1000} {GPU} on one node, and at most" in transition.text
@@ -98,7 +98,7 @@ def test_what_is_chosen_comes_to_an_end(replicas: int, spare: int) -> None:
 
 
 @given(rollouts, rollouts, st.integers(1, 9))
-def test_two_rollouts_never_count_on_the_same_room(first: Rollout, second: Rollout, size: int) -> None:
+def test_two_rollouts_never_count_on_the_same_room(first: ServiceChange, second: ServiceChange, size: int) -> None:
     room = read_room([node("a", size)], [*first.old, *second.old])
     one = choose(first, room)
     two = choose(second, one.left)
@@ -131,7 +131,7 @@ def test_two_rollouts_never_count_on_the_same_room(first: Rollout, second: Rollo
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_the_way_of_a_service(rule: str, given: Rollout, size: int, expected: Way) -> None:
+def test_the_way_of_a_service(rule: str, given: ServiceChange, size: int, expected: Way) -> None:
     assert chosen(given, size).way is expected, rule
 
 
@@ -171,7 +171,7 @@ def test_an_autoscaler_makes_room_unknown_and_says_so() -> None:
 
 def test_parts_of_gpus_are_named_by_what_they_are() -> None:
     mig = {"nvidia.com/mig-1g.10gb": 1}
-    r = Rollout((need_of(spec(mig)),), (pod("a", 0),), origin=NO_ORIGIN)
+    r = ServiceChange((need_of(spec(mig)),), (pod("a", 0),), origin=NO_ORIGIN)
     (reason,) = choose(r, read_room([node("a")], list(r.old))).lacking
     assert reason.code is ReasonCode.INSUFFICIENT_ACCELERATOR
     assert "needs 1 nvidia.com/mig-1g.10gb on one node" in reason.message
