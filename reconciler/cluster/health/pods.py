@@ -155,8 +155,9 @@ def _placed(pod: KubeObject, scheduled: Condition, context: PodContext, crashes:
     name = name_of(pod)
     phase, since = _progress(pod, scheduled)
     problem = _first_problem(pod, context)
-    if problem is None and phase is Phase.PULLING:
-        problem = _held_up(context.last(name, _HELD_UP))
+    if phase is Phase.PULLING:
+        problem = problem or _held_up(context.last(name, _HELD_UP))
+        since = max(since or 0.0, event_time(context.last(name, ["Pulled"]))) or None
     return PodState(
         name, phase, since=since, due=_after(since, context.limits.of(phase)), problem=problem, crashes=crashes
     )

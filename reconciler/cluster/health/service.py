@@ -16,6 +16,7 @@ from reconciler.cluster.health.fields import (
     conditions,
     count,
     edited_at,
+    flag,
     mapping,
     shortened,
     text,
@@ -253,6 +254,9 @@ def _workload_verdict(look: Look, workload: Workload) -> ServingHealth:
     late = [each for each in states if each.due is not None and each.due <= look.now]
     if problem is None and late:
         problem = late[0].problem or _too_late(late[0], look.limits)
+    if problem is None and flag(workload.deployment, "spec", "paused"):
+        said = f"Deployment {workload.name} is paused; resume it with kubectl rollout resume"
+        problem = Problem(ReasonCode.SUSPENDED, said, Fault.CLUSTER)
     has_time = any(each.due is not None and each.due > look.now for each in states)
     if problem is None and workload.is_out_of_time and not has_time and workload.ready < workload.desired:
         said = f"Deployment {workload.name} made no progress before its progressDeadlineSeconds"

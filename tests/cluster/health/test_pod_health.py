@@ -234,6 +234,11 @@ def test_pod_on_its_way_has_a_phase_with_its_own_deadline(status: dict[str, Any]
     assert found.serves == (phase is Phase.READY)
 
 
+def test_image_that_arrived_is_progress() -> None:
+    found = state(pod(containerStatuses=[waiting("ContainerCreating")]), event("Pulled", at=80))
+    assert (found.since, found.due) == (START + 80, START + 80 + LIMITS.pulling)
+
+
 def test_init_container_that_stays_is_no_download() -> None:
     body = pod(initContainerStatuses=[{"name": "modelcar", "state": running(30)}])
     body["spec"]["initContainers"] = [{"name": "modelcar", "restartPolicy": "Always"}]

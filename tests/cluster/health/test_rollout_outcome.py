@@ -92,6 +92,16 @@ def test_progress_deadline_of_the_deployment_does_not_cut_a_long_load_short(heal
     assert look(healthy, 700).health.phase is HealthStatus.PROGRESSING
 
 
+def test_rollout_that_someone_paused_says_so(healthy: Cluster) -> None:
+    assert healthy.deployment
+    healthy.deployment["spec"]["paused"] = True
+    assert look(healthy, 60).health.phase is HealthStatus.HEALTHY
+    healthy.deployment["status"]["updatedReplicas"] = 0
+    health = look(healthy, 60)
+    assert health.health.phase is HealthStatus.DEGRADED
+    assert "kubectl rollout resume" in health.health.reason.message
+
+
 def test_pod_that_its_node_gave_up_says_why(healthy: Cluster) -> None:
     [pod] = healthy.pods.values()
     pod["status"] = {"phase": "Failed", "reason": "UnexpectedAdmissionError", "message": "Allocate failed: no GPU"}
