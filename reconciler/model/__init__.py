@@ -110,7 +110,7 @@ from reconciler.model.observed import (
 )
 from reconciler.model.plan import FailedAction, Outcome, Plan, Result, ServicePlan
 from reconciler.model.reasons import ReasonCode
-from reconciler.model.snapshot import File, Snapshot
+from reconciler.model.snapshot import CommitApproval, File, Snapshot
 
 __all__ = [
     "EVERYTHING",
@@ -129,6 +129,7 @@ __all__ = [
     "Capacity",
     "ClusterAction",
     "ClusterView",
+    "CommitApproval",
     "DeleteObject",
     "Deletion",
     "Desired",

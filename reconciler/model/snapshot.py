@@ -19,6 +19,15 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
+class CommitApproval:
+    """A commit's trailer `Reconciler-Approve: HASH`. `author` is as the commit says, which nobody checked."""
+
+    hash: str
+    commit: str
+    author: str
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """One revision of the source, read as an immutable set of files.
 
@@ -26,7 +35,8 @@ class Snapshot:
     (symlinks, too large, not a regular file) with the reason; `missing` those asked-for paths that the revision does
     not have. `supporting` are files outside these that kustomizations among them name: bases, patches, data; they are
     no manifests by themselves. `skipped` are files that are passed over, and why: hidden, ignored, named otherwise, or
-    too large and clearly unrelated.
+    too large and clearly unrelated. `approvals` stand in the commits since the revision that was accepted before.
+    `rewrite` is the first revision that was accepted after the latest rewrite of history; empty: there was none.
     """
 
     revision: str
@@ -37,3 +47,5 @@ class Snapshot:
     committed_at: float = 0.0
     skipped: Mapping[str, Reason] = field(default_factory=lambda: MappingProxyType({}))
     supporting: tuple[File, ...] = ()
+    approvals: tuple[CommitApproval, ...] = ()
+    rewrite: str = ""

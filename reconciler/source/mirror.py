@@ -30,11 +30,20 @@ _LEFTOVERS = ("*.lock", "refs/**/*.lock", _COMING, "objects/incoming-*", "object
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The last good revision, and by which name of which repository it was found (`ref` is empty for a bare commit)."""
+    """The last good revision, and by which name of which repository it was found (`ref` is empty for a bare commit).
+
+    `since` is the revision that was accepted before it, `rewrite` the first one after the latest rewrite of history.
+    """
 
     revision: str
     url: str
     ref: str
+    since: str = ""
+    rewrite: str = ""
+
+    @property
+    def name(self) -> tuple[str, str]:
+        return self.url, self.ref
 
 
 @dataclass(frozen=True, slots=True)

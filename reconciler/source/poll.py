@@ -7,7 +7,7 @@ import re
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -28,6 +28,7 @@ from reconciler.source.reference import (
     configured_reference,
     nothing_found,
 )
+from reconciler.source.trailers import read_approvals
 from reconciler.source.tree import ReadPaths, read_snapshot
 
 _WANTED = "refs/reconciler/wanted"
@@ -79,7 +80,7 @@ class GitSource:
             accepted = self._mirror.accepted()
             if self._current is None and accepted is not None:
                 try:
-                    self._current = self._read(accepted.revision)
+                    self._current = self._read(accepted)
                 except (ReconcileError, Damaged):
                     return None
             return self._current
@@ -118,7 +119,7 @@ class GitSource:
         """Another revision: a commit (4 to 40 digits), a branch or a tag. Accepts nothing. Raises as `poll` does."""
         address = parse_address(self._settings.url)
         with self._lock, self._mirror.exclusive(address.path):
-            return self._repairing(address, revision, lambda: self._read(self._find(address, revision)))
+            return self._repairing(address, revision, lambda: self._read(self._other(address, revision)))
 
     def end(self) -> None:
         """Cancel every wait for the remote; it raises Stopping. No further request is made."""
@@ -159,18 +160,20 @@ class GitSource:
 
     def _take(self, address: Address, wanted: ConfiguredReference, chosen: ResolvedReference) -> Snapshot:
         before = self._mirror.accepted()
-        if before == Accepted(chosen.commit, address.shown, chosen.ref) and self._current_is(chosen.commit):
-            return self._understood(chosen.commit, lambda: self._has_moved(address, wanted, chosen.commit))
-        commit = self._obtain(address, wanted, chosen)
-        now = Accepted(commit, address.shown, chosen.ref)
-        if before is not None:
-            self._refuse_rewrite(before, now, chosen)
+        is_same = before is not None and (before.revision, *before.name) == (chosen.commit, address.shown, chosen.ref)
+        if before is not None and is_same and self._current_is(chosen.commit):
+            return self._understood(before, lambda: self._has_moved(address, wanted, chosen.commit))
+        now = _next(before, Accepted(self._obtain(address, wanted, chosen), address.shown, chosen.ref))
+        if before is not None and self._is_rewrite(before, now, chosen):
+            if not self._settings.allow_rewrites:
+                raise _rewritten(before, now, chosen)
+            now = replace(now, rewrite=now.revision)
         try:
-            snapshot = self._understood(commit, lambda: self._has_moved(address, wanted, commit))
+            snapshot = self._understood(now, lambda: self._has_moved(address, wanted, now.revision))
         except RevisionRefused:
             raise
         except Terminal as error:
-            raise RevisionRefused(commit, str(error)) from None
+            raise RevisionRefused(now.revision, str(error)) from None
         if now != before:
             self._mirror.accept(now)
         self._current = snapshot
@@ -183,14 +186,14 @@ class GitSource:
         except ReconcileError:
             return False
 
-    def _understood(self, revision: str, is_outdated: Callable[[], bool]) -> Snapshot:
+    def _understood(self, what: Accepted, is_outdated: Callable[[], bool]) -> Snapshot:
         """A revision that we know what to make of. One that was not understood is not looked at again and again."""
         if self._check is None:
-            return self._read(revision)
-        known = self._mirror.refused()
+            return self._read(what)
+        known, revision = self._mirror.refused(), what.revision
         if known is not None and (known.revision, known.reader) == (revision, self._check.reader):
             raise RevisionRefused(revision, known.why)
-        snapshot = self._read(revision)
+        snapshot = self._read(what)
         try:
             self._check.look(snapshot, is_outdated)
         except NotUnderstood as error:
@@ -202,10 +205,12 @@ class GitSource:
     def _current_is(self, revision: str) -> bool:
         return self._current is not None and self._current.revision == revision
 
-    def _read(self, revision: str) -> Snapshot:
-        if self._current is not None and self._current.revision == revision:
+    def _read(self, what: Accepted) -> Snapshot:
+        if self._current is not None and self._current.revision == what.revision:
             return self._current
-        return read_snapshot(self._mirror, revision, self._read_paths, self._settings, self._current)
+        snapshot = read_snapshot(self._mirror, what.revision, self._read_paths, self._settings, self._current)
+        approvals = read_approvals(self._mirror, what.since, what.revision)
+        return replace(snapshot, approvals=approvals, rewrite=what.rewrite)
 
     def _obtain(self, address: Address, wanted: ConfiguredReference, chosen: ResolvedReference) -> str:
         """Fetch the chosen commit unless it is here. A branch may have moved on meanwhile: the newest is returned."""
@@ -249,19 +254,11 @@ class GitSource:
                 raise Damaged(error.output) from None
             raise explain(error, address, "fetch from", _secrets(env)) from None
 
-    def _refuse_rewrite(self, before: Accepted, now: Accepted, chosen: ResolvedReference) -> None:
+    def _is_rewrite(self, before: Accepted, now: Accepted, chosen: ResolvedReference) -> bool:
         """Compare only what the same name meant before and means now: choosing another name is no rewrite."""
-        same_name = (before.url, before.ref) == (now.url, now.ref) and now.ref != ""
-        if not same_name or before.revision == now.revision or self._settings.allow_rewrites:
-            return
-        if not chosen.is_tag and self._mirror.is_ancestor(before.revision, now.revision):
-            return
-        happened = "is a tag that was moved" if chosen.is_tag else "was rewritten"
-        raise RevisionRefused(
-            now.revision,
-            f"{now.ref} of {now.url} {happened}: {before.revision} was accepted, {now.revision} does not follow from "
-            f"it; the last good revision stays. Restore it, or set source.allow_rewrites: true to accept what is there",
-        )
+        if before.name != now.name or not now.ref or before.revision == now.revision:
+            return False
+        return chosen.is_tag or not self._mirror.is_ancestor(before.revision, now.revision)
 
     # ------------------------------------------------------------ a mirror that broke
 
@@ -291,6 +288,11 @@ class GitSource:
 
     # ------------------------------------------------------------ any other revision
 
+    def _other(self, address: Address, text: str) -> Accepted:
+        """As if it followed the one that is accepted."""
+        found, known = self._find(address, text), self._mirror.accepted()
+        return _next(known, Accepted(found, *known.name)) if known else Accepted(found, "", "")
+
     def _find(self, address: Address, text: str) -> str:
         if _HEX.fullmatch(text) and (commit := self._mirror.commit(text.lower())) is not None:
             return commit
@@ -304,6 +306,23 @@ class GitSource:
         if found is None:
             raise Terminal(f"{address.shown} has no branch, tag or commit {text}, or its digits fit several; check it")
         return found
+
+
+def _next(before: Accepted | None, now: Accepted) -> Accepted:
+    """With what is known of its history. The same revision, found again, follows the one that it followed before."""
+    if before is None:
+        return now
+    since = before.since if before.revision == now.revision else before.revision
+    return replace(now, since=since, rewrite=before.rewrite)
+
+
+def _rewritten(before: Accepted, now: Accepted, chosen: ResolvedReference) -> RevisionRefused:
+    happened = "is a tag that was moved" if chosen.is_tag else "was rewritten"
+    return RevisionRefused(
+        now.revision,
+        f"{now.ref} of {now.url} {happened}: {before.revision} was accepted, {now.revision} does not follow from "
+        "it; the last good revision stays. Restore it, or set source.allow_rewrites: true to accept what is there",
+    )
 
 
 def _known_format(chosen: ResolvedReference, address: Address) -> ResolvedReference:
