@@ -93,6 +93,7 @@ for _command in (
     daemon.suspend,
     daemon.resume,
     daemon.restart,
+    daemon.approve,
     daemon.logs,
     local.render,
     local.validate,

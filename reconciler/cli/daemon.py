@@ -20,6 +20,7 @@ from reconciler.cli.shared import (
     options,
     outdated_daemon,
     print_json,
+    reason_option,
     show,
     tell,
     to_seconds,
@@ -215,6 +216,48 @@ def resume(config: str | None, service: str | None) -> int:
 
 def _print_suspended(names: list[str]) -> int:
     click.echo("suspended: " + (", ".join("everything" if name == "*" else name for name in names) or "nothing"))
+    return OK
+
+
+@click.command()
+@click.argument("hash", metavar="HASH", required=False)
+@click.option("--target", help="Only on this target.")
+@reason_option
+@click.option("--withdraw", is_flag=True, help="Withdraw the approval of HASH: hold what is left of it again.")
+@click.option("--list", "listed", is_flag=True, help="Show what is held, approved and withdrawn.")
+@options(output=("text", "json"))
+def approve(
+    config: str | None, hash: str | None, target: str | None, reason: str, withdraw: bool, listed: bool, output: str
+) -> int:
+    """Approve the deletions with this HASH, which are held because so much would go at once.
+
+    Status and plan show the hash. It stands for exactly these services: what else is deleted later needs another
+    approval. A commit with the trailer `Reconciler-Approve: HASH` approves as well.
+    """
+    client = client_of(config)
+    if listed == (hash is not None):
+        raise click.UsageError("give a HASH to approve, or --list")
+    if hash is None:
+        return _print_approvals(client, target, output)
+    targets = (client.withdraw if withdraw else client.approve)(hash, target, reason)
+    if output == "json":
+        print_json({"schema": "reconciler.approve/v1", "hash": hash, "approved": not withdraw, "targets": targets})
+    else:
+        click.echo(f"{'withdrawn' if withdraw else 'approved'} on {', '.join(targets)}: {hash}")
+    return OK
+
+
+def _print_approvals(client: DaemonClient, target: str | None, output: str) -> int:
+    from reconciler.report.text import approvals_table
+
+    with understood(client):
+        found = {one["name"]: one["deletions"] for one in client.status()["targets"] if target in (None, one["name"])}
+        if output == "json":
+            print_json({"schema": "reconciler.approvals/v1", "targets": found})
+        elif any(one["held"] or one["approvals"] for one in found.values()):
+            show([approvals_table(found)])
+        else:
+            show(["no deletions are held or approved"])
     return OK
 
 

@@ -115,7 +115,13 @@ def manual_options(command: Command) -> Command:
         callback=to_moment,
         help="End it automatically then, for example 2h, 18:00 or 2026-11-30T08:00Z; local time without a zone.",
     )(command)
-    return click.option("--reason", default="", callback=_short, help="Reason, shown in status and history.")(command)
+    return reason_option(command)
+
+
+def reason_option(command: Command) -> Command:
+    """--reason alone."""
+    help_text = "Reason, shown in status and history."
+    return click.option("--reason", default="", callback=_short, help=help_text)(command)
 
 
 def _short(ctx: click.Context, param: click.Parameter, value: str) -> str:

@@ -35,8 +35,10 @@ from reconciler.config.values import (
     Image,
     LabelKey,
     LabelValue,
+    Limit,
     Listen,
     Namespace,
+    Percent,
     Ports,
     Quantity,
     RepositoryUrl,
@@ -51,7 +53,7 @@ from reconciler.config.values import (
 )
 from reconciler.errors import SettingsError
 from reconciler.formats.strict_yaml import Tree, YamlProblem, load_one
-from reconciler.model import is_under
+from reconciler.model import GuardLimits, is_under
 
 DEFAULT_PATH = Path("/etc/reconciler/config.yaml")
 # A config is written by hand: more than this is a mistake.
@@ -186,6 +188,24 @@ class Routing(_Section):
     max_body_bytes: Count = Field(32 << 20, lt=1 << 32, description="Largest request body")
 
 
+class Prune(_Section):
+    """How much git may delete at once without `reconciler approve`."""
+
+    max_services: Limit | None = Field(
+        10, description="Most services that are deleted at once without `reconciler approve`; `null`: any number"
+    )
+    max_percent: Percent = Field(
+        50,
+        description="The same in percent of the target's services, from the third on; below 100, all of them at once "
+        "need approval as well",
+    )
+    max_gpus: Limit | None = Field(8, description="The same for the GPUs that they lease; `null`: any number")
+
+    @property
+    def limits(self) -> GuardLimits:
+        return GuardLimits(self.max_services, self.max_percent, self.max_gpus, everything=self.max_percent == 100)
+
+
 class SecretFolder(_Section):
     """A folder of the repository; only its documents get Secrets of some namespaces."""
 
@@ -279,6 +299,7 @@ class HostSettings(_Section):
         default_factory=LivenessSettings, description="When a replica that serves counts as hung"
     )
     routing: Routing = Field(default_factory=Routing, description="The proxy in front of the replicas")
+    prune: Prune = Field(default_factory=Prune, description="How much git may delete at once without approval")
 
     @field_validator("engines")
     @classmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -11,6 +11,7 @@ from reconciler.host.capacity import Ledger
 from reconciler.host.health import Patience, ReplicaPhase
 from reconciler.host.rollout import Decision, ServiceContext, decide, fast_path, keep_room, unchanged_route
 from reconciler.host.rollout.builds import Marked
+from reconciler.host.rollout.deletions import judge_deletions, with_held
 from reconciler.host.rollout.inputs import Inputs, make_contexts
 from reconciler.host.rollout.isolation import current_versions, mark_each, unmark_each
 from reconciler.model import (
@@ -62,7 +63,9 @@ def make_plan(
     faults.bugs += observed.bugs
     marked = mark_each(observed, holds.quarantines, failures, faults)
     given = _as_marked(desired, holds, patience, marked, faults)
-    decisions = _decide_each(given)
+    contexts = list(make_contexts(given))
+    judged = judge_deletions(contexts, given)
+    decisions = _decide_each(with_held(contexts, judged), given)
     actions = (*_actions(decisions, given), *_unstage_safely(desired, given))
     actions = unmark_each(actions, marked, observed, faults) if marked.why else actions
     looks = {d.verdict.service: d.look_again_at for d in decisions if d.look_again_at is not None}
@@ -73,10 +76,16 @@ def make_plan(
         actions=actions,
         verdicts=_verdicts(decisions, given, marked),
         look_again_at=min(looks.values(), default=None),
-        notes=(*desired.unreadable, *desired.notes, *_last_calls(decisions, given.desired)),
+        notes=(
+            *desired.unreadable,
+            *desired.notes,
+            *(judged.held.reasons if judged.held else ()),
+            *_last_calls(decisions, given.desired),
+        ),
         looks=looks,
         bugs=tuple(faults.bugs),
         holds=holds,
+        deletions=judged,
     )
 
 
@@ -87,11 +96,11 @@ def _as_marked(desired: DesiredState, holds: Holds, patience: Patience, marked: 
     return Inputs(replace(desired, services=services), marked.observed, holds, patience, faults, marked.failures)
 
 
-def _decide_each(given: Inputs) -> list[Decision]:
+def _decide_each(contexts: Iterable[ServiceContext], given: Inputs) -> list[Decision]:
     """What each service needs done, in the order of their names: first those that need no closer look."""
     decisions: dict[ServiceId, Decision] = {}
     open_questions: list[ServiceContext] = []
-    for s in make_contexts(given):
+    for s in contexts:
         decision = _suspended(s) if given.holds.suspends(s.id) else _safely(s, fast_path, given.faults)
         if decision is None:
             open_questions.append(s)

@@ -464,6 +464,39 @@ class Daemon:
         self._wake_all()
         return lifted is not None
 
+    def approve(self, hash_: str, target: str | None, asked: ByHand) -> list[str]:
+        done = [place for place in self._chosen(target) if self._approve(place, hash_, asked)]
+        if not done:
+            raise Retryable(f"no deletions with the hash {hash_[:64]} are held{_on(target)}; {self._held()}")
+        self._wake_all()
+        return [place.settings.name for place in done]
+
+    def _approve(self, place: ManagedTarget, hash_: str, asked: ByHand) -> bool:
+        plan = place.reconciler.report.plan
+        held = plan.deletions.held if plan else None
+        if held is None or held.hash != hash_:
+            return False
+        place.deletions.approve(held, asked)
+        return True
+
+    def _held(self) -> str:
+        plans = ((place.settings.name, place.reconciler.report.plan) for place in self._places)
+        held = [f"{plan.deletions.held.hash} on {name}" for name, plan in plans if plan and plan.deletions.held]
+        return f"held are {', '.join(held)}" if held else "none are held"
+
+    def withdraw(self, hash_: str, target: str | None, asked: ByHand) -> list[str]:
+        done = [place for place in self._chosen(target) if place.deletions.withdraw(hash_, asked)]
+        if not done:
+            raise Retryable(f"no approval of {hash_[:64]} is in force{_on(target)}; `reconciler approve --list`")
+        self._wake_all()
+        return [place.settings.name for place in done]
+
+    def _chosen(self, target: str | None) -> list[ManagedTarget]:
+        """Raises SettingsError for an unknown target."""
+        if target is not None:
+            self.settings.target(target)
+        return [place for place in self._places if target in (None, place.settings.name)]
+
     def _suspended(self) -> list[str]:
         return sorted({name for place in self._places for name in place.suspension.names()})
 
@@ -473,6 +506,10 @@ def _pause(interval: float, failures: int) -> float:
     if not failures:
         return interval * random.uniform(0.95, 1.05)  # noqa: S311
     return backoff(failures, 2.0, interval)
+
+
+def _on(target: str | None) -> str:
+    return f" on {target}" if target else ""
 
 
 def _service_id(service: str) -> ServiceId:

@@ -12,6 +12,7 @@ from reconciler.config.settings import HostSettings, TargetSettings
 from reconciler.errors import NotUnderstood, Retryable
 from reconciler.evaluation.evaluator import Evaluation, Evaluator
 from reconciler.host.execute import BESIDE
+from reconciler.loop.deletions import DeletionGuard
 from reconciler.loop.failures import FailureLog
 from reconciler.loop.perform import Performer, QuarantineLog
 from reconciler.loop.recorder import Recorder
@@ -67,6 +68,7 @@ class Reconciler:
         suspension: Suspension,
         cordon: Cordon,
         recorder: Recorder,
+        deletions: DeletionGuard,
         evaluation: Evaluation | None = None,
         drain: HostDrain | None = None,
     ) -> None:
@@ -76,6 +78,7 @@ class Reconciler:
         self._cordon = cordon
         self._recorder = recorder
         self._drain = drain
+        self._deletions = deletions
         self._ends_at = 0.0
         self._evaluation = evaluation or Evaluator(settings)
         self._desired: tuple[DesiredState, DesiredState] | None = None
@@ -105,11 +108,13 @@ class Reconciler:
                 unschedulable=desired.unschedulable,
                 suspended=frozenset(suspended),
                 quarantines=self._quarantines.now(),
+                deletions=self._deletions.rules(snapshot),
             ),
             self.failures.now(),
         )
         if act:
             self._remember_cordon(desired)
+            self._deletions.note(snapshot, desired, observed, plan)
         results = self._wing.execute(plan, self._performer.perform, self.failures.waiting(plan)) if act else ()
         if act:
             self.failures.note(desired, observed, plan, results)
@@ -130,6 +135,7 @@ class Reconciler:
             suspended,
             drained,
             failures=self.failures.now(),
+            approvals=self._deletions.approvals,
         )
         return one_pass
 

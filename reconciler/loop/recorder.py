@@ -46,9 +46,13 @@ from reconciler.web.metrics import Metrics
 _QUIET = (SetRoutes, Remove, WriteInventory)
 _LOUD = (Reject, NoteCrash)
 # Subjects that are no service.
-_REVISION, _VIEW, _PASS = "revision", "view", "pass"
-_NO_SERVICES = frozenset({_REVISION, _VIEW, _PASS, "config"})
-_RESOLVED = {_VIEW: "git is read in full again", _PASS: "passes are made again"}
+_REVISION, _VIEW, _PASS, _DELETIONS = "revision", "view", "pass", "deletions"
+_NO_SERVICES = frozenset({_REVISION, _VIEW, _PASS, _DELETIONS, "config"})
+_RESOLVED = {
+    _VIEW: "git is read in full again",
+    _PASS: "passes are made again",
+    _DELETIONS: "no deletions are held any more",
+}
 
 
 class Recorder:
@@ -88,6 +92,7 @@ class Recorder:
         faults = Faults("telling of")
         self._report_problems(desired, observed)
         if not isinstance(observed, Unreachable):
+            self._report_held(desired, plan)
             self._report_findings(desired, plan, faults)
         self._follow(desired)
         if results and (self._draining or self._asked or self._last_errors):
@@ -214,6 +219,14 @@ class Recorder:
             and problems
         ):
             self._log.warning("incomplete_view", reason=problems, revision=desired.revision)
+
+    def _report_held(self, desired: DesiredState, plan: Plan) -> None:
+        """Deletions that wait for an approval, when they change."""
+        held = plan.deletions.held
+        text = "; ".join(reason.message for reason in held.reasons) if held else ""
+        found = CommitEvent("deletions_held", text, held.hash) if held else None
+        if self._report(_DELETIONS, desired.revision, found) and held:
+            self._log.warning("deletions_held", hash=held.hash, reason=text, revision=desired.revision)
 
     def _report_findings(self, desired: DesiredState, plan: Plan, faults: Faults) -> None:
         """Why services are out of sync, when it changes."""

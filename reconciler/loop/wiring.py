@@ -27,6 +27,7 @@ from reconciler.host.inventory import Inventory
 from reconciler.host.root_replicas import refuse_root
 from reconciler.host.target import HostTarget
 from reconciler.host.teardown import end_proxy
+from reconciler.loop.deletions import DeletionGuard
 from reconciler.loop.failures import PassErrors
 from reconciler.loop.host_wing import HostWing
 from reconciler.loop.reconcile import Reconciler
@@ -36,6 +37,7 @@ from reconciler.report.history import History
 from reconciler.report.requests import RequestTally
 from reconciler.report.status import LeftoverInfo, TargetReport
 from reconciler.source import Check, GitSource
+from reconciler.state.approvals import Approvals
 from reconciler.state.cordon import Cordon
 from reconciler.state.folder import HISTORY, refuse_open_state
 from reconciler.state.suspension import HostDrain, Suspension
@@ -54,6 +56,7 @@ class ManagedTarget:
     reconciler: Reconciler
     suspension: Suspension
     recorder: Recorder
+    deletions: DeletionGuard
     wake: threading.Event
     tally: RequestTally
     is_turning: bool = False
@@ -235,8 +238,10 @@ def make_place(
     suspension = Suspension(folder / "suspended.json")
     recorder = Recorder(settings.name, history, metrics, tally)
     cordon, drain = Cordon(folder / "cordon.json"), make_drain(state)
-    reconciler = Reconciler(settings, HostWing(settings, target), history, suspension, cordon, recorder, wanted, drain)
-    return ManagedTarget(settings, target, reconciler, suspension, recorder, wake, tally)
+    deletions = DeletionGuard(settings.prune.limits, Approvals(folder / "approvals.json"), recorder)
+    wing = HostWing(settings, target)
+    reconciler = Reconciler(settings, wing, history, suspension, cordon, recorder, deletions, wanted, drain)
+    return ManagedTarget(settings, target, reconciler, suspension, recorder, deletions, wake, tally)
 
 
 def make_drain(settings: Settings) -> HostDrain:

@@ -34,6 +34,8 @@ from reconciler.model.actions import (
     kind_name,
     service_of,
 )
+from reconciler.model.approvals import Approval, DeletionRules, JudgedDeletions
+from reconciler.model.by_hand import ByHand
 from reconciler.model.cluster import (
     ApplyObject,
     ClusterAction,
@@ -69,7 +71,7 @@ from reconciler.model.desired import (
 from reconciler.model.fit import Fit
 from reconciler.model.guard import Deletion, Guard, GuardLimits
 from reconciler.model.health import Health, HealthStatus, Sync
-from reconciler.model.holds import EVERYTHING, ByHand, Holds
+from reconciler.model.holds import EVERYTHING, Holds
 from reconciler.model.names import (
     NO_ORIGIN,
     Bug,
@@ -121,6 +123,7 @@ __all__ = [
     "Action",
     "Address",
     "ApplyObject",
+    "Approval",
     "Argument",
     "AskPreflight",
     "Bug",
@@ -132,6 +135,7 @@ __all__ = [
     "CommitApproval",
     "DeleteObject",
     "Deletion",
+    "DeletionRules",
     "Desired",
     "DesiredObject",
     "DesiredState",
@@ -155,6 +159,7 @@ __all__ = [
     "HealthStatus",
     "Holds",
     "HostAction",
+    "JudgedDeletions",
     "KeepLastGood",
     "KubeObject",
     "Lease",

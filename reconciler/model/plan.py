@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from reconciler.model.actions import Action
+from reconciler.model.approvals import JudgedDeletions
 from reconciler.model.cluster import ObjectPlan
 from reconciler.model.health import Health, Sync
 from reconciler.model.holds import Holds
@@ -41,7 +42,8 @@ class Plan:
     """Ordered outcome of comparing.
 
     `look_again_at` is when time alone may change the answer; None: only events. `looks` says so by service.
-    `holds` is what it had to respect. `objects` says what the plan says of each object of a cluster.
+    `holds` is what it had to respect. `deletions` are those that are due, held or not. `objects` says what the plan
+    says of each object of a cluster.
     """
 
     target: str
@@ -54,6 +56,7 @@ class Plan:
     looks: Mapping[ServiceId, float] = field(default_factory=dict)
     bugs: tuple[Bug, ...] = ()
     holds: Holds = field(default_factory=Holds)
+    deletions: JudgedDeletions = field(default_factory=JudgedDeletions)
     objects: Mapping[ObjectId, ObjectPlan] = field(default_factory=dict)
 
 

@@ -30,6 +30,7 @@ _TARGET: Document = {
     "closedPathRequests": 0,
     "kind": "host",
     "objects": [],
+    "deletions": {"held": None, "approvals": []},
 }
 _SERVICE: Document = {
     "suspension": None,

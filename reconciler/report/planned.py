@@ -70,6 +70,7 @@ def _target(target: Document, actions: Sequence[Action]) -> Document:
                 "suspended",
                 "cordoned",
                 "drained",
+                "deletions",
                 "unreadable",
                 "refused",
                 "notes",

@@ -12,6 +12,7 @@ from reconciler.config.settings import Routing
 from reconciler.engines.arguments import ends_tls
 from reconciler.host.capacity import WHOLE
 from reconciler.model import (
+    Approval,
     ByHand,
     ClusterView,
     Desired,
@@ -249,7 +250,7 @@ class TargetReport:
     `applied` is the revision that this target reached; empty means the source's. `suspensions` tell more of what is
     suspended, by the same names; `drained`: who drained the whole host. `requests`: their outcomes.
     `pass_error`: why the latest pass failed; empty when it did not. `closed_paths` counts requests for paths that are
-    not open.
+    not open. `approvals` are of deletions that are not done yet.
     """
 
     desired: DesiredState | None
@@ -266,6 +267,7 @@ class TargetReport:
     failures: tuple[FailedAction, ...] = ()
     pass_error: str = ""
     closed_paths: int = 0
+    approvals: tuple[Approval, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +290,32 @@ def manual_document(asked: ByHand | None) -> Document | None:
         "at": timestamp(asked.at),
         "reason": scrub_text(asked.reason),
         "until": timestamp(asked.until),
+    }
+
+
+def deletions_document(report: TargetReport) -> Document:
+    """`held` wait for an approval of their hash; `approvals` are those given, by hand or by a commit."""
+    held = report.plan.deletions.held if report.plan else None
+    return {
+        "held": {
+            "hash": held.hash,
+            "reasons": [scrub_text(reason.message) for reason in held.reasons],
+            "subjects": [each.subject for each in held.deletions],
+            "gpus": sum(each.gpus for each in held.deletions),
+        }
+        if held
+        else None,
+        "approvals": [
+            {
+                "hash": one.hash,
+                "subjects": sorted(subject for subject, _ in one.members),
+                "by": one.asked.by,
+                "at": timestamp(one.asked.at),
+                "reason": scrub_text(one.asked.reason),
+                "withdrawn": one.withdrawn,
+            }
+            for one in report.approvals
+        ],
     }
 
 

@@ -419,6 +419,19 @@ def review_blocks(review: Document) -> Iterator[Block]:
 # ---------------------------------------------------------------- history
 
 
+def approvals_table(deletions: Mapping[str, Document]) -> Table:
+    """By target: what is held, and the approvals that are in force or withdrawn."""
+    rows = []
+    for name, found in deletions.items():
+        if held := found["held"]:
+            rows.append((name, held["hash"], "held", "-", "-", ", ".join(held["subjects"])))
+        for one in found["approvals"]:
+            state = "withdrawn" if one["withdrawn"] else "approved"
+            who = one_line(f"{one['by']}: {one['reason']}" if one["reason"] else one["by"])
+            rows.append((name, one["hash"], state, who, one["at"] or "-", ", ".join(one["subjects"])))
+    return Table(("TARGET", "HASH", "STATE", "BY", "AT", "DELETES"), rows)
+
+
 def history_table(entries: Sequence[Document]) -> Table:
     """Oldest first, as a log is read."""
     rows = [

@@ -112,6 +112,16 @@ class DaemonClient:
         """Lift that; whether the host was drained."""
         return bool(self._request("POST", "/undrain")["lifted"])
 
+    def approve(self, hash_: str, target: str | None, reason: str = "") -> list[str]:
+        """The targets that do these deletions now."""
+        body = {"hash": hash_, "target": target, "reason": reason}
+        return cast(list[str], self._request("POST", "/approve", body)["targets"])
+
+    def withdraw(self, hash_: str, target: str | None, reason: str = "") -> list[str]:
+        """The targets that hold again what is left of them."""
+        body = {"hash": hash_, "target": target, "reason": reason}
+        return cast(list[str], self._request("POST", "/withdraw", body)["targets"])
+
     def _request(
         self, method: str, target: str, body: Document | None = None, timeout: float | None = None
     ) -> Document:

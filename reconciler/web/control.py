@@ -1,5 +1,5 @@
 """The owner's API of the daemon over its unix socket: status, history, logs, sync, suspend, resume, restart,
-drain, undrain.
+drain, undrain, approve, withdraw.
 
 Connections are vetted by the server (only our own user and root). Errors are JSON too:
 `{"error": …}` with 400 for a wrong question, 404 for an unknown service, 500 for our fault.
@@ -76,6 +76,12 @@ class Control(Protocol):
     def undrain(self, by: str) -> bool:
         """Let everything in git run again. Returns whether the host was drained."""
 
+    def approve(self, hash_: str, target: str | None, asked: ByHand) -> list[str]:
+        """Let the deletions with this hash be done that are held. Returns the targets that do them."""
+
+    def withdraw(self, hash_: str, target: str | None, asked: ByHand) -> list[str]:
+        """Hold again what is left of approved deletions. Returns the targets that do."""
+
     def heartbeat(self) -> float:
         """Seconds since the loop last turned."""
 
@@ -98,6 +104,8 @@ def control_app(control: Control) -> Starlette:
             Route("/restart", _answer(api.restart), methods=["POST"]),
             Route("/drain", _answer(api.drain), methods=["POST"]),
             Route("/undrain", _answer(api.undrain), methods=["POST"]),
+            Route("/approve", _answer(api.approve), methods=["POST"]),
+            Route("/withdraw", _answer(api.withdraw), methods=["POST"]),
         ]
     )
 
@@ -133,11 +141,9 @@ class _OwnerApi:
         return {"suspended": self.control.resume(_service(self.control, body.get("service")), _caller(request))}
 
     def restart(self, request: Request, body: Document) -> object:
-        service, target = _service(self.control, body.get("service")), body.get("target")
+        service, target = _service(self.control, body.get("service")), _target(body)
         if service is None:
             raise BadRequest("restart which service? Give service: namespace/name")
-        if not isinstance(target, str | None):
-            raise BadRequest("target: expected text")
         targets, needed = self.control.restart(service, target, _caller(request))
         return {"service": service, "targets": targets, "askedBy": _caller(request), "pass": needed}
 
@@ -147,6 +153,12 @@ class _OwnerApi:
 
     def undrain(self, request: Request, _: Document) -> object:
         return {"lifted": self.control.undrain(_caller(request))}
+
+    def approve(self, request: Request, body: Document) -> object:
+        return {"targets": self.control.approve(_hash(body), _target(body), _asked(request, body))}
+
+    def withdraw(self, request: Request, body: Document) -> object:
+        return {"targets": self.control.withdraw(_hash(body), _target(body), _asked(request, body))}
 
 
 def _answer(
@@ -213,6 +225,20 @@ def _service(control: Control, text: object, *, gone_is_fine: bool = False) -> s
     if not isinstance(text, str):
         raise BadRequest("service: expected text")
     return resolve_service(control.status(), text, gone_is_fine=gone_is_fine)
+
+
+def _target(body: Document) -> str | None:
+    target = body.get("target")
+    if not isinstance(target, str | None):
+        raise BadRequest("target: expected text")
+    return target
+
+
+def _hash(body: Document) -> str:
+    found = body.get("hash")
+    if not isinstance(found, str) or not found:
+        raise BadRequest("hash: expected text, as `reconciler status` shows it")
+    return found.lower()
 
 
 def _caller(request: Request) -> str:

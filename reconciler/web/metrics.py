@@ -197,6 +197,12 @@ def _target_gauges(status: Document) -> Iterator[Metric]:
         [((t["name"],), t["cordoned"] is not None) for t in targets],
     )
     yield _gauge(
+        "reconciler_deletions_held",
+        "Deletions that wait for `reconciler approve`",
+        name,
+        [((t["name"],), len((t["deletions"]["held"] or {}).get("subjects", ()))) for t in targets],
+    )
+    yield _gauge(
         "reconciler_target_drained",
         "1 when the host is drained manually",
         name,

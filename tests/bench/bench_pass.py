@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from reconciler.config.settings import HostSettings
+from reconciler.loop.deletions import DeletionGuard
 from reconciler.loop.host_wing import Host, HostWing
 from reconciler.loop.reconcile import Reconciler
 from reconciler.loop.recorder import Recorder
@@ -34,6 +35,7 @@ from reconciler.model import (
     Snapshot,
 )
 from reconciler.report.history import History
+from reconciler.state.approvals import Approvals
 from reconciler.state.cordon import Cordon
 from reconciler.state.suspension import Suspension
 from reconciler.web.metrics import Metrics
@@ -111,9 +113,10 @@ def _file(path: str, text: str) -> File:
 def make_reconciler(settings: HostSettings, target: Host, folder: Path) -> tuple[Reconciler, History]:
     history = History(folder / "state.db")
     suspension, cordon = Suspension(folder / "suspended.json"), Cordon(folder / "cordon.json")
-    return Reconciler(
-        settings, HostWing(settings, target), history, suspension, cordon, Recorder("demo", history, Metrics())
-    ), history
+    recorder = Recorder("demo", history, Metrics())
+    deletions = DeletionGuard(settings.prune.limits, Approvals(folder / "approvals.json"), recorder)
+    wing = HostWing(settings, target)
+    return Reconciler(settings, wing, history, suspension, cordon, recorder, deletions), history
 
 
 def measure(count: int) -> dict[str, float]:

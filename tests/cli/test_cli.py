@@ -45,6 +45,7 @@ COMMANDS = [
     "target",
     "sync",
     "validate",
+    "approve",
     "version",
 ]
 # Most tests start the command in a process of its own.

@@ -14,6 +14,7 @@ from reconciler.errors import Retryable
 from reconciler.host.gpus.devices import Gpus
 from reconciler.host.inventory import Inventory
 from reconciler.host.process.supervisor import ProcessSupervisor
+from reconciler.loop.deletions import DeletionGuard
 from reconciler.loop.host_wing import HostWing
 from reconciler.loop.once import has_acted
 from reconciler.loop.reconcile import Reconciler
@@ -22,6 +23,7 @@ from reconciler.loop.wiring import make_folder, make_history
 from reconciler.model import Action, Desired, Fetch, File, Observed, Snapshot, Staging, Start, Stop, Unstage
 from reconciler.report.convergence import convergence_of
 from reconciler.report.status import DaemonInfo, RevisionInfo, build_status
+from reconciler.state.approvals import Approvals
 from reconciler.state.cordon import Cordon
 from reconciler.state.suspension import HostDrain, Suspension
 from reconciler.web.metrics import Metrics
@@ -106,7 +108,9 @@ def make_reconciler(folder: Path, drain: HostDrain | None = None) -> tuple[Recon
     own: HostSettings = settings.targets[0]
     recorder = Recorder("box", history, Metrics())
     suspension, cordon = Suspension(folder / "suspended.json"), Cordon(folder / "cordon.json")
-    return Reconciler(own, HostWing(own, target), history, suspension, cordon, recorder, drain=drain), target
+    deletions = DeletionGuard(own.prune.limits, Approvals(folder / "approvals.json"), recorder)
+    wing = HostWing(own, target)
+    return Reconciler(own, wing, history, suspension, cordon, recorder, deletions, drain=drain), target
 
 
 def snapshot(*names: str, revision: str = "a" * 40, seed: int = 1) -> Snapshot:

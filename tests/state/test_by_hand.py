@@ -213,3 +213,23 @@ def test_daemon_keeps_a_drain_over_restarts_and_history_says_who(config: Path):
     finally:
         daemon.stop()
     assert events(config) == [("host_drained", "", SAID), ("host_undrained", "", "by bob")]
+
+
+def test_approve_tells_the_daemon_what_who_and_why(config: Path, loop: FakeLoop, capsys: pytest.CaptureFixture[str]):
+    given = ["approve", "ABCDEF0123456789", "--target", "a", "--reason", "retired", "--config", str(config)]
+    assert run(given) == 0
+    (name, (digest, target, asked)) = loop.asked[-1]
+    assert (name, digest, target, asked.reason) == ("approve", "abcdef0123456789", "a", "retired")
+    assert asked.by.startswith(ME) or asked.by.endswith(f"(as {ME})")
+    assert run([*given, "--withdraw"]) == 0
+    assert loop.asked[-1][0] == "withdraw"
+    assert capsys.readouterr().out.splitlines() == [
+        "approved on a: ABCDEF0123456789",
+        "withdrawn on a: ABCDEF0123456789",
+    ]
+
+
+@pytest.mark.parametrize("words", [["approve"], ["approve", "abc", "--list"]])
+def test_approve_wants_either_a_hash_or_the_list(config: Path, words: list[str], capsys: pytest.CaptureFixture[str]):
+    assert run([*words, "--config", str(config)]) == 2
+    assert "give a HASH to approve, or --list" in capsys.readouterr().err

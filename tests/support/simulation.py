@@ -25,6 +25,7 @@ from reconciler.model import (
     AskPreflight,
     Canary,
     Capacity,
+    DeletionRules,
     Desired,
     DesiredState,
     Drain,
@@ -36,6 +37,7 @@ from reconciler.model import (
     Forget,
     Gpu,
     GpuUse,
+    GuardLimits,
     Holds,
     MarkReady,
     Mount,
@@ -79,6 +81,7 @@ from reconciler.model.model_sources import fetched
 from tests.support.arguments import written
 
 PATIENCE = Patience(min_ready=3, ready_timeout=30, drain_timeout=10, stop_grace=2)
+UNGUARDED = DeletionRules(limits=GuardLimits(None, None, None, everything=True))
 GIB = 1 << 30
 
 
@@ -522,12 +525,13 @@ class Host:
             unschedulable=desired.unschedulable,
             suspended=frozenset(map(str, suspended)),
             quarantines=self.quarantines,
+            deletions=UNGUARDED,
         )
 
-    def step(self, desired: DesiredState, die_after: int | None = None) -> Plan:
+    def step(self, desired: DesiredState, die_after: int | None = None, rules: DeletionRules = UNGUARDED) -> Plan:
         """One pass. `die_after` cuts its execution after so many actions, as `kill -9` would."""
-        observed = self.observe()
-        plan = make_plan(desired, observed, self.holds(desired), PATIENCE, tuple(self.failures.values()))
+        observed, holds = self.observe(), replace(self.holds(desired), deletions=rules)
+        plan = make_plan(desired, observed, holds, PATIENCE, tuple(self.failures.values()))
         self.check_successors(desired, plan)
         self.check_promoted_last(desired, plan)
         if die_after is not None:

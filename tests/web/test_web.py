@@ -92,6 +92,14 @@ class FakeLoop:
             raise RuntimeError("a bug in the loop")
         raise Retryable("the whole target is suspended")
 
+    def approve(self, hash_: str, target: str | None, asked: ByHand) -> list[str]:
+        self.asked.append(("approve", (hash_, target, asked)))
+        return [target or "a"]
+
+    def withdraw(self, hash_: str, target: str | None, asked: ByHand) -> list[str]:
+        self.asked.append(("withdraw", (hash_, target, asked)))
+        return [target or "a"]
+
     def heartbeat(self) -> float:
         return self.age
 

@@ -16,6 +16,7 @@ from reconciler.host.doctor.finding import CheckResult, ok, problem, warning
 from reconciler.host.inventory import Inventory
 from reconciler.host.routing import process
 from reconciler.host.routing.process import holder_of, is_free
+from reconciler.report.status import Document
 from reconciler.state.target_registry import TargetRegistry
 from reconciler.system import procfs
 from reconciler.system.unix_sockets import listener_pid
@@ -135,17 +136,26 @@ def check_web(settings: Settings) -> Iterator[CheckResult]:
     yield _address("web", f"web.listen: {settings.web.listen}", host, port, {daemon} if daemon else set(), "our daemon")
     if daemon:
         yield ok("daemon", f"{settings.socket_path}: the daemon is running, pid {daemon}")
-        yield from _outdated(settings.socket_path)
+        yield from _daemon(settings.socket_path)
     else:
         yield ok("daemon", f"{settings.socket_path}: no daemon runs")
 
 
-def _outdated(path: Path) -> Iterator[CheckResult]:
-    """A daemon goes on with the code that it was started with, whatever was installed since."""
+def _daemon(path: Path) -> Iterator[CheckResult]:
+    """What it says of itself that a person should do something about."""
     try:
-        known = DaemonClient(path).status()["daemon"]
+        status = DaemonClient(path).status()
     except ReconcileError as error:
         yield warning("daemon", f"its status cannot be read: {error}", f"journalctl -u reconciler; {RESTART}")
         return
+    for target in status["targets"]:
+        if held := target["deletions"]["held"]:
+            what = f"{target['name']}: {len(held['subjects'])} deletions are held: {', '.join(held['subjects'])}"
+            yield warning("daemon", what, f"reconciler approve {held['hash']}, or restore them in git")
+    yield from _outdated(status["daemon"])
+
+
+def _outdated(known: Document) -> Iterator[CheckResult]:
+    """A daemon goes on with the code that it was started with, whatever was installed since."""
     if why := is_outdated(known["version"], known.get("build")):
         yield warning("daemon", why, f"{RESTART}; models keep serving")

@@ -24,6 +24,8 @@ from reconciler.host.doctor.folders import check_config
 from reconciler.host.inventory import Inventory
 from reconciler.host.routing import process
 from reconciler.host.routing.envoy import EnvoyProxy
+from reconciler.model import Deletion, GuardLimits, JudgedDeletions
+from reconciler.model.guard import examine as examine_deletions
 from reconciler.source import GitSource
 from reconciler.system import procfs
 from reconciler.web.metrics import Metrics
@@ -31,6 +33,7 @@ from reconciler.web.server import WebSide
 from tests.support.git_repository import Repository
 from tests.support.nvml.driver import GIB, Driver
 from tests.support.ports import free_port
+from tests.support.report_world import planned, report, status_of, verdict
 from tests.support.world import record
 from tests.web.test_web import FakeLoop
 
@@ -528,7 +531,9 @@ def test_ports_that_connections_may_take_are_warned_about(host: Host):
 def test_proxy_and_a_daemon_of_ours_may_hold_their_addresses(host: Host, tmp_path: Path):
     settings = host.settings()
     folder = tmp_path / "state" / "a" / "proxy"
-    proxy, web = EnvoyProxy(folder, settings.targets[0].routing), WebSide(settings, FakeLoop(), Metrics())
+    guard = examine_deletions([Deletion("default/gone")], 1, GuardLimits())
+    loop = FakeLoop(status_of(report(plan=replace(planned(verdict()), deletions=JudgedDeletions(held=guard)))))
+    proxy, web = EnvoyProxy(folder, settings.targets[0].routing), WebSide(settings, loop, Metrics())
     try:
         proxy.ensure_running()
         web.start()
@@ -536,7 +541,9 @@ def test_proxy_and_a_daemon_of_ours_may_hold_their_addresses(host: Host, tmp_pat
         assert "our proxy listens" in message
         assert "our daemon listens" in message
         assert f"the daemon is running, pid {os.getpid()}" in message
-        outdated = next(one for one in host.about("web") if one.level is Level.WARNING)
+        held, outdated = (one for one in host.about("web") if one.level is Level.WARNING)
+        assert held.message == "a: 1 deletions are held: default/gone"
+        assert held.fix.startswith("reconciler approve ")
         assert outdated.message == f"the daemon runs version 1.2.3, installed is {__version__}"
         assert outdated.fix.startswith("systemctl restart reconciler")
     finally:
