@@ -60,15 +60,16 @@ def examine(
     *,
     rewritten_history: bool = False,
     missing_path: str = "",
+    risks: Collection[str] = (),
 ) -> Guard | None:
     """Why these deletions must be approved first; None: they need not be.
 
     `total` is how many things are owned now, these among them. `missing_path` is a folder that the target reads and
-    that is not in git any more.
+    that is not in git any more. `risks` say what else would be lost.
     """
     if not deletions:
         return None
-    texts = [*_suspicious(rewritten_history, missing_path), *_too_much(deletions, total, limits)]
+    texts = [*_suspicious(rewritten_history, missing_path), *risks, *_too_much(deletions, total, limits)]
     if not texts:
         return None
     digest = plan_hash(deletions)

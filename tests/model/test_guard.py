@@ -106,3 +106,9 @@ def test_guard_stops_any_deletion_for_a_missing_path() -> None:
     guard = examine(some(1), 100, OFF, missing_path="models")
     assert guard is not None
     assert "models/ is missing from git" in guard.reasons[0].message
+
+
+def test_guard_stops_for_what_else_would_be_lost() -> None:
+    guard = examine(some(1), 100, OFF, risks=["things.example.com would take along Thing a/b"])
+    assert guard is not None
+    assert "would take along Thing a/b; if that is meant" in guard.reasons[0].message

@@ -118,11 +118,12 @@ def shrink(inventory: ClusterInventory, gone: Mapping[ObjectId, str]) -> Cluster
 
 
 def is_ours(member: Member, live: KubeObject, applyset: str) -> bool:
-    """Is the live object the member? By its UID; where we ended before we knew that, by what nobody copies by chance:
-    that we applied it as part of this set, and no controller made it."""
+    """Is the live object the member? By its UID, if we ever applied it: a take-over may have ended before that. Where
+    we ended before we knew the UID, by what nobody copies by chance: that we applied it as part of this set, and no
+    controller made it."""
     metadata = live["metadata"]
     if member.uid:
-        return bool(metadata["uid"] == member.uid)
+        return bool(metadata["uid"] == member.uid and (member.body or owned_fields(live) is not None))
     labels = metadata.get("labels") or {}
     is_made = any(owner.get("controller") for owner in metadata.get("ownerReferences") or ())
     return labels.get(PART_OF) == applyset and owned_fields(live) is not None and not is_made

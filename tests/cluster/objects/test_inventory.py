@@ -165,6 +165,8 @@ CONTROLLED = [{"kind": "Operator", "name": "o", "controller": True}]
     ("member", "manager", "metadata", "is_it"),
     [
         (Member("u1"), MADE, {}, True),
+        (Member("u1"), entry("kubectl", {"f:data": {}}), {"labels": LABELS}, False),
+        (Member("u1", body="hash"), entry("kubectl", {"f:data": {}}), {}, True),
         (Member("u2"), MADE, {"labels": LABELS}, False),
         (Member(""), MADE, {"labels": LABELS}, True),
         (Member(""), MADE, {}, False),
