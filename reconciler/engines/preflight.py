@@ -34,7 +34,7 @@ from reconciler.system.programs import LONGEST, TooMuchError, exchange, kill_gro
 log = structlog.get_logger()
 
 SCRIPTS = tuple(
-    Path(__file__).with_name(f"preflight_{name}.py")
+    Path(__file__).with_name("preflight_program") / f"preflight_{name}.py"
     for name in ("probe", "findings", "parser", "text", "hints", "loads")
 )
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0

@@ -36,10 +36,10 @@ class ReplicaPhase(StrEnum):
 class Patience:
     """How long is long enough, in seconds."""
 
-    min_ready: float = 30.0
-    ready_timeout: float = 600.0
-    drain_timeout: float = 120.0
-    stop_grace: float = 10.0
+    min_ready: float
+    ready_timeout: float
+    drain_timeout: float
+    stop_grace: float
 
 
 def phase_of(replica: Replica, now: float, patience: Patience) -> ReplicaPhase:

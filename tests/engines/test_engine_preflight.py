@@ -18,7 +18,7 @@ import pytest
 from reconciler.config.settings import EngineSettings
 from reconciler.engines.launch import PreflightQuestion, question
 from reconciler.engines.preflight import PreflightRunner, engine_version, key_of
-from reconciler.engines.preflight_hints import REMOVED
+from reconciler.engines.preflight_program.preflight_hints import REMOVED
 from reconciler.engines.verdict import PreflightVerdict
 from reconciler.errors import Retryable
 from reconciler.model import (

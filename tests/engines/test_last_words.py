@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from reconciler.engines.last_words import LONGEST, fatal_reason
-from reconciler.engines.preflight_text import shorten
+from reconciler.engines.preflight_program.preflight_text import shorten
 from reconciler.report.redact import scrub_text
 
 ENGINE = "(EngineCore pid=7) ERROR 11-22 20:32:32 [core.py:1510] "

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.engines.launch import PreflightQuestion
-from reconciler.engines.preflight_text import paths_in, plain, split
+from reconciler.engines.preflight_program.preflight_text import paths_in, plain, split
 from reconciler.engines.verdict import Complaint, PreflightVerdict
 from reconciler.model import NO_ORIGIN, Argument, Origin, Reason
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.engines.preflight_hints import (
+from reconciler.engines.preflight_program.preflight_hints import (
     ELSEWHERE,
     REMOVED,
     as_json,
@@ -21,7 +21,7 @@ from reconciler.engines.preflight_hints import (
     removed,
     suspicious,
 )
-from reconciler.engines.preflight_text import split
+from reconciler.engines.preflight_program.preflight_text import split
 
 FLAGS = frozenset({"--max-model-len", "--dtype", "--enable-lora", "--no-enable-lora", "--hf-overrides", "-tp"})
 TREES = st.recursive(

@@ -140,7 +140,7 @@ def test_serving_replica_whose_port_stranger_has_is_failed_and_says_whose() -> N
     seen = replica(
         healthy=False, stranger="port 20001 is held by PID 7 (nc), uid 65534, which does not belong to this replica"
     )
-    code, text = failure(seen, 200.0, Patience()) or ("", "")
+    code, text = failure(seen, 200.0, Patience(30.0, 600.0, 120.0, 10.0)) or ("", "")
     assert code == "PortTaken"
     assert "uid 65534" in text
 

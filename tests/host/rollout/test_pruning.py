@@ -51,7 +51,7 @@ FILE = "hosts/a/two.yaml"
 def plan_for(wanted: DesiredState, route_only: bool = False) -> tuple[Plan, Any]:
     """`two` runs, and git does not show it."""
     seen = observed(replica(), replica(TWO, origin=Origin(FILE, 7)), owned={TINY: owned(), TWO: owned(TWO)})
-    return make_plan(wanted, seen, Holds(), Patience()), seen
+    return make_plan(wanted, seen, Holds(), Patience(30.0, 600.0, 120.0, 10.0)), seen
 
 
 def leaving(wanted: DesiredState) -> str:
@@ -179,7 +179,7 @@ def test_kept_service_says_why_in_every_output(suspended: tuple[ServiceId, ...],
     services = (desired(), desired(TWO, replicas=0, not_here=elsewhere)) if elsewhere else (desired(),)
     wanted = state(*services, unreadable=(BROKEN,))
     _, seen = plan_for(wanted)
-    plan = make_plan(wanted, seen, Holds(suspended=frozenset(map(str, suspended))), Patience())
+    plan = make_plan(wanted, seen, Holds(suspended=frozenset(map(str, suspended))), Patience(30.0, 600.0, 120.0, 10.0))
     shown = outputs(wanted, seen, plan)
     lines = {name: [line for line in text.split("\n") if "kept" in line] for name, text in shown.items()}
     assert all("hosts/a/z.yaml" in "".join(found) and "is not YAML: x" in "".join(found) for found in lines.values()), (

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reconciler.engines.preflight_parser import Environment, Unknown, first_of
-    from reconciler.engines.preflight_text import Finding, Option, describe
+    from reconciler.engines.preflight_program.preflight_parser import Environment, Unknown, first_of
+    from reconciler.engines.preflight_program.preflight_text import Finding, Option, describe
 else:
     # A script finds its neighbours by their bare names.
     from preflight_parser import Environment, Unknown, first_of

@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from reconciler.engines.preflight_hints import (
+    from reconciler.engines.preflight_program.preflight_hints import (
         CHOICES,
         ELSEWHERE,
         UNEXPECTED,
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
         not_json,
         removed,
     )
-    from reconciler.engines.preflight_parser import Engine, Refused
-    from reconciler.engines.preflight_text import (
+    from reconciler.engines.preflight_program.preflight_parser import Engine, Refused
+    from reconciler.engines.preflight_program.preflight_text import (
         Finding,
         Option,
         describe,

@@ -29,7 +29,7 @@ import tempfile
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reconciler.engines.preflight_findings import (
+    from reconciler.engines.preflight_program.preflight_findings import (
         blame,
         culprit_of_refusal,
         explain_unknown,
@@ -37,16 +37,16 @@ if TYPE_CHECKING:
         finding_of_refusal,
         stray_word,
     )
-    from reconciler.engines.preflight_hints import suspicious
-    from reconciler.engines.preflight_loads import (
+    from reconciler.engines.preflight_program.preflight_hints import suspicious
+    from reconciler.engines.preflight_program.preflight_loads import (
         Unimportable,
         check_grpc,
         check_imports,
         check_variables,
         tokenizer_faults,
     )
-    from reconciler.engines.preflight_parser import Engine, Environment, Refused, Unknown
-    from reconciler.engines.preflight_text import (
+    from reconciler.engines.preflight_program.preflight_parser import Engine, Environment, Refused, Unknown
+    from reconciler.engines.preflight_program.preflight_text import (
         Finding,
         describe,
         is_flag,

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from reconciler.engines.preflight_text import describe
+    from reconciler.engines.preflight_program.preflight_text import describe
 else:
     # A script finds its neighbours by their bare names.
     from preflight_text import describe

@@ -14,7 +14,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING or __package__:
-    from reconciler.engines.preflight_text import SECRET, Option, is_flag, join, normal, split
+    from reconciler.engines.preflight_program.preflight_text import SECRET, Option, is_flag, join, normal, split
 else:
     # A script finds its neighbours by their bare names.
     from preflight_text import SECRET, Option, is_flag, join, normal, split
