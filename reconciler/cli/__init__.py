@@ -1,6 +1,13 @@
 """The command line: arguments → call → print → exit code. It decides nothing.
 
 Everything heavy is imported inside the commands: `--help` must be fast.
+
+passes   run, plan, sync, diff: make passes, or show what one would do
+daemon   status, history, logs, suspend, resume, restart: ask the daemon that runs
+local    render, validate, init, demo, version: need no daemon
+host     host doctor, drain, undrain, install, uninstall
+target   target rename
+shared   exit codes, options and printing
 """
 
 from __future__ import annotations

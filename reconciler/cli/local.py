@@ -1,4 +1,4 @@
-"""Commands that need no daemon: render, validate, demo, version."""
+"""Commands that need no daemon: render, validate, init, demo, version."""
 
 from __future__ import annotations
 

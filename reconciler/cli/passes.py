@@ -1,4 +1,4 @@
-"""Commands that compare git with the live state: run, plan, sync, diff."""
+"""Commands that make passes, or show what one would do: run, plan, sync, diff."""
 
 from __future__ import annotations
 
