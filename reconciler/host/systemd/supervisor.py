@@ -26,7 +26,7 @@ from reconciler.host.process.port_guard import PortGuard, speaks_on_port
 from reconciler.host.process.scratch import open_to
 from reconciler.host.supervisor import ProcessState
 from reconciler.host.systemd.podman import PODMAN, remove_container
-from reconciler.host.systemd.replica_files import ReplicaFiles
+from reconciler.host.systemd.replica_unit_files import ReplicaUnitFiles
 from reconciler.host.systemd.systemd_api import Run, Systemd, UnitState, is_ending, is_over, is_up
 from reconciler.host.systemd.unit import (
     CACHES,
@@ -69,7 +69,7 @@ class UnitSupervisor:
         self._systemd = systemd
         self._interpreters = Interpreters(user)
         self._clock = Clock()
-        self._files = ReplicaFiles(target, user, inventory, gpus, closed)
+        self._files = ReplicaUnitFiles(target, user, inventory, gpus, closed)
         self._guard = PortGuard(self.owns)
 
     # ------------------------------------------------------------ looking

@@ -39,7 +39,7 @@ _LONGEST_LINE, _LARGEST_CREDENTIAL = 1 << 20, 1 << 20
 _log = structlog.get_logger()
 
 
-class ReplicaFiles:
+class ReplicaUnitFiles:
     """`target` names the units, `user` runs them. They see nothing of `closed`."""
 
     def __init__(self, target: str, user: str, inventory: Inventory, gpus: Gpus, closed: tuple[Path, ...]) -> None:
