@@ -1,10 +1,13 @@
 """One service's next steps on a host. Pure.
 
-`goal` says where the service is heading and `staging` which files it needs first. `ways` is the table of ways there,
-`strategy` chooses one from what is observed now, and `move` takes its steps, with `start` for what starts. `route` says
-how requests reach it meanwhile, `reservations` which room others must not take, `verdict` what to tell people, `canary`
-which of two versions comes next, `pruning` what becomes of what git does not show. `contexts` puts together what is
-known of each service, and `decide` what it needs; `fast_path` is the short way of a service that is as git wants it.
+`inputs` and `context` hold what is known of each service, and `decide` says what it needs; `fast_path` is the short
+way for a service that is as git wants it. `goal` says where a service is heading, `staging` which files it needs
+first. `strategy` is the table of ways there and chooses one (`fallback`: back to the last good digest), `move` takes
+its steps, with `start` for what starts; `steps` collects them. `lifecycle` is what is due whatever the goal,
+`failures` when to try again. `route` says how requests reach it meanwhile, `reservations` which room others must not
+take, `canary` which of two versions comes next, `builds` what becomes of replicas that the config would start
+otherwise now, `pruning` what becomes of what git does not show, `deletions` what waits for an approval. `isolation`
+keeps a service that makes us raise from costing the others.
 """
 
 from reconciler.host.rollout.context import ServiceContext
