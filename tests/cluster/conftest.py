@@ -11,13 +11,28 @@ From `tests.controlplane.fixtures`: `control_plane`, `api`, `namespace`, `add_no
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from tests.controlplane.api import Api
+from tests.controlplane.control_plane import ControlPlane
 from tests.controlplane.kserve.crds import install_crds
+from tests.controlplane.kserve.installation import KServe
 
 
 @pytest.fixture
 def kserve_crds(api: Api) -> None:
     """KServe's kinds, without its webhooks and its controller: an InferenceService is stored as it is, and stays so."""
     install_crds(api)
+
+
+@pytest.fixture
+def kserve(control_plane: ControlPlane, namespace: str) -> Iterator[KServe]:
+    """A KServe 0.20 that works as it was seen to: kinds, webhooks, and a controller with Deployments and statuses.
+
+    Pods fail as annotations of the predictor say (`tests.controlplane.kubelet`); pods need a node. With other options:
+    `with KServe(control_plane, progress_deadline=3): …`.
+    """
+    with KServe(control_plane) as running:
+        yield running

@@ -133,10 +133,12 @@ class Api:
             if error.code != 404 or not missing_ok:
                 raise
 
-    def watch(self, api_version: str, kind: str, namespace: str | None = None, seconds: int = 60) -> Iterator[Object]:
+    def watch(
+        self, api_version: str, kind: str, namespace: str | None = None, *, labels: str = "", seconds: int = 60
+    ) -> Iterator[Object]:
         """Events `{"type": …, "object": …}`: first ADDED for each that exists. Ends after so many seconds."""
         path = self.collection(api_version, kind, namespace)
-        query = urlencode({"watch": "1", "timeoutSeconds": seconds})
+        query = urlencode({"watch": "1", "timeoutSeconds": seconds, "labelSelector": labels})
         response = self._pool.request(
             "GET", f"{self.server}{path}?{query}", headers=self._headers, timeout=seconds + 10, preload_content=False
         )
