@@ -383,6 +383,7 @@ class ClusterSettings(_Section):
     burst: Count = Field(100, description="Most requests at once, before `qps` applies")
     timeout: Seconds = Field(30.0, gt=0, description="Longest time that one request to the API server takes")
     secrets: Secrets = Field(default_factory=Secrets, description="How SOPS-encrypted Secrets are opened")
+    prune: Prune = Field(default_factory=Prune, description="How much git may delete at once without approval")
     ignore: tuple[IgnoredFields, ...] = Field((), description="Fields that others than git decide")
     drain: bool = Field(True, description="Add what makes vLLM drain when a pod is stopped, where git sets nothing")
     preflight: bool = Field(False, description="Validate arguments with the image's own vLLM, in a Job without a GPU")

@@ -32,6 +32,7 @@ from reconciler.model import (
     Origin,
     Reason,
     ReasonCode,
+    Rendered,
     ServiceId,
     Snapshot,
 )
@@ -244,7 +245,7 @@ def _describe(service: Manifest, found: DesiredObject, tree: _Tree) -> tuple[Des
     warnings = tuple(_reason(each, origins, resolved) for each in resolved.warnings)
     if problems:
         return _unusable(service, found, problems, warnings), found
-    found = _with_runtime_named(found, resolved)
+    found = _with_rendered(_with_runtime_named(found, resolved), resolved)
     doubts = tuple(_reason(each, origins, resolved) for each in resolved.errors)
     options = read_serving_options(service)
     spec = None if doubts else _spec_of(resolved, origins, tree)
@@ -294,6 +295,14 @@ def _with_runtime_named(found: DesiredObject, resolved: Resolved) -> DesiredObje
     predictor = spec["predictor"] | {"model": model | {"runtime": resolved.runtime.name}}
     body = {**found.body, "spec": spec | {"predictor": predictor}}
     return replace(found, body=body, hash=hash_of(body))
+
+
+def _with_rendered(found: DesiredObject, resolved: Resolved) -> DesiredObject:
+    if not resolved.pod:
+        return found
+    ref = resolved.runtime
+    runtime = ObjectId("serving.kserve.io", ref.kind, ref.namespace, ref.name) if ref else None
+    return replace(found, rendered=Rendered(dict(resolved.pod), resolved.deployment_mode, runtime))
 
 
 def _unusable(

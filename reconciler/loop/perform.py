@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from reconciler.errors import Retryable
-from reconciler.model import Action, NoteFailure, Promote, Quarantine, Reject, ServiceId
+from reconciler.model import Action, KeepLastGood, NoteFailure, Promote, Quarantine, Reject, ServiceId
 from reconciler.model.target import Target
 from reconciler.report.history import History
 
@@ -67,5 +67,8 @@ class Performer:
                 self.target.perform(action)
                 if action.promoted.replicas:
                     self.quarantines.lift(action.service)
+            case KeepLastGood():
+                self.target.perform(action)
+                self.quarantines.lift(action.service)
             case _:
                 self.target.perform(action)

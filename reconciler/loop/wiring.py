@@ -16,7 +16,7 @@ import structlog
 from reconciler import __version__
 from reconciler.build import build_id
 from reconciler.config.conflicts import KEPT
-from reconciler.config.settings import HostSettings, Settings
+from reconciler.config.settings import ClusterSettings, HostSettings, Settings, TargetSettings
 from reconciler.config.values import NAME
 from reconciler.errors import Retryable, SettingsError, Terminal
 from reconciler.evaluation.evaluator import Evaluation, Evaluator
@@ -33,6 +33,7 @@ from reconciler.loop.host_wing import HostWing
 from reconciler.loop.reconcile import Reconciler
 from reconciler.loop.recorder import Recorder
 from reconciler.model import NO_ORIGIN, Observed, Reason, ReasonCode
+from reconciler.model.target import Target
 from reconciler.report.history import History
 from reconciler.report.requests import RequestTally
 from reconciler.report.status import LeftoverInfo, TargetReport
@@ -51,8 +52,8 @@ log = structlog.get_logger()
 class ManagedTarget:
     """One target with everything around it. `leftover`: it is not in the config any more, and is drained."""
 
-    settings: HostSettings
-    target: HostTarget
+    settings: TargetSettings
+    target: Target
     reconciler: Reconciler
     suspension: Suspension
     recorder: Recorder
@@ -105,8 +106,6 @@ def make_places(
     write to our folder; Retryable for a driver.
     """
     refuse_open_state(settings)
-    for cluster in settings.clusters:
-        raise SettingsError(f"target {cluster.name}: kind kubernetes is not supported by this version")
     leftovers = TargetRegistry(settings.state_dir).check(settings)
     refuse_shared_gpus(settings)
     refuse_root(settings)
@@ -116,6 +115,12 @@ def make_places(
             target, settings, history, metrics, reserved, scratch, sandbox.target(target.name) if sandbox else None
         )
         for target in settings.hosts
+    ]
+    places += [
+        make_cluster_place(
+            target, settings, history, metrics, scratch, sandbox.target(target.name) if sandbox else None
+        )
+        for target in settings.clusters
     ]
     removed = (_make_removed(left, settings, history, metrics, scratch) for left in leftovers)
     return places + [place for place in removed if place is not None]
@@ -181,12 +186,19 @@ def rename_target(settings: Settings, old: str, new: str) -> bool:
 def retire(place: ManagedTarget, state: Settings) -> bool:
     """End the proxy of a removed target, and forget it, once nothing else of it is left. Raises Retryable."""
     left, report = place.leftover, place.reconciler.report
-    if left is None or not isinstance(report.observed, Observed) or report.observed.replicas or report.observed.owned:
+    settings = place.settings
+    if (
+        left is None
+        or not isinstance(settings, HostSettings)
+        or not isinstance(report.observed, Observed)
+        or report.observed.replicas
+        or report.observed.owned
+    ):
         return False
-    for what in end_proxy(left.folder, place.settings):
-        log.warning("target_leftover_found", target=place.settings.name, what=what)
+    for what in end_proxy(left.folder, settings):
+        log.warning("target_leftover_found", target=settings.name, what=what)
     TargetRegistry(state.state_dir).remember(state)
-    log.info("target_forgotten", target=place.settings.name, folder=str(left.folder))
+    log.info("target_forgotten", target=settings.name, folder=str(left.folder))
     return True
 
 
@@ -242,6 +254,30 @@ def make_place(
     wing = HostWing(settings, target)
     reconciler = Reconciler(settings, wing, history, suspension, cordon, recorder, deletions, wanted, drain)
     return ManagedTarget(settings, target, reconciler, suspension, recorder, deletions, wake, tally)
+
+
+def make_cluster_place(
+    settings: ClusterSettings,
+    state: Settings,
+    history: History,
+    metrics: Metrics,
+    scratch: Path | None = None,
+    evaluation: Evaluation | None = None,
+) -> ManagedTarget:
+    """One cluster, which nothing was asked of yet. Raises SettingsError."""
+    # Reading it takes a while, and hosts need none of it.
+    from reconciler.loop.cluster_wing import ClusterWing
+
+    wake = threading.Event()
+    folder = state.state_dir / settings.name
+    wanted = evaluation or Evaluator(settings)
+    wing = ClusterWing(settings, scratch / settings.name if scratch else folder, wake.set, lambda: wanted.store)
+    suspension, cordon = Suspension(folder / "suspended.json"), Cordon(folder / "cordon.json")
+    recorder = Recorder(settings.name, history, metrics)
+    deletions = DeletionGuard(settings.prune.limits, Approvals(folder / "approvals.json"), recorder)
+    reconciler = Reconciler(settings, wing, history, suspension, cordon, recorder, deletions, wanted)
+    tally = RequestTally((scratch or folder) / "requests.json")
+    return ManagedTarget(settings, wing.target, reconciler, suspension, recorder, deletions, wake, tally)
 
 
 def make_drain(settings: Settings) -> HostDrain:

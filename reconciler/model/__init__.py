@@ -42,6 +42,7 @@ from reconciler.model.cluster import (
     ClusterView,
     DeleteObject,
     KeepLastGood,
+    NoteTry,
     ObjectChange,
     ObjectPlan,
     PodFacts,
@@ -84,7 +85,7 @@ from reconciler.model.names import (
     is_under,
     progress,
 )
-from reconciler.model.objects import DesiredObject, KubeObject, ObjectId
+from reconciler.model.objects import DesiredObject, KubeObject, ObjectId, Rendered
 from reconciler.model.observed import (
     Address,
     Capacity,
@@ -168,6 +169,7 @@ __all__ = [
     "NoOrigin",
     "NoteCrash",
     "NoteFailure",
+    "NoteTry",
     "ObjectChange",
     "ObjectId",
     "ObjectPlan",
@@ -189,6 +191,7 @@ __all__ = [
     "Reject",
     "Relabel",
     "Remove",
+    "Rendered",
     "Repair",
     "Replica",
     "ReplicaId",

@@ -9,7 +9,7 @@ from typing import Any
 
 from reconciler.model.health import Health, Sync
 from reconciler.model.names import NO_ORIGIN, NoOrigin, Origin, Reason, ServiceId
-from reconciler.model.objects import KubeObject, ObjectId
+from reconciler.model.objects import DesiredObject, KubeObject, ObjectId
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,20 +84,25 @@ class ObjectPlan:
 
 @dataclass(frozen=True, slots=True)
 class ApplyObject:
-    """Apply an object as git wants it, and what we add. `hash` is that of git's body, `force`: take fields over.
+    """Apply an object as git wants it, with what we add to it. `force`: take over fields of others.
 
-    `wave`: objects of a later wave wait until those of earlier ones are applied.
+    `wave`: objects of a later wave wait until those of earlier ones are applied. `additions` are what we added: only
+    the cluster itself looks into them.
     """
 
-    object: ObjectId
-    body: KubeObject = field(hash=False, repr=False)
-    hash: str
-    origin: Origin | NoOrigin
+    wanted: DesiredObject
     reason: str
     force: bool = False
     wave: int = 0
-    service: ServiceId | None = None
-    is_encrypted: bool = False
+    additions: object = field(default=None, hash=False, repr=False)
+
+    @property
+    def object(self) -> ObjectId:
+        return self.wanted.id
+
+    @property
+    def service(self) -> ServiceId | None:
+        return self.wanted.service
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,23 +127,31 @@ class DeleteObject:
 
 @dataclass(frozen=True, slots=True)
 class WriteInventory:
-    """Record what is ours. `adds` are about to be applied, `drops` are gone."""
+    """Record what is ours, before it is applied and once it is gone. `body` is the object that holds it."""
 
-    adds: tuple[tuple[ObjectId, Origin | NoOrigin], ...]
-    drops: tuple[ObjectId, ...]
+    body: KubeObject = field(hash=False, repr=False)
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class KeepLastGood:
-    """Record that a service proved itself as it is."""
+    """Record that a service proved itself as it is. `record` is the object that holds it."""
 
     service: ServiceId
     digest: str
-    revision: str
-    body: KubeObject = field(hash=False, repr=False)
+    record: KubeObject = field(hash=False, repr=False)
     reason: str
 
 
-ClusterAction = ApplyObject | StopService | DeleteObject | WriteInventory | KeepLastGood
+@dataclass(frozen=True, slots=True)
+class NoteTry:
+    """Record that a version failed because of its cluster: it is tried again later. `record` is the object for it."""
+
+    service: ServiceId
+    digest: str
+    record: KubeObject = field(hash=False, repr=False)
+    reason: str
+
+
+ClusterAction = ApplyObject | StopService | DeleteObject | WriteInventory | KeepLastGood | NoteTry
 """What a cluster performs, beside preflights."""

@@ -39,12 +39,24 @@ class ObjectId:
 
 
 @dataclass(frozen=True, slots=True)
+class Rendered:
+    """What KServe would make of an InferenceService, as far as git tells: its pod, and its deployment mode.
+
+    `runtime` is the runtime that it gets, if it gets one.
+    """
+
+    pod: KubeObject
+    mode: str
+    runtime: ObjectId | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class DesiredObject:
     """One object as git wants it on one cluster.
 
     `body` is what would be applied, without status, and `hash` its hash. `lines` are those of `origin.file` where it is
     written. `service` is the InferenceService that it is. Of a Secret that SOPS encrypted, the data is not in `body`:
-    it stands in the store of Secrets (`is_encrypted`).
+    it stands in the store of Secrets (`is_encrypted`). `rendered` is None where git cannot tell.
     """
 
     id: ObjectId
@@ -54,6 +66,7 @@ class DesiredObject:
     lines: LineTree = field(default=1, hash=False, compare=False, repr=False)
     service: ServiceId | None = None
     is_encrypted: bool = False
+    rendered: Rendered | None = field(default=None, hash=False, compare=False, repr=False)
 
     @property
     def api_version(self) -> str:

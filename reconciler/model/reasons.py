@@ -251,6 +251,10 @@ class ReasonCode(StrEnum):
     # On a cluster
     AUTO_UPDATE_DISABLED = "AutoUpdateDisabled", "an annotation keeps KServe from rolling out what git says"
     CONTROLLER_SILENT = "ControllerSilent", "a controller of the cluster does not act on the object"
+    FIELD_CONFLICT = "FieldConflict", "another tool applies a field that git has, too"
+    KIND_NOT_SERVED = "KindNotServed", "the cluster does not know the object's kind"
+    NO_ROLLBACK = "NoRollback", "the version cannot be kept, so nothing can fall back to it"
+    NOT_LEADER = "NotLeader", "another daemon acts on this cluster for the target"
     FAILED_MOUNT = "FailedMount", "a volume of the pod cannot be mounted"
     MISSING = "Missing", "the object is not on the cluster"
     OBJECT_FAILED = "ObjectFailed", "the object's own controller says that it failed"

@@ -17,6 +17,7 @@ from reconciler.model import (
     MarkReady,
     NoteCrash,
     NoteFailure,
+    NoteTry,
     Promote,
     Promoted,
     Reattach,
@@ -53,6 +54,7 @@ _EVENTS: Mapping[type[Action], str] = {
     MarkReady: "replica_ready",
     NoteCrash: "replica_crashed",
     NoteFailure: "replica_failed",
+    NoteTry: "version_failed",
     Promote: "service_promoted",
     Reattach: "replica_reattached",
     Reject: "digest_quarantined",
@@ -103,7 +105,7 @@ def subject_of(action: Action) -> str:
             return short(digest)
         case Reject():
             return short(action.quarantine.digest)
-        case TakeOwnership() | Forget() | KeepLastGood():
+        case TakeOwnership() | Forget() | KeepLastGood() | NoteTry():
             return str(action.service)
         case ApplyObject() | DeleteObject() | StopService():
             return str(action.object)

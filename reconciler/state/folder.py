@@ -84,6 +84,8 @@ def _is_open(info: os.stat_result, is_above: bool) -> bool:
 
 
 HISTORY = "state.db"
+APPLIED = "applied.json"
+"""What is remembered of objects on a cluster."""
 _TRIES = 3
 
 
@@ -95,6 +97,10 @@ def copy_state(settings: Settings, scratch: Path) -> None:
     for target in settings.targets:
         folder = registry.folder_of(target.name)
         _copy_folder(folder / "preflight", scratch / folder.name / "preflight")
+    for cluster in settings.clusters:
+        with suppress(OSError):
+            (scratch / cluster.name).mkdir(exist_ok=True)
+            shutil.copyfile(settings.state_dir / cluster.name / APPLIED, scratch / cluster.name / APPLIED)
 
 
 def _copy_history(state: Path, scratch: Path) -> None:

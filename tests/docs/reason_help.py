@@ -274,6 +274,13 @@ HELP: Mapping[str, Mapping[R, Help]] = {
             "remove `serving.kserve.io/disable-auto-update`, or stop and start the service",
         ),
         R.CONTROLLER_SILENT: (ON_CLUSTER_WAITS, "see whether the controller runs, and read its log"),
+        R.FIELD_CONFLICT: (
+            "does not apply the object; the rest goes on",
+            'leave the field to one tool, list it under `ignore`, or annotate `reconciler/force-conflicts: "true"`',
+        ),
+        R.KIND_NOT_SERVED: ("looks again every few seconds; the rest goes on", "install the kind's CRD"),
+        R.NO_ROLLBACK: (WARNS, "make the InferenceService smaller"),
+        R.NOT_LEADER: ("looks, and changes nothing", "nothing; or end the daemon that the message names"),
         R.FAILED_MOUNT: (ON_CLUSTER_WAITS, "create or repair the volume that the message names"),
         R.MISSING: ("applies it, unless the plan says why not", "nothing"),
         R.OBJECT_FAILED: ("shows it, and goes on with what does not depend on it", "correct what the message names"),

@@ -83,8 +83,8 @@ def find_goal(s: Situation) -> Goal:
         if s.kept is None:
             return Goal(GoalKind.LEAVE, why=want.not_here[0] if want else DELETED)
         return _keep(s.kept)
-    if want.spec is None:
-        return _keep(_why_unusable(want))
+    if want.problems:
+        return _keep(want.problems[0])
     if want.replicas == 0:
         return Goal(GoalKind.SUSPEND, why=NO_REPLICAS)
     if found := s.record.quarantine_of(want.digest):
@@ -128,10 +128,6 @@ def _goal_of_new(s: Situation, want: Desired) -> Goal:
     if s.waits:
         return _keep(s.waits)
     return Goal(GoalKind.ROLL)
-
-
-def _why_unusable(want: Desired) -> Reason:
-    return want.problems[0] if want.problems else Reason(ReasonCode.INVALID_DOCUMENT, "cannot be used", want.origin)
 
 
 def _keep(why: Reason, blocked: tuple[Reason, ...] = ()) -> Goal:

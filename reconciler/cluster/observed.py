@@ -1,0 +1,49 @@
+"""What a cluster answered, at one time, with what we remember of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from reconciler.cluster.health.children import Children
+from reconciler.cluster.health.look import ServingHealth
+from reconciler.cluster.objects.compare import Applied
+from reconciler.cluster.objects.inventory import ClusterInventory
+from reconciler.cluster.rollout.additions import NO_ADDITIONS, Additions
+from reconciler.cluster.rollout.last_good import ServiceRecord
+from reconciler.model import ClusterView, DesiredObject, KubeObject, ObjectId, ServiceId
+
+NO_CHILDREN = Children()
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What is remembered of an object that we applied, and what we added to it."""
+
+    applied: Applied
+    additions: Additions = NO_ADDITIONS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterObserved(ClusterView):
+    """`wanted` are git's objects where they belong: each with its namespace, if its kind has one.
+
+    `live` are the objects of the kinds that matter. `absent` are kinds, by group and name, that the API server does
+    not serve (yet), and `unknown` those of which nobody can say what there is, with the reason. `is_leader`: no other
+    daemon acts on this cluster for this target; else `leader` does.
+    """
+
+    wanted: tuple[DesiredObject, ...]
+    live: Mapping[ObjectId, KubeObject]
+    inventory: ClusterInventory
+    absent: frozenset[tuple[str, str]] = frozenset()
+    unknown: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    remembered: Mapping[ObjectId, Remembered] = field(default_factory=dict)
+    records: Mapping[ServiceId, ServiceRecord] = field(default_factory=dict)
+    health: Mapping[ServiceId, ServingHealth] = field(default_factory=dict)
+    children: Mapping[ServiceId, Children] = field(default_factory=dict)
+    nodes: tuple[KubeObject, ...] = ()
+    pods: tuple[KubeObject, ...] = ()
+    refusals: Mapping[ObjectId, str] = field(default_factory=dict)
+    is_leader: bool = True
+    leader: str = ""

@@ -1,0 +1,515 @@
+"""desired and observed → Plan, for a cluster. Pure: the same answers always make the same plan.
+
+Every object is compared with the live one. What differs is applied, in the order in which one object needs another; an
+InferenceService as its rollout asks. What git does not have any more, and is ours, is deleted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from reconciler.cluster.health.objects import Surroundings, object_health
+from reconciler.cluster.health.problems import HealthLimits
+from reconciler.cluster.health.rollout import RolloutState
+from reconciler.cluster.objects.compare import (
+    Applied,
+    Changed,
+    Comparison,
+    Drifted,
+    InSync,
+    Missing,
+    TakeOver,
+    Terminating,
+    Unconfirmed,
+    compare,
+)
+from reconciler.cluster.objects.differences import FieldChange
+from reconciler.cluster.objects.ignore import IgnoreRule, Rules
+from reconciler.cluster.objects.inventory import Member, confirm, inventory_body, is_ours, shrink, union
+from reconciler.cluster.objects.options import Options, options_of
+from reconciler.cluster.objects.order import Order, Ordered, apply_order
+from reconciler.cluster.observed import ClusterObserved
+from reconciler.cluster.pruning import Pruning, prune
+from reconciler.cluster.rollout.drain import DrainSettings
+from reconciler.cluster.rollout.goal import Goal, GoalKind
+from reconciler.cluster.rollout.gpus import ClusterRoom, read_room
+from reconciler.cluster.service_plan import Decision, ServiceInputs, decide, records_of
+from reconciler.fault_isolation import Faults
+from reconciler.model import (
+    NO_ORIGIN,
+    Action,
+    ApplyObject,
+    Desired,
+    DesiredObject,
+    DesiredState,
+    FailedAction,
+    Health,
+    HealthStatus,
+    Holds,
+    KubeObject,
+    ObjectChange,
+    ObjectId,
+    ObjectPlan,
+    Plan,
+    Reason,
+    ReasonCode,
+    ServiceId,
+    ServicePlan,
+    Sync,
+    Unreachable,
+    WriteInventory,
+    host_reason,
+    progress,
+)
+
+_LONGEST_LIST = 50
+# Seconds until a kind that is not served is looked for again.
+_KIND_AGAIN = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterPolicy:
+    """What the config says of a cluster. `drain` None: nothing is added to let pods drain."""
+
+    health: HealthLimits = field(default_factory=HealthLimits)
+    drain: DrainSettings | None = field(default_factory=DrainSettings)
+    ignore: tuple[IgnoreRule, ...] = ()
+
+
+def make_plan(
+    desired: DesiredState,
+    observed: ClusterObserved | Unreachable,
+    holds: Holds,
+    policy: ClusterPolicy,
+    failures: Collection[FailedAction] = (),
+) -> Plan:
+    """The next steps of one cluster. `failures` are actions that failed when they were last tried."""
+    if isinstance(observed, Unreachable):
+        return _nothing(desired, observed, holds)
+    return _Pass(desired, observed, holds, policy, tuple(failures)).plan()
+
+
+@dataclass(slots=True)
+class _Decided:
+    """What was decided of one object."""
+
+    said: ObjectPlan
+    actions: tuple[Action, ...] = ()
+    verdict: ServicePlan | None = None
+    look_again_at: float | None = None
+    applied: Applied | None = None
+
+
+@dataclass(slots=True)
+class _Pass:
+    desired: DesiredState
+    seen: ClusterObserved
+    holds: Holds
+    policy: ClusterPolicy
+    failures: tuple[FailedAction, ...]
+    faults: Faults = field(default_factory=lambda: Faults("planning"))
+    _room: ClusterRoom | None = None
+
+    def plan(self) -> Plan:
+        rules = Rules(self.policy.ignore, self.seen.inventory.applyset)
+        options = {each.id: options_of(each) for each in self.seen.wanted}
+        order = apply_order(_ordered(self.seen.wanted, options))
+        waves = {one: number for number, wave in enumerate(order.waves) for one in wave}
+        services = {one.id: one for one in self.desired.services}
+        decided = {
+            each.id: self._safely(each, options[each.id], order, waves, rules, services)
+            for each in sorted(self.seen.wanted, key=lambda each: (waves.get(each.id, 0), each.id))
+        }
+        pruning = prune(self.desired, self.seen, self.holds)
+        return self._made(decided, pruning, options)
+
+    def _made(
+        self, decided: Mapping[ObjectId, _Decided], pruning: Pruning, options: Mapping[ObjectId, Options]
+    ) -> Plan:
+        applies = [action for each in decided.values() for action in each.actions if isinstance(action, ApplyObject)]
+        others = [action for each in decided.values() for action in each.actions if not isinstance(action, ApplyObject)]
+        inventory = self._inventory(applies, pruning, options)
+        verdicts = {each.verdict.service: each.verdict for each in decided.values() if each.verdict}
+        verdicts = {**verdicts, **pruning.verdicts}
+        verdicts |= self._unusable(verdicts)
+        looks = {
+            each.said.service: each.look_again_at
+            for each in decided.values()
+            if each.look_again_at is not None and each.said.service is not None
+        }
+        times = [each.look_again_at for each in decided.values() if each.look_again_at is not None]
+        times += [] if pruning.look_again_at is None else [pruning.look_again_at]
+        objects = {**{one: each.said for one, each in decided.items()}, **pruning.objects}
+        is_leader = self.seen.is_leader
+        return Plan(
+            target=self.desired.target,
+            revision=self.desired.revision,
+            at=self.seen.at,
+            actions=(*inventory, *applies, *others, *pruning.actions) if is_leader else (),
+            verdicts=verdicts,
+            look_again_at=min(times, default=None),
+            notes=(*self.desired.unreadable, *self.desired.notes, *self._notes()),
+            looks=looks | ({ServiceId("", ""): min(times)} if times and not looks else {}),
+            bugs=tuple(self.faults.bugs),
+            holds=self.holds,
+            deletions=pruning.deletions,
+            objects=objects,
+        )
+
+    def _notes(self) -> Iterator[Reason]:
+        yield from (each for one in self.seen.wanted for each in options_of(one).warnings)
+        if not self.seen.is_leader:
+            text = f"another daemon acts for this target: {self.seen.leader or 'nobody yet'}; this one only looks"
+            yield host_reason(ReasonCode.NOT_LEADER, text)
+
+    # ------------------------------------------------------------ one object
+
+    def _safely(
+        self,
+        wanted: DesiredObject,
+        options: Options,
+        order: Order,
+        waves: Mapping[ObjectId, int],
+        rules: Rules,
+        services: Mapping[ServiceId, Desired],
+    ) -> _Decided:
+        """An object that makes us raise is left alone, and the others are looked after."""
+        try:
+            if (why := self._why_not(wanted, options, order)) is not None:
+                return self._left(wanted, *why)
+            if wanted.service is not None and wanted.service in services:
+                return self._service(wanted, services[wanted.service], options, waves[wanted.id], rules)
+            return self._object(wanted, options, waves[wanted.id], rules)
+        except Exception as error:
+            reason = self.faults.note_other(f"planning {wanted.id}", error, wanted.origin)
+            return self._left(wanted, ObjectChange.KEEP, reason)
+
+    def _why_not(self, wanted: DesiredObject, options: Options, order: Order) -> tuple[ObjectChange, Reason] | None:
+        kind = (wanted.id.group, wanted.id.kind)
+        if (why := order.blocked.get(wanted.id)) is not None:
+            return ObjectChange.KEEP, why
+        if not options.reconciles:
+            text = "left alone: an annotation in git says so"
+            return ObjectChange.NONE, Reason(ReasonCode.SUSPENDED, text, wanted.origin)
+        if kind in self.seen.absent:
+            text = f"{wanted.api_version} {wanted.id.kind} is not served by this cluster (yet); install its CRD"
+            return ObjectChange.WAIT, Reason(ReasonCode.KIND_NOT_SERVED, text, wanted.origin_of("apiVersion"))
+        if (unknown := self.seen.unknown.get(kind)) is not None:
+            return ObjectChange.KEEP, host_reason(ReasonCode.TARGET_UNREACHABLE, unknown)
+        return None
+
+    def _left(self, wanted: DesiredObject, change: ObjectChange, why: Reason) -> _Decided:
+        is_told = change is not ObjectChange.NONE
+        sync = Sync.SYNCED if not is_told else Sync.UNKNOWN
+        phase = HealthStatus.PROGRESSING if change is ObjectChange.WAIT else HealthStatus.UNKNOWN
+        health = Health(phase if is_told else HealthStatus.SUSPENDED, why)
+        reasons = (why,) if is_told and change is not ObjectChange.WAIT else ()
+        said = ObjectPlan(
+            wanted.id, sync, health, change, wanted.origin, why.message, reasons=reasons, service=wanted.service
+        )
+        verdict = None
+        if wanted.service is not None:
+            verdict = ServicePlan(wanted.service, sync, health, step=why.message, kept=why if reasons else None)
+        again = self.seen.at + _KIND_AGAIN if change is ObjectChange.WAIT else None
+        return _Decided(said, verdict=verdict, look_again_at=again)
+
+    def _object(self, wanted: DesiredObject, options: Options, wave: int, rules: Rules) -> _Decided:
+        found = self._compare(wanted, rules)
+        live = self.seen.live.get(wanted.id)
+        health, again = self._health(wanted, live)
+        said = _said(wanted, found, options, health)
+        action = None if said.reasons else _action(wanted, found, options, wave, said.why)
+        applied = found.applied if isinstance(found, InSync) else None
+        return _Decided(said, (action,) if action else (), look_again_at=again, applied=applied)
+
+    def _compare(self, wanted: DesiredObject, rules: Rules) -> Comparison:
+        live = self.seen.live.get(wanted.id)
+        known = self.seen.remembered.get(wanted.id)
+        member = self.seen.inventory.members.get(wanted.id)
+        is_member = member is not None and live is not None and is_ours(member, live, self.seen.inventory.applyset)
+        return compare(wanted, live, known.applied if known else None, rules, is_member)
+
+    def _health(self, wanted: DesiredObject, live: KubeObject | None) -> tuple[Health, float | None]:
+        if live is None:
+            return Health(HealthStatus.MISSING, progress(ReasonCode.MISSING, "it is not on the cluster")), None
+        found = object_health(live, Surroundings(self.seen.at, self.policy.health))
+        if found is None:
+            return Health(HealthStatus.HEALTHY, progress(ReasonCode.SERVING, "it is there")), None
+        return found.health, found.look_again_at
+
+    # ------------------------------------------------------------ one service
+
+    def _service(self, git: DesiredObject, desired: Desired, options: Options, wave: int, rules: Rules) -> _Decided:
+        failed = tuple(each for (one, _), each in self.holds.quarantines.items() if one == desired.id)
+        s = ServiceInputs(desired, git, self.seen, self.policy.health, self.policy.drain, self.desired.revision, failed)
+        if self.holds.suspends(desired.id):
+            return _suspended(s)
+        decision = decide(s, self._free, lambda wanted: self._compare(wanted, rules))
+        if decision.new is not None and not decision.goal.blocked:
+            self._room = decision.new.room
+        return _service_decided(s, decision, options, wave)
+
+    def _free(self) -> ClusterRoom:
+        if self._room is None:
+            self._room = read_room(self.seen.nodes, self.seen.pods)
+        return self._room
+
+    def _unusable(self, known: Mapping[ServiceId, ServicePlan]) -> dict[ServiceId, ServicePlan]:
+        """Services whose documents cannot be used: what is there is kept."""
+        found = {}
+        for one in self.desired.services:
+            if one.id not in known:
+                health = self.seen.health.get(one.id)
+                why = one.problems[0] if one.problems else host_reason(ReasonCode.NOT_YET_OBSERVED, "not looked at yet")
+                shown = health.health if health else Health(HealthStatus.MISSING, why)
+                found[one.id] = ServicePlan(one.id, Sync.OUT_OF_SYNC, shown, step="kept as it is: git cannot be used")
+        return found
+
+    # ------------------------------------------------------------ what is ours
+
+    def _inventory(
+        self, applies: list[ApplyObject], pruning: Pruning, options: Mapping[ObjectId, Options]
+    ) -> tuple[WriteInventory, ...]:
+        """Before anything is applied it is written down as ours; what is gone is no more."""
+        before = self.seen.inventory
+        planned = {each.object: self._member(each.wanted, options[each.object]) for each in applies}
+        known = {
+            one: each.applied
+            for one, each in self.seen.remembered.items()
+            if one in before.members and one not in planned
+        }
+        # First what we applied meanwhile: only then does it tell what is gone.
+        after = union(shrink(confirm(before, known), pruning.gone), planned)
+        if after == before:
+            return ()
+        adds = sorted(set(after.members) - set(before.members))
+        gone = len(set(before.members) - set(after.members))
+        parts = [f"{len(adds)} more objects are about to be ours" if adds else "", f"{gone} are gone" if gone else ""]
+        reason = "; ".join(filter(None, parts)) or "what was applied is written down"
+        return (WriteInventory(inventory_body(after), reason),)
+
+    def _member(self, wanted: DesiredObject, options: Options) -> Member:
+        live = self.seen.live.get(wanted.id)
+        uid = live["metadata"]["uid"] if live is not None else ""
+        return Member(uid, wanted.origin.file, "", options.prune)
+
+
+# ---------------------------------------------------------------- order
+
+
+def _ordered(wanted: Collection[DesiredObject], options: Mapping[ObjectId, Options]) -> Iterator[Ordered]:
+    for each in wanted:
+        found = options[each.id]
+        yield Ordered(each.id, found.wave, found.depends_on, each.origin)
+
+
+# ---------------------------------------------------------------- one comparison
+
+
+def _said(wanted: DesiredObject, found: Comparison, options: Options, health: Health) -> ObjectPlan:
+    change, why, changes = _told(found)
+    reasons = _conflicts(wanted, found) if not options.force_conflicts else ()
+    sync = Sync.SYNCED if isinstance(found, InSync) else Sync.OUT_OF_SYNC
+    lines = tuple(_line(each) for each in changes[:_LONGEST_LIST])
+    if len(changes) > _LONGEST_LIST:
+        lines = (*lines, f"and {len(changes) - _LONGEST_LIST} more")
+    return ObjectPlan(wanted.id, sync, health, change, wanted.origin, why, lines, reasons, wanted.service)
+
+
+def _told(found: Comparison) -> tuple[ObjectChange, str, tuple[FieldChange, ...]]:
+    match found:
+        case Missing():
+            return ObjectChange.CREATE, "new in git", ()
+        case InSync():
+            return ObjectChange.NONE, "", ()
+        case Unconfirmed():
+            return ObjectChange.CHANGE, "no field differs; one apply makes sure that all of it is ours", ()
+        case Changed(changes):
+            return ObjectChange.CHANGE, f"git changed {_fields(changes)}", changes
+        case Drifted(changes):
+            who = ", ".join(sorted({each.manager for each in changes if each.manager})) or "somebody"
+            return ObjectChange.REPAIR, f"{who} changed {_fields(changes)}; git's values are restored", changes
+        case TakeOver(owners, changes):
+            whose = ", ".join(owners)
+            return ObjectChange.TAKE_OVER, f"it exists, and is of {whose}: from now on it follows git", changes
+        case Terminating(since, finalizers):
+            held = f"; it waits for {', '.join(finalizers)}" if finalizers else ""
+            return ObjectChange.WAIT, f"it is being deleted since {since}{held}; once it is gone it is made again", ()
+        case _:
+            return ObjectChange.WAIT, "its kind is not served yet", ()
+
+
+def _fields(changes: tuple[FieldChange, ...]) -> str:
+    if not changes:
+        return "how it is written"
+    first = changes[0].path
+    return first if len(changes) == 1 else f"{first} and {len(changes) - 1} more fields"
+
+
+def _line(change: FieldChange) -> str:
+    return f"{change.path}: {_value(change.before)} → {_value(change.after)}"
+
+
+def _value(value: object) -> str:
+    text = "(none)" if value is None else str(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def _conflicts(wanted: DesiredObject, found: Comparison) -> tuple[Reason, ...]:
+    """What the API server would refuse: fields that others apply."""
+    if not isinstance(found, Changed | Drifted | TakeOver):
+        return ()
+    if isinstance(found, Drifted) and found.force:
+        return ()
+    return tuple(
+        Reason(
+            ReasonCode.FIELD_CONFLICT,
+            f"{each.path} belongs to {each.manager}, which sets it to {_value(each.before)}; leave the field to one of "
+            f'both, or take it over by the annotation reconciler/force-conflicts: "true"',
+            wanted.origin_of(each.path),
+        )
+        for each in found.changes
+        if each.manager and each.applies
+    )
+
+
+def _action(
+    wanted: DesiredObject,
+    found: Comparison,
+    options: Options,
+    wave: int,
+    why: str,
+) -> ApplyObject | None:
+    if isinstance(found, InSync | Terminating):
+        return None
+    takes = (isinstance(found, Drifted) and found.force) or _takes_from_editors(found)
+    return ApplyObject(wanted, why, options.force_conflicts or bool(takes), wave)
+
+
+def _takes_from_editors(found: Comparison) -> bool:
+    """Values that were set by hand or by a tool that does not apply belong to git; nobody claims them for good."""
+    return isinstance(found, Changed | TakeOver) and any(each.manager for each in found.changes)
+
+
+# ---------------------------------------------------------------- one service
+
+
+def _service_decided(s: ServiceInputs, decision: Decision, options: Options, wave: int) -> _Decided:
+    health, goal, version = _service_health(s), decision.goal, decision.version
+    if version is None or decision.found is None:
+        return _kept(s, decision, health)
+    said = _said(version.wanted, decision.found, options, health)
+    why = _why_applied(said, goal)
+    action = _action(version.wanted, decision.found, options, wave, why) if not said.reasons else None
+    if action is not None:
+        action = replace(action, additions=version.additions)
+    records, warnings = records_of(s, decision)
+    plan = _service_verdict(s, decision, replace(said, why=why), health, bool(records))
+    said = replace(said, sync=plan.sync, service=s.desired.id, why=why)
+    actions: tuple[Action, ...] = (*records, *((action,) if action else ()))
+    applied = decision.found.applied if isinstance(decision.found, InSync) else None
+    plan = replace(plan, blocked=(*plan.blocked, *said.reasons, *warnings))
+    return _Decided(said, actions, plan, _again(s, decision), applied)
+
+
+def _why_applied(said: ObjectPlan, goal: Goal) -> str:
+    if goal.kind is not GoalKind.RESTORE or said.change is ObjectChange.NONE:
+        return said.why
+    return f"falls back to the last good version: {goal.why}"
+
+
+def _kept(s: ServiceInputs, decision: Decision, health: Health) -> _Decided:
+    """What is there stays as it is."""
+    goal = decision.goal
+    why = goal.why
+    text = why.message if why else "stays as it is"
+    said = ObjectPlan(
+        s.git.id,
+        Sync.OUT_OF_SYNC,
+        health,
+        ObjectChange.KEEP if decision.found else ObjectChange.NONE,
+        s.git.origin,
+        text,
+        reasons=goal.blocked,
+        service=s.desired.id,
+    )
+    records, _ = records_of(s, decision)
+    strategy = decision.new.strategy if decision.new else ""
+    plan = ServicePlan(s.desired.id, Sync.OUT_OF_SYNC, health, text, strategy, goal.blocked, goal.rejected)
+    return _Decided(said, tuple(records), plan, _again(s, decision))
+
+
+def _service_health(s: ServiceInputs) -> Health:
+    if s.health is not None:
+        return s.health.health
+    return Health(HealthStatus.MISSING, progress(ReasonCode.MISSING, "it is not on the cluster"))
+
+
+def _suspended(s: ServiceInputs) -> _Decided:
+    # A person did it, without git.
+    why = Reason(ReasonCode.SUSPENDED, "suspended manually; `reconciler resume` resumes it", NO_ORIGIN)
+    shown = Health(HealthStatus.SUSPENDED, why)
+    said = ObjectPlan(s.git.id, Sync.UNKNOWN, shown, origin=s.git.origin, why=why.message, service=s.desired.id)
+    return _Decided(said, verdict=ServicePlan(s.desired.id, Sync.UNKNOWN, shown, step="suspended"))
+
+
+def _service_verdict(
+    s: ServiceInputs, decision: Decision, said: ObjectPlan, health: Health, is_recorded: bool
+) -> ServicePlan:
+    sync = _sync(s, decision, is_recorded)
+    if sync is not Sync.SYNCED and health.phase in (HealthStatus.HEALTHY, HealthStatus.MISSING):
+        health = _on_the_way(decision, said, health)
+    new = decision.new
+    steps = [said.why, *(one.message for one in (new.notes if new else ()))]
+    return ServicePlan(
+        s.desired.id,
+        sync,
+        health,
+        step="; ".join(filter(None, steps)) or _waiting(decision),
+        strategy=new.strategy if new else "",
+        blocked=decision.goal.blocked,
+        rejected=decision.goal.rejected,
+    )
+
+
+def _sync(s: ServiceInputs, decision: Decision, is_recorded: bool) -> Sync:
+    """In sync is what is as git says and has proved itself, or is asked to run nothing."""
+    is_git = decision.goal.kind in (GoalKind.ROLL, GoalKind.SUSPEND) and isinstance(decision.found, InSync)
+    if not is_git or is_recorded:
+        return Sync.OUT_OF_SYNC
+    is_idle = decision.outcome is not None and decision.outcome.state is RolloutState.IDLE
+    is_proven = s.record.is_proven(s.desired.digest)
+    return Sync.SYNCED if is_idle or is_proven else Sync.OUT_OF_SYNC
+
+
+def _on_the_way(decision: Decision, said: ObjectPlan, health: Health) -> Health:
+    """What is there may be well; git's version is still to come, or failed."""
+    if decision.goal.rejected is None and not decision.goal.blocked:
+        text = said.why or _waiting(decision) or "it must stay ready for a while before it is promoted"
+        return Health(HealthStatus.PROGRESSING, progress(ReasonCode.PROGRESSING, text))
+    return health
+
+
+def _waiting(decision: Decision) -> str:
+    if decision.outcome is None or decision.outcome.state is not RolloutState.UNDER_WAY:
+        return ""
+    return decision.outcome.reason.message
+
+
+def _again(s: ServiceInputs, decision: Decision) -> float | None:
+    times = (
+        s.health.look_again_at if s.health else None,
+        decision.outcome.look_again_at if decision.outcome else None,
+        decision.goal.again_at,
+    )
+    return min((each for each in times if each is not None), default=None)
+
+
+def _nothing(desired: DesiredState, observed: Unreachable, holds: Holds) -> Plan:
+    reason = host_reason(ReasonCode.TARGET_UNREACHABLE, observed.reason)
+    verdicts = {
+        service.id: ServicePlan(service.id, Sync.UNKNOWN, Health(HealthStatus.UNKNOWN, reason))
+        for service in desired.services
+    }
+    return Plan(desired.target, desired.revision, observed.at, (), verdicts, None, (reason,), holds=holds)

@@ -1,0 +1,177 @@
+"""What is ours and not in git any more: deleted, where nothing speaks against it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from reconciler.cluster.objects import prune as objects
+from reconciler.cluster.observed import NO_CHILDREN, ClusterObserved
+from reconciler.cluster.rollout.deletion import (
+    AwaitFinalizers,
+    AwaitPods,
+    Deleted,
+    DeleteService,
+    Leaving,
+    next_step,
+)
+from reconciler.cluster.rollout.deletion import StopService as StopStep
+from reconciler.cluster.rollout.gpus import is_holding, requests_of
+from reconciler.model import (
+    GPU,
+    NO_ORIGIN,
+    Action,
+    DeleteObject,
+    DesiredState,
+    Health,
+    HealthStatus,
+    Holds,
+    KubeObject,
+    ObjectChange,
+    ObjectId,
+    ObjectPlan,
+    Origin,
+    Reason,
+    ReasonCode,
+    ServiceId,
+    ServicePlan,
+    StopService,
+    Sync,
+    host_reason,
+    progress,
+)
+from reconciler.model.approvals import JudgedDeletions, judge
+from reconciler.model.guard import Deletion
+
+SERVICE = ("serving.kserve.io", "InferenceService")
+
+
+@dataclass(slots=True)
+class Pruning:
+    """`gone` are members of which nothing is left, with the UID that they had."""
+
+    actions: tuple[Action, ...] = ()
+    objects: Mapping[ObjectId, ObjectPlan] = field(default_factory=dict)
+    verdicts: Mapping[ServiceId, ServicePlan] = field(default_factory=dict)
+    gone: Mapping[ObjectId, str] = field(default_factory=dict)
+    deletions: JudgedDeletions = field(default_factory=JudgedDeletions)
+    look_again_at: float | None = None
+
+
+def prune(desired: DesiredState, seen: ClusterObserved, holds: Holds) -> Pruning:
+    """The next step of everything that goes. What a person suspended, and what the guard holds, stays."""
+    members = seen.inventory.members
+    live = {one: seen.live.get(one) for one in members if (one.group, one.kind) not in seen.unknown}
+    found = objects.prune(seen.inventory, replace(desired, objects=seen.wanted), objects.Surroundings(live))
+    kept = dict(found.kept) | {one: _unseen(one) for one in found.unknown}
+    going = {}
+    for each in found.delete:
+        if (service := service_of(each.id)) is not None and holds.suspends(service):
+            kept[each.id] = host_reason(ReasonCode.SUSPENDED, "suspended manually; `reconciler resume` resumes it")
+        else:
+            going[each.id] = each.uid
+    judged = judge_deletions(going, seen, holds)
+    if judged.held is not None:
+        held = {each.key for each in judged.held.deletions}
+        text = f"kept, because its deletion needs approval: {judged.held.reasons[0].message}"
+        why = host_reason(ReasonCode.APPROVAL_REQUIRED, text)
+        kept |= {one: why for one, uid in going.items() if (str(one), uid) in held}
+    leaving = {*kept, *going, *found.ending}
+    told = [_told(one, seen, kept.get(one)) for one in sorted(leaving) if seen.live.get(one) is not None]
+    looks = [each.look_again_at for each in told if each.look_again_at is not None]
+    return Pruning(
+        actions=tuple(each.action for each in told if each.action is not None),
+        objects={each.said.object: each.said for each in told},
+        verdicts={each.verdict.service: each.verdict for each in told if each.verdict is not None},
+        gone={**found.gone, **found.replaced},
+        deletions=judged,
+        look_again_at=min(looks, default=None),
+    )
+
+
+def _unseen(one: ObjectId) -> Reason:
+    text = f"kept: it is not known what is in {one}, and would go with it; delete it yourself"
+    return host_reason(ReasonCode.IN_USE, text)
+
+
+_FEW = 2
+
+
+def judge_deletions(going: Mapping[ObjectId, str], seen: ClusterObserved, holds: Holds) -> JudgedDeletions:
+    """What of them the guard holds."""
+    rules = holds.deletions
+    # One or two may go without a word, the last ones too.
+    everything = len(going) <= _FEW or rules.limits.everything
+    rules = replace(rules, limits=replace(rules.limits, everything=everything))
+    deletions = [Deletion(str(one), uid, _gpus_of(one, seen)) for one, uid in going.items()]
+    return judge(deletions, len(seen.inventory.members), rules)
+
+
+def _gpus_of(one: ObjectId, seen: ClusterObserved) -> int:
+    return sum(gpus_of(pod) for pod in _pods(one, seen))
+
+
+def _pods(one: ObjectId, seen: ClusterObserved) -> tuple[KubeObject, ...]:
+    service = service_of(one)
+    return seen.children.get(service, NO_CHILDREN).pods if service else ()
+
+
+def service_of(one: ObjectId) -> ServiceId | None:
+    """The service that an object is."""
+    return ServiceId(one.namespace, one.name) if (one.group, one.kind) == SERVICE else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What is said of one object that goes, or stays although git does not have it."""
+
+    said: ObjectPlan
+    action: Action | None = None
+    verdict: ServicePlan | None = None
+    look_again_at: float | None = None
+
+
+def _told(one: ObjectId, seen: ClusterObserved, why: Reason | None) -> _Told:
+    file, service = seen.inventory.members[one].file, service_of(one)
+    origin = Origin(file, 1) if file else NO_ORIGIN
+    if why is not None:
+        health = Health(HealthStatus.UNKNOWN, why)
+        said = ObjectPlan(one, Sync.OUT_OF_SYNC, health, ObjectChange.KEEP, origin, why.message, (), (why,), service)
+        return _Told(said, verdict=_verdict(said, service, why))
+    step = _step(one, seen)
+    reason = step.reason if not isinstance(step, Deleted) else "deleted in git"
+    health = Health(HealthStatus.PROGRESSING, progress(ReasonCode.DELETING, reason))
+    said = ObjectPlan(one, Sync.OUT_OF_SYNC, health, ObjectChange.DELETE, origin, reason, service=service)
+    action, again = _next(one, step, service)
+    return _Told(said, action, _verdict(said, service, None), again)
+
+
+Step = StopStep | DeleteService | AwaitPods | AwaitFinalizers | Deleted
+
+
+def _step(one: ObjectId, seen: ClusterObserved) -> Step:
+    live = seen.live[one]
+    return next_step(Leaving(live, _pods(one, seen), live["metadata"]["uid"], seen.at))
+
+
+def _next(one: ObjectId, step: Step, service: ServiceId | None) -> tuple[Action | None, float | None]:
+    match step:
+        case StopStep(reason=reason, uid=uid) if service is not None:
+            return StopService(service, one, uid, reason), None
+        case StopStep(reason=reason, uid=uid) | DeleteService(reason=reason, uid=uid):
+            return DeleteObject(one, uid, reason, service), None
+        case AwaitPods(until=until) | AwaitFinalizers(until=until):
+            return None, until
+        case Deleted():
+            return None, None
+
+
+def _verdict(said: ObjectPlan, service: ServiceId | None, why: Reason | None) -> ServicePlan | None:
+    if service is None:
+        return None
+    return ServicePlan(service, Sync.OUT_OF_SYNC, said.health, step=said.why, kept=why)
+
+
+def gpus_of(pod: KubeObject) -> int:
+    """Whole GPUs that a pod holds."""
+    return requests_of(pod["spec"]).get(GPU, 0) // 1000 if is_holding(pod) else 0

@@ -1,0 +1,301 @@
+"""One InferenceService on a cluster: which version it should have, how it gets there, and what became of it. Pure.
+
+KServe runs the replicas. We decide when a version is applied and with what additions, see whether it proves itself,
+and go back to the last good one where it does not (`rollout/goal.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+from reconciler.cluster.health.look import ServingHealth
+from reconciler.cluster.health.problems import HealthLimits
+from reconciler.cluster.health.rollout import Rollout, rollout_outcome
+from reconciler.cluster.objects.compare import Comparison, Drifted, InSync, Unconfirmed
+from reconciler.cluster.objects.owned import owned_fields
+from reconciler.cluster.observed import NO_CHILDREN, ClusterObserved
+from reconciler.cluster.rollout.additions import (
+    NO_ADDITIONS,
+    Additions,
+    laid_on,
+    server_container,
+    server_place,
+)
+from reconciler.cluster.rollout.drain import FLAG, Drain, DrainSettings, Server, find_drain
+from reconciler.cluster.rollout.goal import Goal, GoalKind, Situation, find_goal
+from reconciler.cluster.rollout.gpus import ClusterRoom, need_of
+from reconciler.cluster.rollout.last_good import LastGood, RecordTooLarge, ServiceRecord, kept_runtime, secret_of
+from reconciler.cluster.rollout.strategy import ServiceChange, Transition, Way, choose
+from reconciler.model import (
+    Desired,
+    DesiredObject,
+    KeepLastGood,
+    KubeObject,
+    NoteTry,
+    Quarantine,
+    Reason,
+    ReasonCode,
+    Reject,
+)
+
+_SERVER = "kserve-container"
+Compare = Callable[[DesiredObject], Comparison]
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of a service, with what is added to it. `wanted` is what is applied of it."""
+
+    wanted: DesiredObject
+    additions: Additions = NO_ADDITIONS
+
+    @classmethod
+    def of(cls, git: DesiredObject, additions: Additions) -> Version:
+        if not additions:
+            return cls(git, additions)
+        digest = f"{git.hash}+{_digest_of(repr(additions))}"
+        return cls(replace(git, body=laid_on(git.body, additions), hash=digest), additions)
+
+
+@lru_cache(4096)
+def _digest_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceInputs:
+    """What a service's plan follows from. `quarantines` are digests of it that failed, `owner` is the inventory: its
+    namespace and name."""
+
+    desired: Desired
+    git: DesiredObject
+    seen: ClusterObserved
+    limits: HealthLimits
+    drain: DrainSettings | None
+    revision: str
+    quarantines: tuple[Quarantine, ...] = ()
+
+    @property
+    def record(self) -> ServiceRecord:
+        """What is remembered; which digests failed is for the daemon's history to say."""
+        known = self.seen.records.get(self.desired.id) or ServiceRecord(self.desired.id)
+        return replace(known, quarantines=self.quarantines)
+
+    @property
+    def live(self) -> KubeObject | None:
+        return self.seen.live.get(self.git.id)
+
+    @property
+    def health(self) -> ServingHealth | None:
+        return self.seen.health.get(self.desired.id)
+
+    def last_good(self, good: LastGood) -> Version:
+        """What is applied of the last good version."""
+        lines = good.origin.line
+        old = replace(self.git, body=good.body, hash=good.digest, origin=good.origin, lines=lines, rendered=None)
+        return Version.of(old, replace(good.additions, runtime=""))
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Where a service is heading. `version` is what is to be applied and `found` how it differs from what is live;
+    None: nothing is. `new` is how it gets its new version, `outcome` how that stands which is applied."""
+
+    goal: Goal
+    version: Version | None
+    found: Comparison | None
+    live_digest: str
+    outcome: Rollout | None
+    new: NewVersion | None = None
+
+
+def decide(s: ServiceInputs, room: Callable[[], ClusterRoom], compare: Compare) -> Decision:
+    """Compares git's version, and where that is not what is live, finds out how it would get there."""
+    git = Version.of(s.git, additions_now(s, s.git.body))
+    found = compare(git.wanted)
+    live_digest = _live_digest(s, found, compare)
+    record = s.record
+    outcome = _outcome(s, record.is_proven(live_digest)) if live_digest else None
+    new = None
+    if live_digest != s.desired.digest and not isinstance(found, InSync) and not record.quarantine_of(s.desired.digest):
+        new = new_version(s, room())
+        git, found = new.version, compare(new.version.wanted)
+    goal = find_goal(
+        Situation(
+            s.desired.id,
+            s.desired,
+            record,
+            s.revision,
+            s.seen.at,
+            live_digest=live_digest,
+            outcome=outcome,
+            blocked=new.blocked if new else (),
+        )
+    )
+    if goal.kind in (GoalKind.ROLL, GoalKind.SUSPEND):
+        return Decision(goal, git, found, live_digest, outcome, new)
+    if goal.kind is GoalKind.RESTORE and goal.version is not None:
+        good = s.last_good(goal.version)
+        return Decision(goal, good, compare(good.wanted), live_digest, outcome)
+    return Decision(goal, None, found, live_digest, outcome, new)
+
+
+_APPLIED = (InSync, Unconfirmed, Drifted)
+
+
+def _live_digest(s: ServiceInputs, found: Comparison, compare: Compare) -> str:
+    """The digest of what was applied last, as far as that is still there; empty: neither git's nor the last good."""
+    if isinstance(found, _APPLIED):
+        return s.desired.digest
+    good = s.record.last_good
+    if good is not None and isinstance(compare(s.last_good(good).wanted), _APPLIED):
+        return good.digest
+    return ""
+
+
+def _outcome(s: ServiceInputs, proven: bool) -> Rollout | None:
+    return rollout_outcome(s.health, s.seen.at, s.limits, proven=proven) if s.health else None
+
+
+def additions_now(s: ServiceInputs, body: KubeObject) -> Additions:
+    """What was added when it was last applied. Where that is forgotten, the live object shows it."""
+    if (known := s.seen.remembered.get(s.git.id)) is not None:
+        return known.additions
+    live = s.live
+    if live is None or owned_fields(live) is None:
+        return NO_ADDITIONS
+    return additions_in(live, body)
+
+
+def additions_in(live: KubeObject, body: KubeObject) -> Additions:
+    """What a live InferenceService has in the places where we add, and git's body has not."""
+    given, found = _predictor(body), _predictor(live)
+    where, there = server_place(given), server_place(found)
+    old = server_container(given, where) if where else {}
+    new = server_container(found, there) if there else {}
+    mine = [each for each in new.get("args") or () if str(each).startswith(f"{FLAG}=")]
+    pre_stop = (new.get("lifecycle") or {}).get("preStop")
+    return Additions(
+        strategy=_only_live(given, found, "deploymentStrategy"),
+        arguments=tuple(map(str, mine)) if not any(FLAG in str(each) for each in old.get("args") or ()) else (),
+        pre_stop=None if (old.get("lifecycle") or {}).get("preStop") else pre_stop,
+        grace_seconds=_only_live(given, found, "terminationGracePeriodSeconds"),
+    )
+
+
+def _only_live(given: Mapping[str, Any], found: Mapping[str, Any], name: str) -> Any:
+    return None if given.get(name) is not None else found.get(name)
+
+
+def _predictor(body: KubeObject) -> Mapping[str, Any]:
+    found = (body.get("spec") or {}).get("predictor")
+    return found if isinstance(found, dict) else {}
+
+
+# ---------------------------------------------------------------- a new version
+
+
+@dataclass(frozen=True, slots=True)
+class NewVersion:
+    """How a service gets its new version. `blocked` is why it is not applied, `notes` what is added to it, and `room`
+    what it leaves to others."""
+
+    version: Version
+    room: ClusterRoom
+    strategy: str = ""
+    blocked: tuple[Reason, ...] = ()
+    notes: tuple[Reason, ...] = ()
+    warnings: tuple[Reason, ...] = ()
+
+
+def new_version(s: ServiceInputs, room: ClusterRoom) -> NewVersion:
+    """Chooses strategy and drain settings anew: only now, as the pods are replaced anyway."""
+    if s.git.rendered is None:
+        return NewVersion(Version.of(s.git, NO_ADDITIONS), room)
+    drain, transition = _drain_of(s), _transition(s, room)
+    fresh = replace(drain.additions, strategy=transition.strategy if transition else None)
+    is_blocked = transition is not None and transition.way is Way.BLOCKED
+    lacking = transition.lacking if transition else ()
+    return NewVersion(
+        version=Version.of(s.git, fresh),
+        room=transition.left if transition else room,
+        strategy=transition.text if transition else "",
+        blocked=lacking if is_blocked else (),
+        notes=drain.added,
+        warnings=drain.warnings if is_blocked else (*drain.warnings, *lacking),
+    )
+
+
+def _drain_of(s: ServiceInputs) -> Drain:
+    rendered, spec = s.git.rendered, s.desired.spec
+    if s.drain is None or rendered is None or spec is None:
+        return Drain()
+    containers = rendered.pod.get("containers") or ()
+    container = next((each for each in containers if each.get("name") == _SERVER), None)
+    if container is None:
+        return Drain()
+    grace = _predictor(s.git.body).get("terminationGracePeriodSeconds")
+    return find_drain(s.git, Server(container, spec.command_line, grace, rendered.mode), s.drain)
+
+
+def _transition(s: ServiceInputs, room: ClusterRoom) -> Transition | None:
+    rendered = s.git.rendered
+    if rendered is None:
+        return None
+    children = s.seen.children.get(s.desired.id, NO_CHILDREN)
+    grace = _predictor(s.git.body).get("terminationGracePeriodSeconds")
+    change = ServiceChange(
+        pods=(need_of(rendered.pod),),
+        old=children.pods,
+        replicas=s.health.desired if s.health and s.health.desired else max(1, s.desired.replicas),
+        asked=s.desired.strategy,
+        mode=rendered.mode,
+        starts=s.record.starts,
+        grace_seconds=grace if isinstance(grace, int) else 30,
+        origin=s.git.origin,
+    )
+    return choose(change, room)
+
+
+# ---------------------------------------------------------------- what is recorded
+
+
+Records = tuple[tuple[KeepLastGood | NoteTry | Reject, ...], tuple[Reason, ...]]
+"""Actions that write it down, and why one is not possible."""
+
+
+def records_of(s: ServiceInputs, decision: Decision) -> Records:
+    """What is written down of a version that proved itself or failed."""
+    goal = decision.goal
+    if goal.reject is not None:
+        return (Reject(goal.reject, str(goal.reject.reason)),), ()
+    is_applied = isinstance(decision.found, InSync)
+    if goal.promote and is_applied and not s.record.is_proven(s.desired.digest) and decision.version is not None:
+        return _written(s, s.record.promoted(_good_version(s, decision.version)), promoted=True)
+    if goal.failed is not None:
+        return _written(s, replace(s.record, failed=goal.failed), promoted=False)
+    return (), ()
+
+
+def _good_version(s: ServiceInputs, version: Version) -> LastGood:
+    found = s.git.rendered.runtime if s.git.rendered else None
+    runtime = s.seen.live.get(found) if found else None
+    kept = kept_runtime(runtime) if runtime else None
+    return LastGood(s.desired.digest, s.git.body, kept, s.revision, s.seen.at, s.git.origin, version.additions)
+
+
+def _written(s: ServiceInputs, record: ServiceRecord, *, promoted: bool) -> Records:
+    inventory = s.seen.inventory
+    try:
+        body = secret_of(record, inventory.namespace, inventory.name)
+    except RecordTooLarge as error:
+        return (), (Reason(ReasonCode.NO_ROLLBACK, str(error), s.git.origin),)
+    if promoted:
+        ready = f"{s.health.ready}/{s.health.desired}" if s.health else "all"
+        return (KeepLastGood(s.desired.id, s.desired.digest, body, f"promoted: {ready} replicas ready"),), ()
+    why = record.failed.reason.message if record.failed else ""
+    return (NoteTry(s.desired.id, s.desired.digest, body, why),), ()

@@ -1,0 +1,418 @@
+"""One Kubernetes cluster: what is observed of it, and what is done to it."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import json
+import secrets as secrets_module
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from reconciler.cluster.api.client import Client
+from reconciler.cluster.api.connection import ClusterConnection
+from reconciler.cluster.api.errors import Conflict, Invalid
+from reconciler.cluster.api.lease import Election, LeaseSettings
+from reconciler.cluster.api.watch import KindState, Snapshot, WatchedKind, Watches
+from reconciler.cluster.health.children import Children, children_of
+from reconciler.cluster.health.children import Snapshot as Workloads
+from reconciler.cluster.health.look import ServingHealth
+from reconciler.cluster.health.problems import HealthLimits
+from reconciler.cluster.health.service import service_health
+from reconciler.cluster.memory import Memory
+from reconciler.cluster.objects.compare import applied as applied_now
+from reconciler.cluster.objects.ignore import IgnoreRule, Rules, applied_body
+from reconciler.cluster.objects.inventory import ClusterInventory, read_inventory
+from reconciler.cluster.observed import NO_CHILDREN, ClusterObserved, Remembered
+from reconciler.cluster.rollout.additions import NO_ADDITIONS, Additions
+from reconciler.cluster.rollout.gpus import is_holding, requests_of
+from reconciler.cluster.rollout.last_good import RECORD_OF, ServiceRecord, read_secret
+from reconciler.config.settings import ClusterSettings
+from reconciler.errors import ReconcileError, Retryable, Terminal
+from reconciler.kserve.names import STOP
+from reconciler.model import (
+    GPU,
+    ApplyObject,
+    DeleteObject,
+    DesiredObject,
+    DesiredState,
+    KeepLastGood,
+    KubeObject,
+    NoteTry,
+    ObjectId,
+    PodFacts,
+    ServiceFacts,
+    ServiceId,
+    StopService,
+    TargetAction,
+    Unreachable,
+    WriteInventory,
+)
+from reconciler.secrets import SecretStore
+
+SERVICE = ("serving.kserve.io", "InferenceService")
+_RUNTIMES = (("serving.kserve.io", "ServingRuntime"), ("serving.kserve.io", "ClusterServingRuntime"))
+# Seconds that a first look waits until every kind has been listed.
+_FIRST_LOOK = 20.0
+
+
+class ClusterTarget:
+    """One cluster for one target. Acting on it needs its lease; observing does not."""
+
+    def __init__(
+        self,
+        settings: ClusterSettings,
+        applied: Path,
+        wake: Callable[[], None],
+        secrets: Callable[[], SecretStore],
+        limits: HealthLimits,
+        ignore: tuple[IgnoreRule, ...] = (),
+    ) -> None:
+        """Sends nothing yet. `applied` is the file that remembers what was applied. Raises SettingsError.
+
+        `wake` is called from other threads, after something changed."""
+        self.name = settings.name
+        self._settings = settings
+        self._wake = wake
+        self._secrets = secrets
+        self._limits = limits
+        self._ignore = ignore
+        self._connection = connection_of(settings)
+        self._client = Client(self._connection)
+        self._watches = Watches(self._client, wake)
+        self._memory = Memory(applied)
+        self._election: Election | None = None
+        self._wanted: tuple[tuple[DesiredObject, ...], SecretStore, tuple[DesiredObject, ...]] | None = None
+        self._version = ""
+        self._has_looked = False
+
+    # ------------------------------------------------------------ the port
+
+    def lock(self) -> None:
+        """Take part in the election of who acts. It is not waited for: until it is won, nothing is done."""
+        if self._election is None:
+            names = LeaseSettings(self._settings.namespace, inventory_name(self.name), socket.gethostname())
+            self._election = Election(self._connection, names, self._wake)
+
+    def close(self) -> None:
+        """End threads. What serves keeps serving."""
+        self._watches.close()
+        if self._election is not None:
+            self._election.close()
+        self._memory.save()
+        self._client.close()
+
+    def runs(self, service: ServiceId) -> bool:
+        """Has this service pods here?"""
+        return bool(self._pods_of(service))
+
+    def logs(self, service: ServiceId, lines: int) -> tuple[str, ...]:
+        """The last lines of each pod of a service; with several, each line is prefixed by its pod."""
+        pods = self._pods_of(service)
+        found = [(pod["metadata"]["name"], self._log_of(pod, lines)) for pod in pods]
+        if len(found) == 1:
+            return found[0][1]
+        return tuple(f"{name}: {line}" for name, text in found for line in text)
+
+    def restart(self, service: ServiceId, who: str) -> None:
+        """KServe restarts pods; `kubectl rollout restart` does it."""
+        name = f"deployment/{service.name}-predictor"
+        raise Terminal(f"{service}: on a cluster, use `kubectl -n {service.namespace} rollout restart {name}`")
+
+    # ------------------------------------------------------------ observe
+
+    def observe(self, desired: DesiredState) -> ClusterObserved | Unreachable:
+        """What is there now. Unreachable where the API server cannot be asked: nothing is guessed."""
+        now = time.time()
+        try:
+            inventory = self._inventory()
+            wanted = self._located(desired)
+            self._watches.watch(self._kinds(wanted, inventory, desired))
+            if not self._has_looked:
+                self._has_looked = self._watches.wait_until_known(_FIRST_LOOK)
+                self._version = self._version or self._client.server_version()
+            return self._observed(desired, wanted, inventory, now)
+        except ReconcileError as error:
+            return Unreachable(self.name, now, str(error))
+
+    def _observed(
+        self, desired: DesiredState, wanted: tuple[DesiredObject, ...], inventory: ClusterInventory, now: float
+    ) -> ClusterObserved:
+        seen = self._watches.snapshot()
+        kinds = {(one.id.group, one.id.kind) for one in wanted} | {(one.group, one.kind) for one in inventory.members}
+        states = {kind: seen.status(*kind) for kind in kinds}
+        pods, nodes = _of(seen, "", "Pod"), _of(seen, "", "Node")
+        children = children_of(
+            Workloads(
+                services=_of(seen, *SERVICE),
+                deployments=_of(seen, "apps", "Deployment"),
+                replica_sets=_of(seen, "apps", "ReplicaSet"),
+                pods=pods,
+                events=_of(seen, "", "Event"),
+            )
+        )
+        records = self._records(seen)
+        ids = self._services(desired, inventory)
+        health = {
+            one: service_health(
+                seen.get(ObjectId(*SERVICE, one.namespace, one.name)),
+                children.get(one, NO_CHILDREN),
+                now,
+                self._limits,
+            )
+            for one in ids
+        }
+        members = {*inventory.members, *(one.id for one in wanted)}
+        leadership = self._election.leadership() if self._election else None
+        self._memory.keep(frozenset(members))
+        return ClusterObserved(
+            target=self.name,
+            at=now,
+            version=self._version.removeprefix("v"),
+            gpus=_total_gpus(nodes),
+            free_gpus=_total_gpus(nodes) - _held_gpus(pods),
+            services={
+                one: _facts(health[one], children.get(one, NO_CHILDREN), records.get(one), seen, one)
+                for one in ids
+                if ObjectId(*SERVICE, one.namespace, one.name) in seen
+            },
+            wanted=wanted,
+            live=seen,
+            inventory=inventory,
+            absent=frozenset(kind for kind, status in states.items() if status.state is KindState.ABSENT),
+            unknown={kind: status.why for kind, status in states.items() if status.state is KindState.UNKNOWN},
+            remembered=self._memory.now(),
+            records=records,
+            health=health,
+            children=children,
+            nodes=nodes,
+            pods=pods,
+            is_leader=leadership is None or leadership.is_ours,
+            leader=leadership.holder or leadership.why if leadership else "",
+        )
+
+    def _kinds(
+        self, wanted: Iterable[DesiredObject], inventory: ClusterInventory, desired: DesiredState
+    ) -> Iterator[WatchedKind]:
+        """Those of git and of what is ours; and where services are, what runs for them and where it may run."""
+        own = self._settings.namespace
+        kinds = {(one.group, one.kind) for one in inventory.members} | {(one.id.group, one.id.kind) for one in wanted}
+        yield from (WatchedKind(group, kind) for group, kind in kinds)
+        if SERVICE in kinds or desired.services:
+            spaces = {one.namespace for one in self._services(desired, inventory)}
+            for group, kind in (SERVICE, *_RUNTIMES, ("apps", "Deployment"), ("apps", "ReplicaSet"), ("", "Node")):
+                yield WatchedKind(group, kind)
+            yield WatchedKind("", "Pod")
+            yield from (WatchedKind("", "Event", namespace=space) for space in spaces)
+            if ("", "Secret") not in kinds:
+                yield WatchedKind("", "Secret", namespace=own, labels=RECORD_OF)
+
+    def _services(self, desired: DesiredState, inventory: ClusterInventory) -> list[ServiceId]:
+        members = (one for one in inventory.members if (one.group, one.kind) == SERVICE)
+        named = {ServiceId(one.namespace, one.name) for one in members}
+        return sorted(named | {one.id for one in desired.services})
+
+    def _located(self, desired: DesiredState) -> tuple[DesiredObject, ...]:
+        """Git's objects with the namespaces that their kinds have; the same while nothing changed."""
+        store = self._secrets()
+        known = self._wanted
+        if known is None or known[0] is not desired.objects or known[1] is not store:
+            made = tuple(self._where_it_belongs(one, store) for one in desired.objects)
+            self._wanted = known = (desired.objects, store, made)
+            if any(self._is_unplaced(one) for one in made):
+                # Its kind is not served yet: once it is, it may have a namespace.
+                self._wanted = None
+        return known[2]
+
+    def _where_it_belongs(self, one: DesiredObject, store: SecretStore) -> DesiredObject:
+        if one.is_encrypted:
+            data = store.data(one.id.namespace, one.id.name)
+            return one if data is None else replace(one, hash=f"{one.hash}+{_fingerprint(data)}")
+        if one.id.namespace or (resource := self._client.resource(one.id.group, one.id.kind)) is None:
+            return one
+        if not resource.namespaced:
+            return one
+        namespace = self._settings.default_namespace
+        body = {**one.body, "metadata": {**one.body["metadata"], "namespace": namespace}}
+        return replace(one, id=replace(one.id, namespace=namespace), body=body)
+
+    def _is_unplaced(self, one: DesiredObject) -> bool:
+        return not one.id.namespace and self._client.resource(one.id.group, one.id.kind) is None
+
+    def _inventory(self) -> ClusterInventory:
+        own, name = self._settings.namespace, inventory_name(self.name)
+        found = self._client.get(ObjectId("", "ConfigMap", own, name))
+        return read_inventory(name, own, self.name, found)
+
+    def _records(self, seen: Snapshot) -> dict[ServiceId, ServiceRecord]:
+        found = {}
+        for _, secret in seen.of_kind("", "Secret"):
+            metadata = secret["metadata"]
+            if metadata["namespace"] == self._settings.namespace and RECORD_OF in (metadata.get("labels") or {}):
+                try:
+                    record = read_secret(secret)
+                except ValueError:
+                    # One that cannot be read is as good as none: it is written again.
+                    continue
+                found[record.service] = record
+        return found
+
+    def _pods_of(self, service: ServiceId) -> list[KubeObject]:
+        label = f"serving.kserve.io/inferenceservice={service.name}"
+        resource = self._client.resource("", "Pod")
+        return list(self._client.list(resource, service.namespace, label).items) if resource else []
+
+    def _log_of(self, pod: KubeObject, lines: int) -> tuple[str, ...]:
+        metadata = pod["metadata"]
+        try:
+            text = self._client.logs(metadata["namespace"], metadata["name"], "kserve-container", lines)
+        except ReconcileError as error:
+            return (str(error),)
+        return tuple(text.splitlines())
+
+    # ------------------------------------------------------------ perform
+
+    def perform(self, action: TargetAction) -> None:
+        """Do one action, idempotently. Raises Retryable or Terminal."""
+        self._check_leadership()
+        match action:
+            case ApplyObject():
+                self._apply(action)
+            case WriteInventory():
+                self._client.apply(action.body, force=True)
+            case KeepLastGood() | NoteTry():
+                self._see(self._client.apply(action.record, force=True))
+            case StopService():
+                patch = {"metadata": {"uid": action.uid, "annotations": {STOP: "true"}}}
+                self._see(self._client.patch(action.object, patch))
+            case DeleteObject():
+                if self._client.delete(action.object, action.uid) is None:
+                    self._watches.drop(action.object, action.uid)
+            case _:
+                raise TypeError(f"{self.name} is a cluster: it runs no replicas itself")
+
+    def save(self) -> None:
+        """Write down what was applied, once a pass."""
+        self._memory.save()
+
+    def _apply(self, action: ApplyObject) -> None:
+        wanted = self._with_secret(action.wanted)
+        rules = self._rules()
+        live = self._watches.snapshot().get(wanted.id)
+        try:
+            answer = self._client.apply(applied_body(wanted, live, rules), force=action.force)
+        except (Conflict, Invalid) as error:
+            raise _located_error(error, action.wanted) from None
+        self._see(answer)
+        additions = action.additions if isinstance(action.additions, Additions) else NO_ADDITIONS
+        self._memory.note(wanted.id, Remembered(applied_now(action.wanted, answer, rules), additions))
+
+    def _with_secret(self, wanted: DesiredObject) -> DesiredObject:
+        if not wanted.is_encrypted:
+            return wanted
+        data = self._secrets().data(wanted.id.namespace, wanted.id.name)
+        if data is None:
+            raise Retryable(f"{wanted.origin}: {wanted.id} cannot be opened now; nothing of it is changed")
+        encoded = {key: base64.b64encode(value).decode() for key, value in data.items()}
+        return replace(wanted, body={**wanted.body, "data": encoded})
+
+    def _rules(self) -> Rules:
+        own, name = self._settings.namespace, inventory_name(self.name)
+        return Rules(self._ignore, ClusterInventory(name, own, self.name).applyset)
+
+    def _see(self, found: KubeObject) -> None:
+        self._watches.put(found)
+
+    def _check_leadership(self) -> None:
+        if self._election is None:
+            return
+        leadership = self._election.leadership()
+        if not leadership.is_ours:
+            raise Retryable(
+                f"target {self.name}: another daemon acts for it now: {leadership.holder or leadership.why}"
+            )
+
+
+def inventory_name(target: str) -> str:
+    """Of the ConfigMap that holds a target's inventory, and of its Lease."""
+    return f"reconciler-{target}"
+
+
+def connection_of(settings: ClusterSettings) -> ClusterConnection:
+    """How the config says that a cluster is reached."""
+    return ClusterConnection(
+        kubeconfig=settings.kubeconfig,
+        context=settings.context,
+        impersonate=settings.impersonate,
+        allow_exec=settings.allow_exec,
+        qps=settings.qps,
+        burst=settings.burst,
+        timeout=settings.timeout,
+        named=f"target {settings.name}",
+    )
+
+
+def _located_error(error: Conflict | Invalid, wanted: DesiredObject) -> ReconcileError:
+    """The API server names fields; git's lines are known."""
+    places = [f"{wanted.origin_of(each.path)}: {each.path}: {each.message}" for each in error.fields]
+    text = "; ".join(places) if places else f"{wanted.origin}: {error}"
+    return type(error)(text, error.fields, error.code)
+
+
+def _of(seen: Snapshot, group: str, kind: str) -> tuple[KubeObject, ...]:
+    return tuple(found for _, found in seen.of_kind(group, kind))
+
+
+_KEY = secrets_module.token_bytes(16)
+
+
+def _fingerprint(data: Mapping[str, bytes]) -> str:
+    """Tells whether a Secret changed, while this process runs, and nothing of what it says."""
+    text = json.dumps([[key, base64.b64encode(value).decode()] for key, value in sorted(data.items())])
+    return hmac.digest(_KEY, text.encode(), "sha256").hex()[:16]
+
+
+def _held_gpus(pods: Iterable[KubeObject]) -> int:
+    return sum(requests_of(pod["spec"]).get(GPU, 0) // 1000 for pod in pods if is_holding(pod))
+
+
+def _total_gpus(nodes: Iterable[KubeObject]) -> int:
+    return sum(int(((node.get("status") or {}).get("allocatable") or {}).get(GPU, 0)) for node in nodes)
+
+
+def _facts(
+    health: ServingHealth,
+    children: Children,
+    record: ServiceRecord | None,
+    seen: Mapping[ObjectId, KubeObject],
+    service: ServiceId,
+) -> ServiceFacts:
+    body: Mapping[str, Any] = seen.get(ObjectId(*SERVICE, service.namespace, service.name)) or {}
+    good = record.last_good if record else None
+    return ServiceFacts(
+        url=health.url,
+        ready=health.ready,
+        desired=health.desired,
+        gpus=_held_gpus(children.pods),
+        live_digest=good.digest if good and health.serving else "",
+        origin=good.origin if good else ServiceFacts().origin,
+        pods=tuple(_pod(pod) for pod in sorted(children.pods, key=lambda pod: str(pod["metadata"]["name"]))),
+        status=body.get("status") or {},
+    )
+
+
+def _pod(pod: KubeObject) -> PodFacts:
+    status: Mapping[str, Any] = pod.get("status") or {}
+    conditions = {each.get("type"): each.get("status") for each in status.get("conditions") or ()}
+    return PodFacts(
+        name=pod["metadata"]["name"],
+        phase=str(status.get("phase") or "Pending"),
+        node=str(pod["spec"].get("nodeName") or ""),
+        ready=conditions.get("Ready") == "True",
+        gpus=requests_of(pod["spec"]).get(GPU, 0) // 1000,
+        message=str(status.get("message") or ""),
+    )

@@ -1,0 +1,77 @@
+"""The stages of passes over a Kubernetes cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from reconciler.cluster.execute import execute, make_pool
+from reconciler.cluster.health.problems import HealthLimits
+from reconciler.cluster.objects.ignore import IgnoreRule
+from reconciler.cluster.objects.paths import parse_path
+from reconciler.cluster.observed import ClusterObserved
+from reconciler.cluster.plan import ClusterPolicy, make_plan
+from reconciler.cluster.rollout.drain import DrainSettings
+from reconciler.cluster.target import ClusterTarget
+from reconciler.config.settings import ClusterSettings, IgnoredFields
+from reconciler.model import Action, DesiredState, FailedAction, Holds, Plan, Result, Unreachable
+from reconciler.model.target import Perform, Seen, Target
+from reconciler.secrets import SecretStore
+from reconciler.state.folder import APPLIED
+
+
+class ClusterWing:
+    """Passes over one cluster."""
+
+    def __init__(
+        self,
+        settings: ClusterSettings,
+        folder: Path,
+        wake: Callable[[], None],
+        secrets: Callable[[], SecretStore],
+    ) -> None:
+        """Raises SettingsError."""
+        self._policy = policy_of(settings)
+        self._cluster = ClusterTarget(
+            settings, folder / APPLIED, wake, secrets, self._policy.health, self._policy.ignore
+        )
+        self.target: Target = self._cluster
+        self._pool = make_pool()
+
+    def observe(self, desired: DesiredState) -> ClusterObserved | Unreachable:
+        return self._cluster.observe(desired)
+
+    def plan(
+        self, desired: DesiredState, observed: Seen | Unreachable, holds: Holds, failures: Collection[FailedAction]
+    ) -> Plan:
+        if not isinstance(observed, ClusterObserved | Unreachable):
+            raise TypeError(f"{desired.target} is a cluster, and a host answered")
+        return make_plan(desired, observed, holds, self._policy, failures)
+
+    def execute(self, plan: Plan, perform: Perform, waiting: Collection[Action]) -> tuple[Result, ...]:
+        results = execute(plan, perform, self._pool, waiting) if plan.actions else ()
+        self._cluster.save()
+        return results
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._cluster.close()
+
+
+def policy_of(settings: ClusterSettings) -> ClusterPolicy:
+    """What the config says, as the plan needs it. Raises SettingsError."""
+    rollout = settings.rollout
+    health = HealthLimits(
+        scheduling=rollout.schedule_timeout,
+        loading=rollout.ready_timeout,
+        min_ready=rollout.min_ready,
+    )
+    drain = DrainSettings(timeout=int(rollout.drain_timeout)) if settings.drain else None
+    return ClusterPolicy(health, drain, tuple(_rule(each) for each in settings.ignore))
+
+
+def _rule(ignored: IgnoredFields) -> IgnoreRule:
+    kind, _, group = ignored.kind.partition(".")
+    name, namespace = ("" if each == "*" else each for each in (ignored.name, ignored.namespace))
+    paths = tuple(parse_path(each) for each in ignored.paths)
+    return IgnoreRule(paths, "" if kind == "*" else kind, group, namespace, name)

@@ -1,0 +1,177 @@
+"""Passes over a real API server: apply, nothing to do, drift, prune, and what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster.rig import ClusterRig, config_map
+from tests.controlplane.api import ApiError
+from tests.controlplane.control_plane import ControlPlane
+
+pytestmark = pytest.mark.cluster
+MakeRig = Callable[..., ClusterRig]
+
+
+@pytest.fixture
+def make_cluster(tmp_path: Path, control_plane: ControlPlane, namespace: str) -> MakeRig:
+    def make(**target: Any) -> ClusterRig:
+        return ClusterRig(tmp_path / "rig", control_plane, namespace, target)
+
+    return make
+
+
+def _config_map(rig: ClusterRig, name: str) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": rig.namespace}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
+
+
+def test_objects_in_git_are_applied_and_a_second_sync_writes_nothing(make_cluster: MakeRig):
+    rig = make_cluster()
+    rig.push({"prod/a.yaml": config_map("a", x="1"), "prod/b.yaml": config_map("b", y="2")})
+    assert rig.changes() == {"ConfigMap/a": "create", "ConfigMap/b": "create"}
+
+    status = rig.sync()
+
+    assert status["revision"]["fullyApplied"]
+    assert rig.api.get(_config_map(rig, "a"))["data"] == {"x": "1"}
+    rig.writes()
+    rig.sync()
+    assert rig.writes() == []
+    assert rig.changes() == {}
+
+
+def test_drift_is_shown_and_repaired_and_a_field_of_others_stays(make_cluster: MakeRig):
+    rig = make_cluster()
+    rig.push({"prod/a.yaml": config_map("a", x="1")})
+    rig.sync()
+    rig.api.patch(_config_map(rig, "a"), {"data": {"x": "9", "theirs": "7"}}, manager="kubectl-edit")
+
+    (shown,) = rig.plan()["objects"]
+    assert shown["change"] == "repair"
+    assert "kubectl-edit changed data.x" in shown["why"] or "kubectl edit changed data.x" in shown["why"]
+    assert shown["differences"] == ["data.x: 9 → 1"]
+
+    rig.sync()
+    assert rig.api.get(_config_map(rig, "a"))["data"] == {"x": "1", "theirs": "7"}
+
+
+def test_field_that_another_tool_applies_is_a_conflict_at_its_line(make_cluster: MakeRig):
+    rig = make_cluster()
+    rig.api.apply({**_config_map(rig, "a"), "data": {"x": "theirs"}}, manager="other-tool")
+    rig.push({"prod/a.yaml": "# first\n" + config_map("a", x="ours")})
+
+    status = rig.sync()
+
+    (held,) = status["targets"][0]["revision"]["heldUpBy"]
+    assert held["code"] == "FieldConflict"
+    assert (held["file"], held["line"]) == ("prod/a.yaml", 4)
+    assert "other-tool" in held["message"]
+    assert rig.api.get(_config_map(rig, "a"))["data"] == {"x": "theirs"}
+
+    forced = yaml.safe_load(config_map("a", x="ours"))
+    forced["metadata"]["annotations"] = {"reconciler/force-conflicts": "true"}
+    rig.push({"prod/a.yaml": yaml.safe_dump(forced)})
+    assert rig.sync()["revision"]["fullyApplied"]
+    assert rig.api.get(_config_map(rig, "a"))["data"] == {"x": "ours"}
+
+
+def test_object_that_git_drops_is_deleted_and_others_are_not(make_cluster: MakeRig):
+    rig = make_cluster()
+    rig.api.create({**_config_map(rig, "theirs"), "data": {"x": "1"}})
+    rig.push({"prod/a.yaml": config_map("a", x="1"), "prod/b.yaml": config_map("b", x="1")})
+    rig.sync()
+    rig.push({"prod/b.yaml": None})
+    assert rig.changes() == {"ConfigMap/b": "delete"}
+
+    assert rig.sync()["revision"]["fullyApplied"]
+
+    assert rig.api.find(_config_map(rig, "b")) is None
+    assert rig.api.find(_config_map(rig, "a")) is not None
+    assert rig.api.find(_config_map(rig, "theirs")) is not None
+
+
+def test_missing_cluster_file_and_unreadable_documents_prune_nothing(make_cluster: MakeRig):
+    rig = make_cluster()
+    rig.push({"prod/a.yaml": config_map("a", x="1"), "prod/b.yaml": config_map("b", x="1")})
+    rig.sync()
+
+    rig.push({"prod/a.yaml": "kind: ConfigMap\n  oops: [", "prod/b.yaml": None})
+    rig.sync()
+    rig.push({"prod/cluster.yaml": None, "prod/a.yaml": None})
+    rig.sync()
+
+    assert rig.api.find(_config_map(rig, "a")) is not None
+    assert rig.api.find(_config_map(rig, "b")) is not None
+
+
+def test_much_deletion_at_once_waits_for_an_approval(make_cluster: MakeRig):
+    rig = make_cluster(prune={"max_services": 2})
+    rig.push({f"prod/{name}.yaml": config_map(name, x="1") for name in "abcdef"})
+    rig.sync()
+    rig.push({f"prod/{name}.yaml": None for name in "abcd"})
+
+    status = rig.sync()
+
+    held = status["targets"][0]["deletions"]["held"]
+    assert len(held["subjects"]) == 4
+    assert all(rig.api.find(_config_map(rig, name)) for name in "abcd")
+
+    rig.push({"prod/e.yaml": config_map("e", x="2")}, "Really", f"Reconciler-Approve: {held['hash']}")
+    rig.sync()
+    assert not any(rig.api.find(_config_map(rig, name)) for name in "abcd")
+
+
+def test_object_of_a_kind_that_comes_later_waits_and_is_applied_then(make_cluster: MakeRig):
+    rig = make_cluster()
+    crd = {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": "latecomers.example.com"},
+        "spec": {
+            "group": "example.com",
+            "names": {"kind": "Latecomer", "plural": "latecomers"},
+            "scope": "Namespaced",
+            "versions": [
+                {
+                    "name": "v1",
+                    "served": True,
+                    "storage": True,
+                    "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
+                }
+            ],
+        },
+    }
+    late = {"apiVersion": "example.com/v1", "kind": "Latecomer", "metadata": {"name": "x"}, "spec": {"size": 1}}
+    rig.push({"prod/late.yaml": yaml.safe_dump(late), "prod/a.yaml": config_map("a", x="1")})
+    assert rig.changes() == {"ConfigMap/a": "create", "Latecomer/x": "wait"}
+    try:
+        rig.push({"prod/crd.yaml": yaml.safe_dump(crd)})
+        assert rig.sync()["revision"]["fullyApplied"]
+        late["metadata"] = {"name": "x", "namespace": rig.namespace}
+        assert rig.api.get(late)["spec"] == {"size": 1}
+    finally:
+        rig.api.delete(crd)
+
+
+def test_object_that_the_api_server_refuses_is_an_error_at_its_line(make_cluster: MakeRig):
+    rig = make_cluster()
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "s"},
+        "spec": {"ports": [{"port": 99999999}], "selector": {"a": "b"}},
+    }
+    rig.push({"prod/s.yaml": yaml.safe_dump(service, sort_keys=False), "prod/a.yaml": config_map("a", x="1")})
+
+    status = rig.sync(10)
+
+    error = status["targets"][0]["lastError"] or str(status["targets"][0]["lastFailure"])
+    assert "prod/s.yaml:7" in error
+    assert rig.api.find(_config_map(rig, "a")) is not None
+    with pytest.raises(ApiError):
+        rig.api.get({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s", "namespace": rig.namespace}})
