@@ -11,7 +11,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -200,11 +200,7 @@ class PreflightRunner:
 
     def _run(self, asked: PreflightQuestion) -> dict[str, Any]:
         """One process from start to end. Raises Retryable."""
-        paths = {} if asked.mounted else dict(asked.paths)
-        ours = {"added": ADDED, "dispensable": sorted(DISPENSABLE), "oldest": OLDEST_VLLM}
-        files = {path: base64.b64encode(data).decode() for path, data in asked.files.items()}
-        what = {"argv": texts(asked.argv), "paths": paths, "files": files, "variables": sorted(asked.given)}
-        request = json.dumps({**what, **ours}).encode()
+        request = request_of(asked)
         with contextlib.ExitStack() as stack:
             with self._lock:
                 if self._closed:
@@ -234,6 +230,15 @@ class PreflightRunner:
 
 
 # ---------------------------------------------------------------- the process
+
+
+def request_of(asked: PreflightQuestion, absent: Sequence[str] = ()) -> bytes:
+    """What the probe reads. `absent` are folders of the container that are not there while it is asked."""
+    paths = {} if asked.mounted else dict(asked.paths)
+    ours = {"added": ADDED, "dispensable": sorted(DISPENSABLE), "oldest": OLDEST_VLLM}
+    files = {path: base64.b64encode(data).decode() for path, data in asked.files.items()}
+    what = {"argv": texts(asked.argv), "paths": paths, "files": files, "variables": sorted(asked.given)}
+    return json.dumps({**what, **ours, "absent": list(absent)}).encode()
 
 
 def begin_child(asked: PreflightQuestion, _seconds: float) -> PreflightProcess:

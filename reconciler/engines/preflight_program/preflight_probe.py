@@ -2,8 +2,8 @@
 
 Standard input: `{"argv": [flags of the server], "paths": {path in the container: path on this host}, "files": {path
 in the container: what is in that file, as base64; they are there for the time of the question}, "variables":
-[names that git sets], "added": [flags that the reconciler adds], "dispensable": [those that it can do without],
-"oldest": the oldest vLLM that it serves}`.
+[names that git sets], "absent": [folders of the container that are not here], "added": [flags that the reconciler
+adds], "dispensable": [those that it can do without], "oldest": the oldest vLLM that it serves}`.
 Standard output: one JSON object, either the verdict
 
     {"vllm", "parsed", "gpus", "errors": [{"message", "index", "others"}], "warnings": [...],
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         is_flag,
         join,
         normal,
+        paths_in,
         replace_paths,
         split,
         text_of,
@@ -69,7 +70,7 @@ else:
     from preflight_hints import suspicious
     from preflight_loads import Unimportable, check_grpc, check_imports, check_variables, tokenizer_faults
     from preflight_parser import Engine, Environment, Refused, Unknown
-    from preflight_text import Finding, describe, is_flag, join, normal, replace_paths, split, text_of
+    from preflight_text import Finding, describe, is_flag, join, normal, paths_in, replace_paths, split, text_of
 
 MOST_ERRORS = 20
 MOST_DEEP_ERRORS = 4
@@ -199,6 +200,16 @@ def missing_model(model: str, argv: list[str]) -> Finding:
     return Finding(f"no model files at {model}", culprit[-1].index if culprit else None)
 
 
+def is_of_absent(finding: Finding, argv: list[str], request: dict[str, Any]) -> bool:
+    """Is it about an argument that names a file which the container will have, and that is not here?"""
+    blamed = [option for option in split(argv) if option.index == finding.index]
+    return any(is_absent(path, request) for option in blamed for path in paths_in(option))
+
+
+def is_absent(path: str, request: dict[str, Any]) -> bool:
+    return any(f"{path}/".startswith(f"{folder.rstrip('/')}/") for folder in request.get("absent", ()))
+
+
 def without_gguf(engine: Engine, model: str, finding: Finding) -> Finding:
     """What it says of a file that it takes for something else: newer releases read GGUF by a plugin only."""
     if not model.endswith(".gguf") or importlib.util.find_spec("vllm.model_executor.model_loader.gguf_loader"):
@@ -298,10 +309,11 @@ def judge(request: dict[str, Any], files: dict[str, str]) -> dict[str, Any]:
     findings += check_variables(request)
     if args is not None and not findings:
         findings = unnamed_model(engine, args, argv) + check_all(engine, args, argv) + lost_flags(engine, args, argv)
+        findings = [finding for finding in findings if not is_of_absent(finding, argv, request)]
         if not findings:
             check_grpc(args, split(argv))
         deep = os.path.exists(args.model)
-        if os.path.isabs(args.model) and not deep:
+        if os.path.isabs(args.model) and not deep and not is_absent(args.model, request):
             findings.append(missing_model(args.model, argv))
         else:
             check_imports(args, split(argv))
