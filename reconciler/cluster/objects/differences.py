@@ -21,6 +21,8 @@ _OF_QUANTITIES: Final = frozenset(
 )
 _QUANTITIES: Final = frozenset({"sizeLimit", "divisor"})
 
+_Path = tuple[str, ...]
+
 
 @dataclass(frozen=True, slots=True)
 class FieldChange:
@@ -41,8 +43,8 @@ def differences(body: KubeObject, live: KubeObject) -> tuple[FieldChange, ...]:
     """All of them, in git's order. `body` is what is applied."""
     root = Place.of(body, live)
     names = [name for name in body if name not in ("apiVersion", "kind", "status")]
-    changes = [change for name in names for change in _of(root.field(name), name)]
-    return (*changes, *_removed_from_map(root, ""))
+    changes = [change for name in names for change in _of(root.field(name), (name,))]
+    return (*changes, *_removed_from_map(root, ()))
 
 
 def live_view(body: KubeObject, live: KubeObject) -> KubeObject:
@@ -50,30 +52,33 @@ def live_view(body: KubeObject, live: KubeObject) -> KubeObject:
     is left out. Both beside each other show the differences."""
     root = Place.of(body, live)
     kept = {name: value for name in ("apiVersion", "kind") if (value := live.get(name)) is not None}
-    return kept | (_view(replace(root, want={name: body[name] for name in body if name != "status"}), "") or {})
+    return kept | (_view(replace(root, want={name: body[name] for name in body if name != "status"}), ()) or {})
 
 
-def _view(place: Place, path: str) -> Any:
+def _view(place: Place, path: _Path) -> Any:
     want, live = place.want, place.live
     if isinstance(want, dict) and isinstance(live, dict):
         gone = [key[2:] for key, _ in place.our_children() if key.startswith("f:") and want.get(key[2:]) is None]
-        shown = {name: _view(place.field(name), f"{path}.{name}") for name in want}
+        shown = {name: _view(place.field(name), (*path, name)) for name in want}
         shown |= {name: place.field(name).live for name in gone}
         return {name: value for name, value in shown.items() if value is not None}
     if isinstance(want, list) and isinstance(live, list) and (place.keys() or len(want) == len(live)):
-        items = [_view(item, f"{path}.{number}") for number, item in place.items()]
+        items = [_view(item, (*path, str(number))) for number, item in place.items()]
         gone_items = [child_of(live, change) for change in _gone_keys(place)]
         return [item for item in [*items, *gone_items] if item is not None]
     return want if _is_same(want, live, path) else live
 
 
-def _of(place: Place, path: str) -> Iterator[FieldChange]:
+def _of(place: Place, path: _Path) -> Iterator[FieldChange]:
     want, live = place.want, place.live
     if want is None:
         return
-    if isinstance(want, dict) and isinstance(live, dict):
+    if isinstance(want, dict | list) and want != live and place.is_theirs_whole:
+        # As one value it is in our way, also by what git does not write.
+        yield _change(place, path)
+    elif isinstance(want, dict) and isinstance(live, dict):
         for name in want:
-            yield from _of(place.field(name), f"{path}.{name}")
+            yield from _of(place.field(name), (*path, name))
         yield from _removed_from_map(place, path)
     elif isinstance(want, list) and isinstance(live, list):
         yield from _of_lists(place, path)
@@ -81,7 +86,7 @@ def _of(place: Place, path: str) -> Iterator[FieldChange]:
         yield _change(place, path)
 
 
-def _of_lists(place: Place, path: str) -> Iterator[FieldChange]:
+def _of_lists(place: Place, path: _Path) -> Iterator[FieldChange]:
     if place.is_set:
         missing = [item for item in place.want if item not in place.live]
         gone = [value for key, value in place.our_children() if key.startswith("v:") and value not in place.want]
@@ -89,25 +94,24 @@ def _of_lists(place: Place, path: str) -> Iterator[FieldChange]:
             yield _change(place, path)
     elif place.keys():
         for number, item in place.items():
-            yield from _of(item, f"{path}.{number}")
+            yield from _of(item, (*path, str(number)))
         yield from _removed_items(place, path)
-    elif len(place.want) != len(place.live) or (place.ours is None and place.others and place.want != place.live):
-        # Another one owns the list as one value: also what it added to an item is in our way.
+    elif len(place.want) != len(place.live):
         yield _change(place, path)
     else:
         for number, item in place.items():
-            yield from _of(item, f"{path}.{number}")
+            yield from _of(item, (*path, str(number)))
 
 
-def _removed_from_map(place: Place, path: str) -> Iterator[FieldChange]:
+def _removed_from_map(place: Place, path: _Path) -> Iterator[FieldChange]:
     """What is ours and not in git any more."""
     for key, _ in place.our_children():
         name = key[2:]
         if key.startswith("f:") and (place.want or {}).get(name) is None:
-            yield from _removed(place.field(name), f"{path}.{name}".lstrip("."))
+            yield from _removed(place.field(name), (*path, name))
 
 
-def _removed(place: Place, path: str) -> Iterator[FieldChange]:
+def _removed(place: Place, path: _Path) -> Iterator[FieldChange]:
     if place.is_ours_whole or not isinstance(place.live, dict | list):
         if place.live not in ({}, []):
             yield _change(place, path)
@@ -119,10 +123,10 @@ def _removed(place: Place, path: str) -> Iterator[FieldChange]:
         yield from _removed_items(replace(place, want=[]), path)
 
 
-def _removed_items(place: Place, path: str) -> Iterator[FieldChange]:
+def _removed_items(place: Place, path: _Path) -> Iterator[FieldChange]:
     for key in _gone_keys(place):
         keys = ",".join(f"{name}={each}" for name, each in item_keys(key))
-        yield _change(place.item(None, child_of(place.live, key)), f"{path}[{keys}]")
+        yield _change(place.item(None, child_of(place.live, key)), (*path[:-1], f"{path[-1]}[{keys}]"))
 
 
 def _gone_keys(place: Place) -> list[str]:
@@ -132,16 +136,16 @@ def _gone_keys(place: Place) -> list[str]:
     return [key for key, value in ours if not any(value is each for each in wanted)]
 
 
-def _change(place: Place, path: str) -> FieldChange:
+def _change(place: Place, path: _Path) -> FieldChange:
     holder = next(iter(place.others), None) if place.ours is None else None
-    return FieldChange(path, place.live, place.want, *(_named(holder) if holder else ()))
+    return FieldChange(".".join(path), place.live, place.want, *(_named(holder) if holder else ()))
 
 
 def _named(manager: Manager) -> tuple[str, bool]:
     return manager.name, manager.applies
 
 
-def _is_same(want: Any, live: Any, path: str) -> bool:
+def _is_same(want: Any, live: Any, path: _Path) -> bool:
     """Does the API server mean the same by both? It leaves empty values out, and writes quantities in its own way."""
     if is_hash(live):
         return live in (want, hashed(want))
@@ -161,6 +165,5 @@ def _is_hollow(value: Any) -> bool:
     return value is None or value == []
 
 
-def _is_of_quantity(path: str) -> bool:
-    above, _, name = path.rpartition(".")
-    return name in _QUANTITIES or above.rpartition(".")[2] in _OF_QUANTITIES
+def _is_of_quantity(path: _Path) -> bool:
+    return path[-1] in _QUANTITIES or (len(path) > 1 and path[-2] in _OF_QUANTITIES)

@@ -76,7 +76,7 @@ class Place:
         owned = (key for _, fields in self.owners for key in fields if key.startswith("k:"))
         if (first := next(owned, None)) is not None:
             return tuple(name for name, _ in item_keys(first))
-        owned_whole = any(not any(key != "." for key in fields) for _, fields in self.owners)
+        owned_whole = any(_is_whole(fields) for _, fields in self.owners)
         return () if owned_whole or not (_are_named(self.want) and _are_named(self.live)) else ("name",)
 
     @property
@@ -87,7 +87,12 @@ class Place:
     @property
     def is_ours_whole(self) -> bool:
         """Do we own it as one value, or, of a map, its being there alone?"""
-        return self.ours is not None and all(key == "." for key in self.ours)
+        return self.ours is not None and _is_whole(self.ours)
+
+    @property
+    def is_theirs_whole(self) -> bool:
+        """Do only others own it, and as one value?"""
+        return self.ours is None and any(_is_whole(fields) for _, fields in self.owners)
 
     def our_children(self) -> Iterator[tuple[str, Any]]:
         """What is ours in it and live: keys of fieldsV1 and values."""
@@ -97,6 +102,10 @@ class Place:
 
     def _below(self, key: str) -> Owners:
         return tuple((manager, fields[key]) for manager, fields in self.owners if key in fields)
+
+
+def _is_whole(fields: Fields) -> bool:
+    return all(key == "." for key in fields)
 
 
 def _are_named(items: Any) -> bool:
