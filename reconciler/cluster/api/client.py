@@ -154,7 +154,11 @@ class Client:
 
     def _page(self, resource: Resource, namespace: str, query: Mapping[str, str]) -> Mapping[str, Any]:
         what = f"list of {resource.plural}" + (f" in {namespace}" if namespace else "")
-        found = self.transport.send(Request("GET", resource.path(namespace), Asked("list", what), query))
+        try:
+            found = self.transport.send(Request("GET", resource.path(namespace), Asked("list", what), query))
+        except KindUnknown:
+            self.discovery.forget()
+            raise
         return found if isinstance(found, Mapping) else {}
 
     def _resource(self, group: str, kind: str, version: str, what: str) -> Resource:

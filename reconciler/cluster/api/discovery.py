@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from reconciler.cluster.api.errors import Asked, KindUnknown
+from reconciler.cluster.api.errors import Asked, KindUnknown, Unreached
 from reconciler.cluster.api.transport import Request
 
 # A kind that is not served is asked for again after so long: its CRD may come at any time.
@@ -85,7 +85,9 @@ class Discovery:
             return self._kinds.get((group, version), {}).get(kind)
 
     def _ask(self, group: str, kind: str, version: str) -> Resource | None:
-        for each in (version,) if version else self._versions(group):
+        for each in self._versions(group):
+            if version not in ("", each):
+                continue
             kinds = self._ask_version(group, each)
             with self._lock:
                 self._kinds[group, each] = kinds
@@ -96,13 +98,26 @@ class Discovery:
         return None
 
     def _versions(self, group: str) -> tuple[str, ...]:
-        """The versions of a group, the preferred one first."""
+        """The versions of a group, the preferred one first; none, where the server says that it has no such group."""
         if not group:
             return ("v1",)
         found = self._get(group_path(group))
+        if found.get("kind") != "APIGroup":
+            self._check_absent(group)
+            return ()
         preferred = (found.get("preferredVersion") or {}).get("version")
         versions = [each["version"] for each in found.get("versions") or ()]
         return tuple(sorted(versions, key=lambda version: version != preferred))
+
+    def _check_absent(self, group: str) -> None:
+        """Any web server says "404 page not found". An API server can also say which groups it has."""
+        found = self._get("/apis")
+        if found.get("kind") != "APIGroupList":
+            raise Unreached(
+                f"{group_path(group)}: not found, but this is no API server; see the address, and any proxy"
+            )
+        if group in (each.get("name") for each in found.get("groups") or ()):
+            raise Unreached(f"{group_path(group)}: not found, though the API server lists the group")
 
     def _ask_version(self, group: str, version: str) -> dict[str, Resource]:
         found = self._get(group_path(group, version))

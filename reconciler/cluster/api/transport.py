@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -37,6 +38,13 @@ _TURNED_AWAY = (429, 502, 503, 504)
 _MOST_CONNECTIONS = 32
 _PIECE = 1 << 16
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+# A watch hears nothing for long: a peer that has gone is known after half a minute.
+_KEEP_ALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+)
 # A new reading of the same credentials so soon would find the same.
 _REREAD_AFTER = 5.0
 
@@ -128,6 +136,8 @@ class Transport:
                     self._reread(link)
                     error = self._explained(error, link)
                 raise error
+            if not response.headers.get("Content-Type", "").startswith(JSON):
+                raise Unreached(f"{self._place(request.asked)}: {_foreign(response)}")
             yield response
         finally:
             # What is left of it is not read: the connection is of no more use.
@@ -240,7 +250,11 @@ def _connect(access: Access, old: _Link | None) -> _Link:
 
 
 def _pool(access: Access, tls: Tls) -> urllib3.PoolManager:
-    options: dict[str, Any] = {"ssl_context": tls_context(tls), "maxsize": _MOST_CONNECTIONS}
+    options: dict[str, Any] = {
+        "ssl_context": tls_context(tls),
+        "maxsize": _MOST_CONNECTIONS,
+        "socket_options": [*urllib3.connection.HTTPConnection.default_socket_options, *_KEEP_ALIVE],
+    }
     if tls.server_name is not None:
         options |= {"server_hostname": tls.server_name, "assert_hostname": tls.server_name}
     if access.proxy is not None:
