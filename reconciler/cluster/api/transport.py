@@ -9,6 +9,7 @@ import json
 import random
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -62,6 +63,10 @@ class Request:
     repeatable: bool = True
 
 
+class _Untrusted(Unreached):
+    """One side does not accept the other's certificate."""
+
+
 @dataclass(slots=True)
 class _Link:
     """The access in use, and its connections: those for requests, and those that watches hold for long."""
@@ -110,7 +115,7 @@ class Transport:
             link = self._current()
             try:
                 return self._once(link, request, ends)
-            except Unauthorized as error:
+            except (Unauthorized, _Untrusted) as error:
                 if refused or not self._reread(link):
                     raise self._explained(error, link) from None
                 refused = True
@@ -127,15 +132,19 @@ class Transport:
         self._limiter.wait()
         link = self._current()
         timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=read_seconds)
-        response = self._open(link, link.watches, request, timeout)
+        try:
+            response = self._open(link, link.watches, request, timeout)
+        except _Untrusted as error:
+            self._reread(link)
+            raise self._explained(error, link) from None
         try:
             if response.status != 200:
                 body = _read(response, time.monotonic() + read_seconds, request.asked)
-                error = self._error(response, body, request.asked)
-                if isinstance(error, Unauthorized):
+                refusal = self._error(response, body, request.asked)
+                if isinstance(refusal, Unauthorized):
                     self._reread(link)
-                    error = self._explained(error, link)
-                raise error
+                    refusal = self._explained(refusal, link)
+                raise refusal
             if not response.headers.get("Content-Type", "").startswith(JSON):
                 raise Unreached(f"{self._place(request.asked)}: {_foreign(response)}")
             yield response
@@ -189,15 +198,12 @@ class Transport:
     def _unreached(self, error: urllib3.exceptions.HTTPError, asked: Asked, link: _Link) -> Unreached:
         reason = _cause(error)
         place = self._place(asked)
-        source = link.access.source
-        if isinstance(reason, urllib3.exceptions.SSLError):
-            self._reread(link)
-            why = f"the server's certificate is not accepted, or ours by it: {_why(reason)}"
-            return Unreached(f"{place}: {why}; see the CA and the client certificate in {source}", was_sent=False)
-        never_sent = isinstance(reason, urllib3.exceptions.NewConnectionError | urllib3.exceptions.ConnectTimeoutError)
+        if isinstance(reason, ssl.SSLCertVerificationError) or "ALERT" in (getattr(reason, "reason", None) or ""):
+            return _Untrusted(f"{place}: {_why(reason)}", was_sent=False)
         if isinstance(reason, urllib3.exceptions.ReadTimeoutError):
             return Unreached(f"{place}: no answer in time; see whether the API server is overloaded")
-        return Unreached(f"{place}: {_why(reason)}; see the server in {source}", was_sent=not never_sent)
+        never_sent = isinstance(reason, urllib3.exceptions.NewConnectionError | urllib3.exceptions.ConnectTimeoutError)
+        return Unreached(f"{place}: {_why(reason)}; see the server in {link.access.source}", was_sent=not never_sent)
 
     def _error(self, response: urllib3.BaseHTTPResponse, body: bytes, asked: Asked) -> ApiError:
         code = response.status
@@ -209,8 +215,12 @@ class Transport:
             return Unreached(f"{self._place(asked)}: {_foreign(response)}", code=code)
         return error_of(asked, code, document, _retry_after(response))
 
-    def _explained(self, error: Unauthorized, link: _Link) -> Unauthorized:
-        return Unauthorized(f"{error}, from {link.access.source}", code=401)
+    def _explained(self, error: Unauthorized | _Untrusted, link: _Link) -> ApiError:
+        source = link.access.source
+        if isinstance(error, Unauthorized):
+            return Unauthorized(f"{error}, from {source}", code=401)
+        why = f"the server's certificate is not accepted, or ours by it ({error})"
+        return Unreached(f"{why}; see the CA and the client certificate in {source}", was_sent=False)
 
     def _place(self, asked: Asked) -> str:
         return f"{asked.what}: {self.server}"
@@ -256,7 +266,7 @@ def _pool(access: Access, tls: Tls) -> urllib3.PoolManager:
         "socket_options": [*urllib3.connection.HTTPConnection.default_socket_options, *_KEEP_ALIVE],
     }
     if tls.server_name is not None:
-        options |= {"server_hostname": tls.server_name, "assert_hostname": tls.server_name}
+        options["server_hostname"] = tls.server_name
     if access.proxy is not None:
         return urllib3.ProxyManager(access.proxy, **options)
     return urllib3.PoolManager(**options)
@@ -281,7 +291,7 @@ def _read(response: urllib3.BaseHTTPResponse, ends: float, asked: Asked) -> byte
     """The whole body, within the deadline and the limit on its size."""
     pieces: list[bytes] = []
     size = 0
-    while piece := response.read(_PIECE):
+    while piece := response.read1(_PIECE):
         pieces.append(piece)
         size += len(piece)
         if size > MAX_ANSWER_BYTES:
@@ -340,20 +350,19 @@ def _pause(error: Busy | Unreached, failures: int) -> float:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What urllib3 wraps: a MaxRetryError's or a ProxyError's own reason."""
+    """What urllib3 wraps: in a MaxRetryError's or a ProxyError's reason, in what an SSLError is made of."""
     while True:
-        inner = getattr(error, "reason", None) or getattr(error, "original_error", None)
-        if not isinstance(inner, BaseException) or isinstance(error, urllib3.exceptions.SSLError):
+        given = error.args[0] if error.args and isinstance(error, urllib3.exceptions.SSLError) else None
+        inner = given or getattr(error, "original_error", None) or getattr(error, "reason", None)
+        if not isinstance(inner, BaseException):
             return error
         error = inner
 
 
+_NOISE = re.compile(r"<[^>]* at 0x[0-9a-f]+>:? ?|\(_ssl\.c:\d+\)|\w*Connection(?:Pool)?\([^)]*\): ?")
+
+
 def _why(error: BaseException) -> str:
     """One line, without the objects that urllib3 names in its messages."""
-    while isinstance(error, urllib3.exceptions.SSLError) and error.args and isinstance(error.args[0], Exception):
-        error = error.args[0]
     text = str(getattr(error, "verify_message", None) or getattr(error, "strerror", None) or error)
-    return (
-        re.sub(r"<[^>]* at 0x[0-9a-f]+>:? ?|\(_ssl\.c:\d+\)|HTTPS?ConnectionPool\([^)]*\): ", "", text).strip()
-        or type(error).__name__
-    )
+    return _NOISE.sub("", text).strip() or type(error).__name__
