@@ -14,7 +14,8 @@ from reconciler.config.settings import Settings
 from tests.docs.documents import ROOT, documents
 
 _CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
-_CALL = re.compile(r"\breconciler ([a-z][^#&`\n]*)")
+# `kubectl -n reconciler get …` names our namespace.
+_CALL = re.compile(r"(?<!-n )\breconciler ([a-z][^#&`\n]*)")
 _OPTION = re.compile(r"(?<=\s)--[a-z-]+")
 _CONFIG = re.compile(r"^```yaml\n(source:.*?)^```", re.MULTILINE | re.DOTALL)
 

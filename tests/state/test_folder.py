@@ -14,7 +14,8 @@ only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has folders 
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     folder = tmp_path / "a" / "state"
     folder.mkdir(parents=True, mode=0o700)
     return folder
@@ -35,6 +36,14 @@ def test_folder_that_all_may_write_to_is_refused(folder: Path, above: int) -> No
 
 def test_sticky_folder_that_all_may_write_to_is_no_place_itself(folder: Path) -> None:
     folder.chmod(0o1777)
+    assert len(list(faults(folder))) == 1
+
+
+def test_folder_of_a_pod_may_lie_in_an_open_volume(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.parent.chmod(0o777)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    assert list(faults(folder)) == []
+    folder.chmod(0o777)
     assert len(list(faults(folder))) == 1
 
 
