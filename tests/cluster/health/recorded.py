@@ -250,6 +250,16 @@ class Sequence:
             cluster.apply(frame["t"], frame)
             yield START + frame["t"], cluster, frame
 
+    def settled(self) -> list[dict[str, Any]]:
+        """The health after each thing that was done, just before the next one."""
+        found: list[dict[str, Any]] = []
+        health = ""
+        for frame in self.frames:
+            found += [{}] if "service" in frame or "done" in frame else []
+            health = frame.get("health", health)
+            found[-1] = {"health": health}
+        return found
+
 
 def read(path: Path) -> Sequence:
     """One file of the folder."""
