@@ -4,7 +4,8 @@
 #   tests/run.sh                 everything
 #   tests/run.sh fast            the inner loop: format, lint, types, contracts, the quick tests
 #   tests/run.sh unit [ARGS]     tests without engines; ARGS go to pytest
-#   tests/run.sh cluster [ARGS]  tests on a real Kubernetes control plane, which is built first; ARGS go to pytest
+#   tests/run.sh cluster [ARGS]  tests on a real Kubernetes control plane, which is built first; ARGS go to pytest;
+#                                --kubeconfig FILE names a cluster to use instead, one that may be damaged
 #   tests/run.sh e2e [ARGS]      tests with real git, real vLLM and real Envoy; ARGS go to pytest
 #   tests/run.sh host [ARGS]     tests on machines with a systemd of their own (root only); ARGS go to pytest
 #   tests/run.sh bench           the benchmarks, as JSON; not part of everything
@@ -93,7 +94,7 @@ e2e() {
 
 # Every worker starts a control plane, at 0.8 GB each.
 cluster() {
-  find_control_plane
+  find_control_plane "$@"
   find_kubectl
   check cluster run_pytest cluster -m cluster -n 2 --dist worksteal "$@"
 }
@@ -176,7 +177,7 @@ ensure_kubectl() {
 
 # What is built from Go modules takes minutes the first time: a whole run builds it beside the unit tests.
 find_control_plane() {
-  [ -z "${RECONCILER_TEST_CONTROLPLANE:-}" ] || return 0
+  [ -z "${RECONCILER_TEST_CONTROLPLANE:-}" ] && [[ "$*" != *--kubeconfig* ]] || return 0
   if [ -n "$BUILDING" ]; then
     wait "$BUILDING" || true
     cat "$SCRATCH/building" >&2

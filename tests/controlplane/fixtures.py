@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 
 from tests.controlplane.api import Api, wait_for
 from tests.controlplane.control_plane import ControlPlane, NoControlPlane, find_programs
+from tests.controlplane.existing import ExistingCluster
 from tests.controlplane.nodes import make_node
 
 _NUMBERS = itertools.count(1)
@@ -21,9 +23,21 @@ class AddNode(Protocol):
     def __call__(self, gpus: int = 8, name: str = "", **options: Any) -> str: ...
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    text = (
+        "a cluster to use instead of starting a control plane: one that may be damaged, with KServe and nodes of kwok"
+    )
+    parser.addoption("--kubeconfig", type=Path, metavar="FILE", help=text)
+
+
 @pytest.fixture(scope="session")
-def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+def control_plane(
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ControlPlane | ExistingCluster]:
     """A running Kubernetes 1.36 without nodes. Who stops or restarts a part of it starts it again."""
+    if kubeconfig := pytestconfig.getoption("--kubeconfig"):
+        yield ExistingCluster(kubeconfig.absolute())
+        return
     try:
         programs = find_programs()
     except NoControlPlane as error:

@@ -241,7 +241,7 @@ def read_objects(api: Api, namespace: str) -> ClusterObjects:
     """What KServe reads beside a service. It knows no display names."""
     found: list[Document] = [*api.list(ALPHA, "ServingRuntime", namespace), *api.list(ALPHA, "ClusterServingRuntime")]
     for each in found:
-        each["metadata"].pop("annotations", {}).pop("openshift.io/display-name", None)
+        each["metadata"].get("annotations", {}).pop("openshift.io/display-name", None)
     for kind in ("Secret", "ServiceAccount"):
         found += api.list("v1", kind, namespace)
     return ClusterObjects.build(found, default_namespace=namespace, default_mode="Standard")

@@ -41,14 +41,15 @@ def make_crds() -> list[dict[str, Any]]:
 
 
 def install_crds(api: Api) -> None:
-    """Returns once objects of all kinds can be made."""
+    """Returns once objects of all kinds can be made. CRDs that are there already are left as they are."""
     for crd in make_crds():
-        api.apply(crd)
+        if api.find(crd) is None:
+            api.create(crd)
     wait_for(lambda: all(_is_served(api, kind) for kind in KINDS), what="KServe's kinds are served")
 
 
 def remove_crds(api: Api) -> None:
-    """Returns once they are gone, and every object of their kinds with them."""
+    """Returns once they are gone, and every object of their kinds with them. For our own control planes only."""
     crds = make_crds()
     for crd in crds:
         api.delete(crd)

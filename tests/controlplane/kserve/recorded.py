@@ -24,6 +24,12 @@ _KINDS = {
     "ServingRuntime": "serving.kserve.io/v1alpha1",
     "Secret": "v1",
 }
+_WORKLOAD = {
+    "deployment": ("apps/v1", "Deployment"),
+    "service": ("v1", "Service"),
+    "hpa": ("autoscaling/v2", "HorizontalPodAutoscaler"),
+    "ingress": ("networking.k8s.io/v1", "Ingress"),
+}
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,16 @@ def perform(api: Api, step: Step) -> None:
         api.patch(step.object, step.patch)
     else:
         api.delete(step.object)
+
+
+def workload(api: Api, namespace: str) -> Document:
+    """What there is of it now, as `final` names it."""
+    objects = {what: api.list(*kind, namespace) for what, kind in _WORKLOAD.items()}
+    found: Document = {f"{what}_exists": bool(each) for what, each in objects.items()}
+    for deployment in objects["deployment"]:
+        container = deployment["spec"]["template"]["spec"]["containers"][0]
+        found |= {"deployment_args": container["args"], "deployment_replicas": deployment["spec"]["replicas"]}
+    return found
 
 
 def plain(status: Mapping[str, Any] | None) -> Document:

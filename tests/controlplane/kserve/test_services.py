@@ -1,4 +1,4 @@
-"""The KServe of the tests does what KServe 0.20 was recorded to do."""
+"""What the KServe of the tests makes of a service is what KServe 0.20 was recorded to make, or to refuse."""
 
 from __future__ import annotations
 
@@ -21,54 +21,6 @@ from tests.controlplane.kserve.installation import KServe
 pytestmark = pytest.mark.cluster
 
 CASES = Path(__file__).parents[2] / "kserve" / "cases"
-KINDS = {
-    "deployment": "apps/v1/Deployment",
-    "service": "v1/Service",
-    "hpa": "autoscaling/v2/HorizontalPodAutoscaler",
-    "ingress": "networking.k8s.io/v1/Ingress",
-}
-
-
-@pytest.mark.parametrize("name", recorded.names())
-def test_sequence_has_the_recorded_statuses_in_their_order(
-    control_plane: ControlPlane, api: Api, namespace: str, add_node: AddNode, name: str
-) -> None:
-    add_node(gpus=8)
-    sequence = recorded.load(name, namespace)
-    deadline = 3 if name.startswith("deadline") else 600
-    with KServe(control_plane, creates_ingress=sequence.ingress, progress_deadline=deadline) as kserve:
-        watcher: recorded.Watcher | None = None
-        for step in sequence.steps:
-            if watcher and step.object["kind"] != "InferenceService":
-                # What still happens to a service makes KServe look at its runtime.
-                kserve.wait_until_idle()
-            since = len(watcher.statuses) if watcher else 0
-            recorded.perform(api, step)
-            if step.object["kind"] == "InferenceService" and watcher is None:
-                watcher = recorded.Watcher(api, namespace)
-            if watcher and step.then:
-                watcher.wait_for(step.then, since)
-            elif watcher:
-                kserve.wait_until_idle()
-                assert watcher.statuses[since:] == []
-        assert workload(api, namespace) == sequence.final
-
-
-def workload(api: Api, namespace: str) -> dict[str, Any]:
-    """As a recording names it."""
-    found: dict[str, Any] = {}
-    objects = {}
-    for what, kind in KINDS.items():
-        version, _, name = kind.rpartition("/")
-        objects[what] = api.list(version, name, namespace)
-        found[f"{what}_exists"] = bool(objects[what])
-    for deployment in objects["deployment"]:
-        container = deployment["spec"]["template"]["spec"]["containers"][0]
-        found |= {"deployment_args": container["args"], "deployment_replicas": deployment["spec"]["replicas"]}
-    return found
-
-
-# ---------------------------------------------------------------------------------------------- single services
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +30,7 @@ def installed(control_plane: ControlPlane) -> Iterator[KServe]:
 
 
 def load(path: Path, namespace: str) -> dict[str, Any]:
-    text = re.sub(r"(namespace:? |pv-)tree\b", rf"\1{namespace}", path.read_text())
+    text = re.sub(r"\btree\b", namespace, path.read_text())
     case: dict[str, Any] = yaml.load(text, yaml.CSafeLoader)
     return case
 
@@ -135,4 +87,39 @@ def test_deleted_service_takes_its_children_along(api: Api, namespace: str, add_
     assert api.get(service)["metadata"]["finalizers"] == [FINALIZER]
     api.delete(service)
     wait_for(lambda: api.find(service) is None)
-    wait_for(lambda: not any(workload(api, namespace).values()))
+    wait_for(lambda: not any(recorded.workload(api, namespace).values()))
+
+
+@pytest.mark.usefixtures("installed")
+@cases_with("pod")
+def test_pod_is_the_recorded_one(api: Api, namespace: str, add_node: AddNode, path: Path) -> None:
+    add_node()
+    case = load(path, namespace)
+    for each in case["input"]:
+        api.create(each)
+    of_service = "serving.kserve.io/inferenceservice={serving.kserve.io/inferenceservice}".format(
+        **case["pod"]["labels"]
+    )
+    pod = wait_for(lambda: api.list("v1", "Pod", namespace, of_service))[0]
+    remove_runtimes(api)
+    assert pod_as_recorded(pod) == case["pod"]
+
+
+def pod_as_recorded(pod: dict[str, Any]) -> Any:
+    """Without what Kubernetes adds to every pod."""
+    spec = {key: value for key, value in pod["spec"].items() if key != "nodeName"}
+    spec["volumes"] = [each for each in spec["volumes"] if not each["name"].startswith("kube-api-access")]
+    spec["tolerations"] = [each for each in spec["tolerations"] if not each["key"].startswith("node.kubernetes.io/")]
+    for container in (*spec["containers"], *spec.get("initContainers", ())):
+        mounts = container.get("volumeMounts", ())
+        container["volumeMounts"] = [each for each in mounts if not each["name"].startswith("kube-api-access")]
+    labels = {key: value for key, value in pod["metadata"]["labels"].items() if key != "pod-template-hash"}
+    annotations = pod["metadata"].get("annotations", {})
+    return _filled({"labels": labels, "annotations": annotations, "spec": spec})
+
+
+def _filled(value: Any) -> Any:
+    """Without lists that are empty now."""
+    if isinstance(value, dict):
+        return {key: _filled(each) for key, each in value.items() if each != []}
+    return [_filled(each) for each in value] if isinstance(value, list) else value
