@@ -10,13 +10,14 @@ from reconciler.config.settings import HostSettings
 from reconciler.desired.access import developer_mode, metrics_path, read_open_paths
 from reconciler.desired.blockers import find_blockers
 from reconciler.desired.context import DesiredContext
-from reconciler.desired.deviations import ALL_FACTS, Case, depends_on_gpus, deviations, entries_ignored, known_facts
+from reconciler.desired.deviations import ALL_FACTS, Case, depends_on_gpus, deviations, known_facts
 from reconciler.desired.downloads import unused_tokens
+from reconciler.desired.left_out import ignored_entries, ignored_variables
 from reconciler.desired.limits import too_large
 from reconciler.desired.origins import CONTAINER, Origins
 from reconciler.desired.ports import port_warnings
 from reconciler.desired.refused import refused_for, unreadable_for
-from reconciler.desired.resources import idle_gpus, ignored_resources
+from reconciler.desired.resources import idle_gpus
 from reconciler.desired.secrets import Keyring, absent_connection, doubtful_connection, keyring, missing_secret
 from reconciler.desired.serving_options import (
     find_misfits,
@@ -34,11 +35,9 @@ from reconciler.desired.spec import (
     UnusableField,
     build_spec,
     find_container,
-    names_of,
 )
 from reconciler.desired.support import ELSEWHERE, Effect, Fact, TargetKind
-from reconciler.desired.variables import ignored_variables
-from reconciler.desired.volumes import build_file_mounts, build_mounts, ignored_sources, ignored_volumes
+from reconciler.desired.volumes import build_file_mounts, build_mounts
 from reconciler.engines.arguments import model_names, speaks_grpc, takes_grpc
 from reconciler.engines.digest import digest
 from reconciler.engines.environment import doubtful_image, find_engine
@@ -47,8 +46,6 @@ from reconciler.kserve.resolve import Issue, Resolved, resolve
 from reconciler.manifests import Manifest
 from reconciler.model import Desired, EffectiveSpec, Reason, ReasonCode, ServiceId, texts
 from reconciler.secrets.disclosed import disclosed
-
-_ADDED_BY_KSERVE = frozenset({CONTAINER, TRANSFORMER_CONTAINER, "storage-initializer", "modelcar", "modelcar-init"})
 
 
 def describe(service: Manifest, context: DesiredContext) -> Desired:
@@ -174,7 +171,7 @@ def _unsupported(case: Case, facts: frozenset[Fact]) -> tuple[tuple[Reason, ...]
 def _warnings_of(case: Case, ring: Keyring) -> Iterator[Reason]:
     """What is left out, and what may be a mistake."""
     spec, origins = case.spec, case.origins
-    yield from _left_out(case)
+    yield from ignored_entries(case)
     yield from ignored_rules(case.resolved, origins)
     yield from ignored_variables(spec, ring, origins)
     yield from unused_tokens(spec, ring, origins)
@@ -265,15 +262,3 @@ def _collocated(case: Case) -> Iterator[Reason]:
     if any(each.get("name") == TRANSFORMER_CONTAINER for each in case.resolved.pod.get("containers") or ()):
         text = f"container {TRANSFORMER_CONTAINER} is not supported on a host: all requests go to it; {ELSEWHERE}"
         yield Reason(ReasonCode.UNSUPPORTED_FIELD, text, case.origins.of_entry("containers", TRANSFORMER_CONTAINER))
-
-
-def _left_out(case: Case) -> Iterator[Reason]:
-    """Entries of the pod's lists that a host does without."""
-    origins, pod = case.origins, case.resolved.pod
-    for key in ("containers", "initContainers"):
-        yield from entries_ignored(key, names_of(pod.get(key), _ADDED_BY_KSERVE), origins)
-    yield from entries_ignored("volumes", ignored_volumes(case.resolved, case.container), origins)
-    for name, source in ignored_sources(case.resolved, case.container):
-        text = f"{source} of volume {name} is ignored on a host: there is no Kubernetes API to issue or store it"
-        yield Reason(ReasonCode.VOLUME_IGNORED, text, origins.of_entry("volumes", name))
-    yield from ignored_resources(case.container, origins)

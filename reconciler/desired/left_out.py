@@ -1,19 +1,37 @@
-"""Variables of a service that its host leaves out, each with its line. Pure."""
+"""What of a service its host does without: containers, volumes, resources, variables. Each with its line. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
 
-from reconciler.desired.origins import Origins
+from reconciler.desired.deviations import Case, entries_ignored
+from reconciler.desired.origins import CONTAINER, Origins
+from reconciler.desired.resources import ignored_resources
 from reconciler.desired.secrets import Keyring
+from reconciler.desired.spec import names_of
+from reconciler.desired.volumes import ignored_sources, ignored_volumes
 from reconciler.engines.environment import find_engine, loads_code
+from reconciler.kserve.names import TRANSFORMER_CONTAINER
 from reconciler.model import EffectiveSpec, Reason, ReasonCode
 from reconciler.model.model_sources import shown
 from reconciler.secrets.store import ALL, secret_ref
 
+_ADDED_BY_KSERVE = frozenset({CONTAINER, TRANSFORMER_CONTAINER, "storage-initializer", "modelcar", "modelcar-init"})
 _WHY = "it can load code other than vLLM into every process of the engine"
 _CODE = "it can load other code"
+
+
+def ignored_entries(case: Case) -> Iterator[Reason]:
+    """Containers, volumes and resources."""
+    origins, pod = case.origins, case.resolved.pod
+    for key in ("containers", "initContainers"):
+        yield from entries_ignored(key, names_of(pod.get(key), _ADDED_BY_KSERVE), origins)
+    yield from entries_ignored("volumes", ignored_volumes(case.resolved, case.container), origins)
+    for name, source in ignored_sources(case.resolved, case.container):
+        text = f"{source} of volume {name} is ignored on a host: there is no Kubernetes API to issue or store it"
+        yield Reason(ReasonCode.VOLUME_IGNORED, text, origins.of_entry("volumes", name))
+    yield from ignored_resources(case.container, origins)
 
 
 def ignored_variables(spec: EffectiveSpec, ring: Keyring, origins: Origins) -> Iterator[Reason]:
