@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -51,7 +52,7 @@ class Memory:
             for one, applied in found.items():
                 known = self._known.get(one)
                 if known is not None and known.applied is not applied:
-                    self._known[one] = Remembered(applied, known.additions)
+                    self._known[one] = replace(known, applied=applied)
                     self._seen = None
 
     def keep(self, members: frozenset[ObjectId]) -> None:
@@ -79,7 +80,7 @@ def _entry(one: ObjectId, known: Remembered) -> list[Any]:
     applied = known.applied
     name = [one.group, one.kind, one.namespace, one.name]
     said = [applied.body, applied.uid, applied.projection, applied.resource_version]
-    return [name, said, _ADDITIONS.dump_python(known.additions, mode="json")]
+    return [name, said, _ADDITIONS.dump_python(known.additions, mode="json"), known.at]
 
 
 def _read(path: Path) -> dict[ObjectId, Remembered]:
@@ -91,8 +92,8 @@ def _read(path: Path) -> dict[ObjectId, Remembered]:
             return {}
         entries = document["objects"]
         return {
-            ObjectId(*name): Remembered(Applied(*said), _ADDITIONS.validate_python(added))
-            for name, said, added in entries
+            ObjectId(*name): Remembered(Applied(*said), _ADDITIONS.validate_python(added), float(at))
+            for name, said, added, at in entries
         }
     except (OSError, ValueError, KeyError, TypeError):
         return {}

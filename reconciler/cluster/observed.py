@@ -18,10 +18,11 @@ NO_CHILDREN = Children()
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """What is remembered of an object that we applied, and what we added to it."""
+    """What is remembered of an object that we applied, what we added to it, and when: seconds since the epoch."""
 
     applied: Applied
     additions: Additions = NO_ADDITIONS
+    at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

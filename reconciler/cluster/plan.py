@@ -31,10 +31,12 @@ from reconciler.cluster.objects.options import Options, options_of
 from reconciler.cluster.objects.order import Order, Ordered, apply_order
 from reconciler.cluster.observed import ClusterObserved
 from reconciler.cluster.pruning import Pruning, prune
+from reconciler.cluster.rollout.batches import BatchSettings
 from reconciler.cluster.rollout.drain import DrainSettings
 from reconciler.cluster.rollout.goal import Goal, GoalKind
 from reconciler.cluster.rollout.gpus import ClusterRoom, read_room
-from reconciler.cluster.service_plan import Decision, ServiceInputs, decide, records_of
+from reconciler.cluster.runtime_plan import RuntimePlan, as_object, plan_runtimes
+from reconciler.cluster.service_plan import Decision, ServiceInputs, decide, keep_on_copy, records_of
 from reconciler.fault_isolation import Faults
 from reconciler.model import (
     NO_ORIGIN,
@@ -75,6 +77,7 @@ class ClusterPolicy:
     health: HealthLimits = field(default_factory=HealthLimits)
     drain: DrainSettings | None = field(default_factory=DrainSettings)
     ignore: tuple[IgnoreRule, ...] = ()
+    batches: BatchSettings = field(default_factory=BatchSettings)
 
 
 def make_plan(
@@ -99,6 +102,7 @@ class _Decided:
     verdict: ServicePlan | None = None
     look_again_at: float | None = None
     applied: Applied | None = None
+    copy: KubeObject | None = None
 
 
 @dataclass(slots=True)
@@ -110,6 +114,7 @@ class _Pass:
     failures: tuple[FailedAction, ...]
     faults: Faults = field(default_factory=lambda: Faults("planning"))
     _room: ClusterRoom | None = None
+    _runtimes: RuntimePlan = field(default_factory=RuntimePlan)
 
     def plan(self) -> Plan:
         rules = Rules(self.policy.ignore, self.seen.inventory.applyset)
@@ -117,6 +122,9 @@ class _Pass:
         order = apply_order(_ordered(self.seen.wanted, options))
         waves = {one: number for number, wave in enumerate(order.waves) for one in wave}
         services = {one.id: one for one in self.desired.services}
+        self._runtimes = plan_runtimes(
+            self.desired, self.seen, self.holds, lambda one: self._compare(one, rules), self.policy.batches
+        )
         decided = {
             each.id: self._safely(each, options[each.id], order, waves, rules, services)
             for each in sorted(self.seen.wanted, key=lambda each: (waves.get(each.id, 0), each.id))
@@ -128,6 +136,7 @@ class _Pass:
         self, decided: Mapping[ObjectId, _Decided], pruning: Pruning, options: Mapping[ObjectId, Options]
     ) -> Plan:
         applies = [action for each in decided.values() for action in each.actions if isinstance(action, ApplyObject)]
+        copies = self._copies(decided)
         others = [action for each in decided.values() for action in each.actions if not isinstance(action, ApplyObject)]
         inventory = self._inventory(applies, pruning, options)
         verdicts = {each.verdict.service: each.verdict for each in decided.values() if each.verdict}
@@ -146,7 +155,9 @@ class _Pass:
             target=self.desired.target,
             revision=self.desired.revision,
             at=self.seen.at,
-            actions=(*inventory, *applies, *others, *pruning.actions) if is_leader else (),
+            actions=(*inventory, *copies, *applies, *others, *pruning.actions, *self._runtimes.deletes)
+            if is_leader
+            else (),
             verdicts=verdicts,
             look_again_at=min(times, default=None),
             notes=(*self.desired.unreadable, *self.desired.notes, *self._notes()),
@@ -156,6 +167,13 @@ class _Pass:
             deletions=pruning.deletions,
             objects=objects,
         )
+
+    def _copies(self, decided: Mapping[ObjectId, _Decided]) -> Iterator[ApplyObject]:
+        """Copies of runtimes that services need and that are not there: before anything else, as these name them."""
+        wanted = [*self._runtimes.copies, *(each.copy for each in decided.values() if each.copy is not None)]
+        for copy in {ObjectId.of(each): each for each in wanted}.values():
+            if ObjectId.of(copy) not in self.seen.live:
+                yield ApplyObject(as_object(copy), "services are kept on this copy of their runtime", wave=-1)
 
     def _notes(self) -> Iterator[Reason]:
         yield from (each for one in self.seen.wanted for each in options_of(one).warnings)
@@ -220,6 +238,10 @@ class _Pass:
         health, again = self._health(wanted, live)
         said = _said(wanted, found, options, health)
         action = None if said.reasons else _action(wanted, found, options, wave, said.why)
+        if (text := self._runtimes.texts.get(wanted.id)) and not isinstance(found, InSync):
+            said = replace(said, why=f"{said.why}: {text}")
+        if action is not None and wanted.id in self._runtimes.withheld:
+            said, action = replace(said, change=ObjectChange.WAIT), None
         applied = found.applied if isinstance(found, InSync) else None
         return _Decided(said, (action,) if action else (), look_again_at=again, applied=applied)
 
@@ -245,10 +267,18 @@ class _Pass:
         s = ServiceInputs(desired, git, self.seen, self.policy.health, self.policy.drain, self.desired.revision, failed)
         if self.holds.suspends(desired.id):
             return _suspended(s)
-        decision = decide(s, self._free, lambda wanted: self._compare(wanted, rules))
+        decision = self._decision(s, rules)
         if decision.new is not None and not decision.goal.blocked:
             self._room = decision.new.room
         return _service_decided(s, decision, options, wave)
+
+    def _decision(self, s: ServiceInputs, rules: Rules) -> Decision:
+        def compared(wanted: DesiredObject) -> Comparison:
+            return self._compare(wanted, rules)
+
+        copy, why = self._runtimes.kept.get(s.desired.id, ("", None))
+        kept = keep_on_copy(s, copy, why, compared) if why is not None else None
+        return kept or decide(s, self._free, compared)
 
     def _free(self) -> ClusterRoom:
         if self._room is None:
@@ -410,10 +440,12 @@ def _service_decided(s: ServiceInputs, decision: Decision, options: Options, wav
     actions: tuple[Action, ...] = (*records, *((action,) if action else ()))
     applied = decision.found.applied if isinstance(decision.found, InSync) else None
     plan = replace(plan, blocked=(*plan.blocked, *said.reasons, *warnings))
-    return _Decided(said, actions, plan, _again(s, decision), applied)
+    return _Decided(said, actions, plan, _again(s, decision), applied, decision.copy)
 
 
 def _why_applied(said: ObjectPlan, goal: Goal) -> str:
+    if goal.kind is GoalKind.KEEP and goal.why:
+        return f"kept on a copy of its runtime: {goal.why.message}"
     if goal.kind is not GoalKind.RESTORE or said.change is ObjectChange.NONE:
         return said.why
     return f"falls back to the last good version: {goal.why}"

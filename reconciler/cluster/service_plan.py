@@ -25,10 +25,18 @@ from reconciler.cluster.rollout.additions import (
     server_container,
     server_place,
 )
+from reconciler.cluster.rollout.batches import COPY_OF, named_runtime
 from reconciler.cluster.rollout.drain import FLAG, Drain, DrainSettings, Server, find_drain
 from reconciler.cluster.rollout.goal import Goal, GoalKind, Situation, find_goal
 from reconciler.cluster.rollout.gpus import ClusterRoom, need_of
-from reconciler.cluster.rollout.last_good import LastGood, RecordTooLarge, ServiceRecord, kept_runtime, secret_of
+from reconciler.cluster.rollout.last_good import (
+    LastGood,
+    RecordTooLarge,
+    ServiceRecord,
+    kept_runtime,
+    restored,
+    secret_of,
+)
 from reconciler.cluster.rollout.strategy import ServiceChange, Transition, Way, choose
 from reconciler.model import (
     Desired,
@@ -36,6 +44,7 @@ from reconciler.model import (
     KeepLastGood,
     KubeObject,
     NoteTry,
+    ObjectId,
     Quarantine,
     Reason,
     ReasonCode,
@@ -93,17 +102,39 @@ class ServiceInputs:
     def health(self) -> ServingHealth | None:
         return self.seen.health.get(self.desired.id)
 
-    def last_good(self, good: LastGood) -> Version:
-        """What is applied of the last good version."""
+    @property
+    def runtime(self) -> KubeObject | None:
+        """The live runtime that git's version gets."""
+        found = self.git.rendered.runtime if self.git.rendered else None
+        return self.seen.live.get(found) if found else None
+
+    @property
+    def added(self) -> Additions:
+        """What was added when it was last applied. Where that is forgotten, the live object shows it."""
+        if (known := self.seen.remembered.get(self.git.id)) is not None:
+            return known.additions
+        live = self.live
+        if live is None or owned_fields(live) is None:
+            return NO_ADDITIONS
+        name = named_runtime(live)
+        copies = (ObjectId("serving.kserve.io", "ServingRuntime", self.git.id.namespace, name), _cluster_wide(name))
+        is_copy = any(
+            COPY_OF in (self.seen.live.get(one, {}).get("metadata", {}).get("labels") or {}) for one in copies
+        )
+        return replace(additions_in(live, self.git.body), runtime=name if is_copy else "")
+
+    def last_good(self, good: LastGood, runtime: str) -> Version:
+        """What is applied of the last good version; with `runtime`, kept on this copy of its runtime."""
         lines = good.origin.line
         old = replace(self.git, body=good.body, hash=good.digest, origin=good.origin, lines=lines, rendered=None)
-        return Version.of(old, replace(good.additions, runtime=""))
+        return Version.of(old, replace(good.additions, runtime=runtime))
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
     """Where a service is heading. `version` is what is to be applied and `found` how it differs from what is live;
-    None: nothing is. `new` is how it gets its new version, `outcome` how that stands which is applied."""
+    None: nothing is. `new` is how it gets its new version, `outcome` how that stands which is applied. `copy` is a copy
+    of a runtime that it needs, to be applied first."""
 
     goal: Goal
     version: Version | None
@@ -111,11 +142,22 @@ class Decision:
     live_digest: str
     outcome: Rollout | None
     new: NewVersion | None = None
+    copy: KubeObject | None = None
+
+
+def keep_on_copy(s: ServiceInputs, runtime: str, why: Reason, compare: Compare) -> Decision | None:
+    """The last good version goes on with a copy of its runtime, until it is its turn; None: there is none."""
+    good = s.record.last_good
+    if good is None or not runtime:
+        return None
+    version = s.last_good(good, runtime)
+    goal = Goal(GoalKind.KEEP, why)
+    return Decision(goal, version, compare(version.wanted), good.digest, _outcome(s, proven=True))
 
 
 def decide(s: ServiceInputs, room: Callable[[], ClusterRoom], compare: Compare) -> Decision:
     """Compares git's version, and where that is not what is live, finds out how it would get there."""
-    git = Version.of(s.git, additions_now(s, s.git.body))
+    git = Version.of(s.git, replace(s.added, runtime=""))
     found = compare(git.wanted)
     live_digest = _live_digest(s, found, compare)
     record = s.record
@@ -139,8 +181,9 @@ def decide(s: ServiceInputs, room: Callable[[], ClusterRoom], compare: Compare) 
     if goal.kind in (GoalKind.ROLL, GoalKind.SUSPEND):
         return Decision(goal, git, found, live_digest, outcome, new)
     if goal.kind is GoalKind.RESTORE and goal.version is not None:
-        good = s.last_good(goal.version)
-        return Decision(goal, good, compare(good.wanted), live_digest, outcome)
+        copy, additions = restored(goal.version, s.runtime)
+        good = s.last_good(goal.version, additions.runtime)
+        return Decision(goal, good, compare(good.wanted), live_digest, outcome, copy=copy)
     return Decision(goal, None, found, live_digest, outcome, new)
 
 
@@ -152,7 +195,7 @@ def _live_digest(s: ServiceInputs, found: Comparison, compare: Compare) -> str:
     if isinstance(found, _APPLIED):
         return s.desired.digest
     good = s.record.last_good
-    if good is not None and isinstance(compare(s.last_good(good).wanted), _APPLIED):
+    if good is not None and isinstance(compare(s.last_good(good, s.added.runtime).wanted), _APPLIED):
         return good.digest
     return ""
 
@@ -161,14 +204,8 @@ def _outcome(s: ServiceInputs, proven: bool) -> Rollout | None:
     return rollout_outcome(s.health, s.seen.at, s.limits, proven=proven) if s.health else None
 
 
-def additions_now(s: ServiceInputs, body: KubeObject) -> Additions:
-    """What was added when it was last applied. Where that is forgotten, the live object shows it."""
-    if (known := s.seen.remembered.get(s.git.id)) is not None:
-        return known.additions
-    live = s.live
-    if live is None or owned_fields(live) is None:
-        return NO_ADDITIONS
-    return additions_in(live, body)
+def _cluster_wide(name: str) -> ObjectId:
+    return ObjectId("serving.kserve.io", "ClusterServingRuntime", "", name)
 
 
 def additions_in(live: KubeObject, body: KubeObject) -> Additions:
@@ -282,9 +319,7 @@ def records_of(s: ServiceInputs, decision: Decision) -> Records:
 
 
 def _good_version(s: ServiceInputs, version: Version) -> LastGood:
-    found = s.git.rendered.runtime if s.git.rendered else None
-    runtime = s.seen.live.get(found) if found else None
-    kept = kept_runtime(runtime) if runtime else None
+    kept = kept_runtime(s.runtime) if s.runtime else None
     return LastGood(s.desired.digest, s.git.body, kept, s.revision, s.seen.at, s.git.origin, version.additions)
 
 

@@ -18,11 +18,12 @@ from reconciler.cluster.api.connection import ClusterConnection
 from reconciler.cluster.api.errors import Conflict, Invalid
 from reconciler.cluster.api.lease import Election, LeaseSettings
 from reconciler.cluster.api.watch import KindState, Snapshot, WatchedKind, Watches
+from reconciler.cluster.crash_logs import CrashLogs
 from reconciler.cluster.health.children import Children, children_of
 from reconciler.cluster.health.children import Snapshot as Workloads
-from reconciler.cluster.health.look import ServingHealth
+from reconciler.cluster.health.look import Expected, ServingHealth
+from reconciler.cluster.health.memo import HealthMemo
 from reconciler.cluster.health.problems import HealthLimits
-from reconciler.cluster.health.service import service_health
 from reconciler.cluster.memory import Memory
 from reconciler.cluster.objects.compare import applied as applied_now
 from reconciler.cluster.objects.ignore import IgnoreRule, Rules, applied_body
@@ -38,6 +39,7 @@ from reconciler.model import (
     GPU,
     ApplyObject,
     DeleteObject,
+    Desired,
     DesiredObject,
     DesiredState,
     KeepLastGood,
@@ -51,6 +53,7 @@ from reconciler.model import (
     TargetAction,
     Unreachable,
     WriteInventory,
+    texts,
 )
 from reconciler.secrets import SecretStore
 
@@ -79,12 +82,13 @@ class ClusterTarget:
         self._settings = settings
         self._wake = wake
         self._secrets = secrets
-        self._limits = limits
         self._ignore = ignore
         self._connection = connection_of(settings)
         self._client = Client(self._connection)
         self._watches = Watches(self._client, wake)
         self._memory = Memory(applied)
+        self._health = HealthMemo(limits)
+        self._logs = CrashLogs(self._client)
         self._election: Election | None = None
         self._wanted: tuple[tuple[DesiredObject, ...], SecretStore, tuple[DesiredObject, ...]] | None = None
         self._version = ""
@@ -157,15 +161,17 @@ class ClusterTarget:
         )
         records = self._records(seen)
         ids = self._services(desired, inventory)
-        health = {
-            one: service_health(
-                seen.get(ObjectId(*SERVICE, one.namespace, one.name)),
-                children.get(one, NO_CHILDREN),
-                now,
-                self._limits,
-            )
-            for one in ids
-        }
+        wanted_by_id = {one.service: one for one in wanted if one.service is not None}
+        wants = {one.id: one for one in desired.services}
+        remembered = self._memory.now()
+        health = {}
+        for one in ids:
+            body = seen.get(ObjectId(*SERVICE, one.namespace, one.name))
+            if body is not None:
+                expected = _expected(wants.get(one), wanted_by_id.get(one), remembered)
+                found = children.get(one, NO_CHILDREN)
+                health[one] = self._health.health(body, found, now, logs=self._logs.of(found.pods), expected=expected)
+        self._health.keep_only(health)
         members = {*inventory.members, *(one.id for one in wanted)}
         leadership = self._election.leadership() if self._election else None
         self._memory.keep(frozenset(members))
@@ -176,16 +182,15 @@ class ClusterTarget:
             gpus=_total_gpus(nodes),
             free_gpus=_total_gpus(nodes) - _held_gpus(pods),
             services={
-                one: _facts(health[one], children.get(one, NO_CHILDREN), records.get(one), seen, one)
-                for one in ids
-                if ObjectId(*SERVICE, one.namespace, one.name) in seen
+                one: _facts(found, children.get(one, NO_CHILDREN), records.get(one), seen, one)
+                for one, found in health.items()
             },
             wanted=wanted,
             live=seen,
             inventory=inventory,
             absent=frozenset(kind for kind, status in states.items() if status.state is KindState.ABSENT),
             unknown={kind: status.why for kind, status in states.items() if status.state is KindState.UNKNOWN},
-            remembered=self._memory.now(),
+            remembered=remembered,
             records=records,
             health=health,
             children=children,
@@ -309,7 +314,7 @@ class ClusterTarget:
             raise _located_error(error, action.wanted) from None
         self._see(answer)
         additions = action.additions if isinstance(action.additions, Additions) else NO_ADDITIONS
-        self._memory.note(wanted.id, Remembered(applied_now(action.wanted, answer, rules), additions))
+        self._memory.note(wanted.id, Remembered(applied_now(action.wanted, answer, rules), additions, time.time()))
 
     def _with_secret(self, wanted: DesiredObject) -> DesiredObject:
         if not wanted.is_encrypted:
@@ -335,6 +340,21 @@ class ClusterTarget:
             raise Retryable(
                 f"target {self.name}: another daemon acts for it now: {leadership.holder or leadership.why}"
             )
+
+
+def _expected(
+    want: Desired | None, git: DesiredObject | None, remembered: Mapping[ObjectId, Remembered]
+) -> Expected | None:
+    """What KServe should have rendered of what was applied last; None: that is not known."""
+    known = remembered.get(git.id) if git else None
+    if want is None or want.spec is None or git is None or known is None or known.additions.runtime or not known.at:
+        return None
+    if not known.applied.body.startswith(git.hash):
+        # Git has moved on, and what is applied is another version.
+        return None
+    runtime = remembered.get(git.rendered.runtime) if git.rendered and git.rendered.runtime else None
+    since = max(known.at, runtime.at if runtime else 0.0)
+    return Expected((*texts(want.spec.args), *known.additions.arguments), since)
 
 
 def inventory_name(target: str) -> str:

@@ -11,6 +11,7 @@ from reconciler.cluster.objects.ignore import IgnoreRule
 from reconciler.cluster.objects.paths import parse_path
 from reconciler.cluster.observed import ClusterObserved
 from reconciler.cluster.plan import ClusterPolicy, make_plan
+from reconciler.cluster.rollout.batches import BatchSettings
 from reconciler.cluster.rollout.drain import DrainSettings
 from reconciler.cluster.target import ClusterTarget
 from reconciler.config.settings import ClusterSettings, IgnoredFields
@@ -67,7 +68,8 @@ def policy_of(settings: ClusterSettings) -> ClusterPolicy:
         min_ready=rollout.min_ready,
     )
     drain = DrainSettings(timeout=int(rollout.drain_timeout)) if settings.drain else None
-    return ClusterPolicy(health, drain, tuple(_rule(each) for each in settings.ignore))
+    ignore = tuple(_rule(each) for each in settings.ignore)
+    return ClusterPolicy(health, drain, ignore, BatchSettings(then=rollout.batch))
 
 
 def _rule(ignored: IgnoredFields) -> IgnoreRule:

@@ -245,6 +245,7 @@ class ReasonCode(StrEnum):
     STOPS_SERVING = "StopsServing", "the service stops serving on this host"
     SUSPENDED = "Suspended", "a person suspended the service"
     TARGET_UNREACHABLE = "TargetUnreachable", "the target did not answer"
+    RUNTIME_BATCH = "RuntimeBatch", "the runtime changed, and its services follow a few at a time"
     TERMINATING = "Terminating", "the object is being deleted, and not gone yet"
     UNKNOWN_REASON = "UnknownReason", "written down by a version of the reconciler that has other codes"
 

@@ -279,6 +279,10 @@ HELP: Mapping[str, Mapping[R, Help]] = {
             'leave the field to one tool, list it under `ignore`, or annotate `reconciler/force-conflicts: "true"`',
         ),
         R.KIND_NOT_SERVED: ("looks again every few seconds; the rest goes on", "install the kind's CRD"),
+        R.RUNTIME_BATCH: (
+            "keeps services on a copy of what the runtime said, and moves them batch by batch",
+            "nothing; where one failed, correct the runtime",
+        ),
         R.NO_ROLLBACK: (WARNS, "make the InferenceService smaller"),
         R.NOT_LEADER: ("looks, and changes nothing", "nothing; or end the daemon that the message names"),
         R.FAILED_MOUNT: (ON_CLUSTER_WAITS, "create or repair the volume that the message names"),
