@@ -4,7 +4,7 @@ Every object that this package gives is trimmed alike, so that equal objects are
 
 - `metadata.managedFields`: entries about status, and those of what a controller made (pods), keep all but `fieldsV1`;
   what git may have keeps the rest, which says who changed what;
-- values in `data` of Secrets, and kubectl's copy of what it applied: their hash.
+- values in `data` of Secrets other than our own records, and kubectl's copy of what it applied: their hash.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from reconciler.model.objects import KubeObject
 
 OUR_MANAGER = "reconciler"
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+OWN_RECORD = "reconciler/service-record"
+"""Type of the Secrets in which we remember what a service was: these we read."""
 _HASH = "sha256:"
 # Keys and short values repeat in thousands of objects.
 _SHARED_TEXT = 64
@@ -31,7 +33,7 @@ def trimmed(found: dict[str, Any]) -> KubeObject:
     metadata = kept.get("metadata")
     if isinstance(metadata, dict):
         _trim_metadata(metadata)
-    if kept.get("kind") == "Secret" and kept.get("apiVersion") == "v1":
+    if kept.get("kind") == "Secret" and kept.get("apiVersion") == "v1" and kept.get("type") != OWN_RECORD:
         for part in ("data", "stringData"):
             if isinstance(kept.get(part), dict):
                 kept[part] = {key: hashed(value) for key, value in kept[part].items()}

@@ -15,13 +15,13 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from reconciler.cluster.api.trimming import OWN_RECORD
 from reconciler.cluster.rollout.additions import NO_ADDITIONS, Additions
 from reconciler.cluster.rollout.batches import copy_of
 from reconciler.model import KubeObject, Origin, Quarantine, Reason, ReasonCode, ServiceId
 
 RECORD_OF = "reconciler/record-of"
 """Our label of such a Secret: a hash of the service's name."""
-_TYPE = "reconciler/service-record"
 _KEY = "record"
 _VERSION = 1
 MOST_STORED = 512 << 10
@@ -142,7 +142,7 @@ def secret_of(record: ServiceRecord, namespace: str, owner: str) -> KubeObject:
             "namespace": namespace,
             "labels": {"app.kubernetes.io/managed-by": "reconciler", RECORD_OF: key},
         },
-        "type": _TYPE,
+        "type": OWN_RECORD,
         "data": {_KEY: base64.b64encode(packed).decode()},
     }
 
