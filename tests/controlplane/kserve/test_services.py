@@ -15,7 +15,7 @@ from tests.controlplane.api import Api, ApiError, wait_for
 from tests.controlplane.control_plane import ControlPlane
 from tests.controlplane.fixtures import AddNode
 from tests.controlplane.kserve import recorded
-from tests.controlplane.kserve.controller import FINALIZER
+from tests.controlplane.kserve.controller import FINALIZER, LABEL
 from tests.controlplane.kserve.installation import KServe
 
 pytestmark = pytest.mark.cluster
@@ -97,9 +97,7 @@ def test_pod_is_the_recorded_one(api: Api, namespace: str, add_node: AddNode, pa
     case = load(path, namespace)
     for each in case["input"]:
         api.create(each)
-    of_service = "serving.kserve.io/inferenceservice={serving.kserve.io/inferenceservice}".format(
-        **case["pod"]["labels"]
-    )
+    of_service = f"{LABEL}={case['pod']['labels'][LABEL]}"
     pod = wait_for(lambda: api.list("v1", "Pod", namespace, of_service))[0]
     remove_runtimes(api)
     assert pod_as_recorded(pod) == case["pod"]
