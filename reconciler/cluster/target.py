@@ -28,6 +28,8 @@ from reconciler.cluster.memory import Memory
 from reconciler.cluster.objects.compare import applied as applied_now
 from reconciler.cluster.objects.ignore import IgnoreRule, Rules, applied_body
 from reconciler.cluster.objects.inventory import ClusterInventory, read_inventory
+from reconciler.cluster.objects.owned import owned_fields
+from reconciler.cluster.objects.owners import as_taken_over
 from reconciler.cluster.observed import NO_CHILDREN, ClusterObserved, Remembered
 from reconciler.cluster.rollout.additions import NO_ADDITIONS, Additions
 from reconciler.cluster.rollout.gpus import is_holding, requests_of
@@ -61,6 +63,8 @@ SERVICE = ("serving.kserve.io", "InferenceService")
 _RUNTIMES = (("serving.kserve.io", "ServingRuntime"), ("serving.kserve.io", "ClusterServingRuntime"))
 # Seconds that a first look waits until every kind has been listed.
 _FIRST_LOOK = 20.0
+# With the two others it is refused if the object is not as it was read.
+_TAKEN_OVER = ("managedFields", "resourceVersion", "uid")
 
 
 class ClusterTarget:
@@ -308,6 +312,8 @@ class ClusterTarget:
         wanted = self._with_secret(action.wanted)
         rules = self._rules()
         live = self._watches.snapshot().get(wanted.id)
+        if live is not None and owned_fields(live) is None:
+            live = self._take_over(wanted.id)
         try:
             answer = self._client.apply(applied_body(wanted, live, rules), force=action.force)
         except (Conflict, Invalid) as error:
@@ -315,6 +321,17 @@ class ClusterTarget:
         self._see(answer)
         additions = action.additions if isinstance(action.additions, Additions) else NO_ADDITIONS
         self._memory.note(wanted.id, Remembered(applied_now(action.wanted, answer, rules), additions, time.time()))
+
+    def _take_over(self, one: ObjectId) -> KubeObject | None:
+        """What the tools before us own of an object becomes ours: then the apply removes what they would leave behind.
+
+        None: it is gone. Raises Outdated where a controller wrote to it just now.
+        """
+        live = self._client.get(one)
+        if live is None or owned_fields(live) is not None:
+            return live
+        metadata = as_taken_over(live)["metadata"]
+        return self._client.patch(one, {"metadata": {key: metadata[key] for key in _TAKEN_OVER}})
 
     def _with_secret(self, wanted: DesiredObject) -> DesiredObject:
         if not wanted.is_encrypted:

@@ -12,7 +12,7 @@ from typing import Final
 from reconciler.cluster.objects.differences import FieldChange, differences
 from reconciler.cluster.objects.ignore import Rules, applied_body, ignored_paths, is_secret
 from reconciler.cluster.objects.owned import owned_fields, projection_hash
-from reconciler.cluster.objects.owners import owners_of
+from reconciler.cluster.objects.owners import as_taken_over, owners_of
 from reconciler.model import DesiredObject, KubeObject
 
 HIDDEN: Final = "***"
@@ -88,7 +88,7 @@ class Drifted:
 
 @dataclass(frozen=True, slots=True)
 class TakeOver:
-    """It exists, and is not ours. `owners` say whose it is."""
+    """It exists, and is not ours. `owners` say whose it is; `changes` are against what they leave to us."""
 
     owners: tuple[str, ...]
     changes: tuple[FieldChange, ...]
@@ -123,7 +123,7 @@ def compare(
     if since := metadata.get("deletionTimestamp"):
         return Terminating(since, tuple(metadata.get("finalizers") or ()))
     if owned_fields(live) is None and known is None and not is_member:
-        return TakeOver(owners_of(live), _changes(desired, live, rules))
+        return TakeOver(owners_of(live), _changes(desired, as_taken_over(live), rules))
     if known and is_same_body:
         return _since_our_apply(desired, live, known, rules)
     changes = _changes(desired, live, rules)

@@ -88,6 +88,11 @@ def taken_over(live: KubeObject) -> list[dict[str, Any]]:
     return [mine | {"fieldsV1": merged}, *(entry for entry in entries if entry not in ours)]
 
 
+def as_taken_over(live: KubeObject) -> KubeObject:
+    """The live object as it is once its fields are ours."""
+    return {**live, "metadata": {**live["metadata"], "managedFields": taken_over(live)}}
+
+
 def _is_to_be_ours(entry: dict[str, Any]) -> bool:
     is_known = entry.get("manager") == MANAGER or entry.get("manager") in _TOOLS
     return is_known and not entry.get("subresource")

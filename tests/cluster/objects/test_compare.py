@@ -132,7 +132,8 @@ def test_compare_object_of_argo_cd_is_a_take_over() -> None:
     tracked = config_map(**{"argocd.argoproj.io/tracking-id": "models:/ConfigMap:default/web"})
     there = live(tracked, entry("argocd-controller", fields_of_object(tracked), "Apply"))
     found = compare(desired(config_map()), there, None, NO_RULES)
-    assert found == TakeOver(("Argo CD application models",), ())
+    mark = FieldChange("metadata.annotations.argocd.argoproj.io/tracking-id", "models:/ConfigMap:default/web", None)
+    assert found == TakeOver(("Argo CD application models",), (mark,))
 
 
 def test_compare_another_object_of_that_name_is_a_take_over() -> None:

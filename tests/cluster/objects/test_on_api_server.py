@@ -352,7 +352,9 @@ def test_take_over_from_kubectl_apply_leaves_nothing_behind(control_plane: Contr
     before, want = in_git(CONFIG, {"data": {"old": "x"}}), in_git(CONFIG)
     kubectl(control_plane, "apply", "-f", "-", body=dict(before.body))
     found = compare(want, seen(api, want), None, NO_RULES)
-    assert found == TakeOver(("kubectl apply",), ())
+    assert isinstance(found, TakeOver)
+    assert found.owners == ("kubectl apply",)
+    assert [each.path for each in found.changes if each.after is None] == [LAST_APPLIED, "data.old"]
     remembered = take_over(api, want)
     there = seen(api, want)
     assert (there["data"], there["metadata"].get("annotations")) == (CONFIG["data"], None)
@@ -360,6 +362,7 @@ def test_take_over_from_kubectl_apply_leaves_nothing_behind(control_plane: Contr
     assert isinstance(compare(want, there, remembered, NO_RULES), InSync)
 
 
+LAST_APPLIED = "metadata.annotations.kubectl.kubernetes.io/last-applied-configuration"
 ARGO = {"annotations": {"argocd.argoproj.io/tracking-id": "models:apps/Deployment:x/web"}}
 FLUX = {"labels": {"kustomize.toolkit.fluxcd.io/name": "models", "kustomize.toolkit.fluxcd.io/namespace": "flux"}}
 
@@ -376,7 +379,10 @@ def test_take_over_from_other_tools_keeps_the_pods(api: Api, in_git, manager: st
     want = in_git(DEPLOYMENT)
     api.patch(want.body, {"spec": {"replicas": 4}}, "scale", "kube-controller-manager")
     spec = seen(api, want)["spec"]
-    assert compare(want, seen(api, want), None, NO_RULES) == TakeOver((owner,), ())
+    found = compare(want, seen(api, want), None, NO_RULES)
+    assert isinstance(found, TakeOver)
+    assert found.owners == (owner,)
+    assert {each.path.split(".")[1] for each in found.changes} == marks.keys()
     remembered = take_over(api, want)
     there = seen(api, want)
     assert isinstance(compare(want, there, remembered, NO_RULES), InSync)
