@@ -21,6 +21,10 @@ from reconciler.model import DesiredObject, KubeObject, ObjectId
 
 PART_OF: Final = "applyset.kubernetes.io/part-of"
 
+_LABELS_REACH_PODS: Final = frozenset(
+    ("serving.kserve.io", kind) for kind in ("InferenceService", "InferenceGraph", "LLMInferenceService")
+)
+
 Location = tuple[str | int, ...]
 """A field of one tree: names, and numbers in lists."""
 
@@ -75,7 +79,7 @@ def _autoscaled(live: KubeObject) -> Iterator[Path]:
 
 def applied_body(desired: DesiredObject, live: KubeObject | None, rules: Rules) -> KubeObject:
     """What is applied of it: without status and what is ignored, and with the label of our ApplySet."""
-    body = _labelled(_with_data(desired.body), rules.applyset)
+    body = _labelled(_with_data(desired.body), _label_of(desired.id, live, rules.applyset))
     if live is None:
         return body
     for path in ignored_paths(desired, live, rules):
@@ -115,6 +119,14 @@ def _with_data(body: KubeObject) -> dict[str, Any]:
     encoded = {key: base64.b64encode(str(text).encode()).decode() for key, text in texts.items() if text is not None}
     kept = {key: value for key, value in body.items() if key != "stringData"}
     return kept | {"data": (body.get("data") or {}) | encoded}
+
+
+def _label_of(one: ObjectId, live: KubeObject | None, applyset: str) -> str:
+    """The label's value; empty: none. KServe copies labels of a service to its pods, so that a new one would restart
+    them all: once such an object is there, what it has stays. Our inventory knows it by its UID."""
+    if live is None or (one.group, one.kind) not in _LABELS_REACH_PODS:
+        return applyset
+    return str((live["metadata"].get("labels") or {}).get(PART_OF) or "")
 
 
 def _labelled(body: dict[str, Any], applyset: str) -> dict[str, Any]:

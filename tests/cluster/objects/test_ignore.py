@@ -151,3 +151,23 @@ def test_applied_body_of_a_secret_has_its_texts_as_data() -> None:
     body = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "data": {"a": "YQ=="}}
     found = applied_body(desired(body | {"stringData": {"a": "ä", "b": "x"}}), None, NO_RULES)
     assert found == body | {"data": {"a": "w6Q=", "b": "eA=="}}
+
+
+SERVICE = {
+    "apiVersion": "serving.kserve.io/v1beta1",
+    "kind": "InferenceService",
+    "metadata": {"name": "tiny", "namespace": "default"},
+    "spec": {"predictor": {}},
+}
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [(None, {}), ({PART_OF: "applyset-x-v1"}, {PART_OF: "applyset-x-v1"}), ({PART_OF: "other"}, {PART_OF: "other"})],
+)
+def test_label_of_a_service_that_is_there_stays_as_it_is(labels: Any, expected: dict[str, str]) -> None:
+    """KServe copies it to the pods, and would restart them for a new one."""
+    there = live(SERVICE | {"metadata": SERVICE["metadata"] | ({"labels": labels} if labels else {})})
+    rules = Rules(applyset="applyset-x-v1")
+    assert applied_body(desired(SERVICE), there, rules)["metadata"].get("labels", {}) == expected
+    assert applied_body(desired(SERVICE), None, rules)["metadata"]["labels"] == {PART_OF: "applyset-x-v1"}

@@ -229,3 +229,19 @@ def test_a_deleted_service_is_stopped_and_its_pods_drain_before_it_goes(
     wait_for(once, what="it is gone")
     assert steps[:3] == ["StopService", "AwaitPods", "DeleteService"]
     assert steps[-1] == "Deleted"
+
+
+# ---------------------------------------------------------------- metadata
+
+
+@pytest.mark.usefixtures("kserve")
+def test_a_label_of_a_service_restarts_its_pods(api: Api, namespace: str, add_node: AddNode) -> None:
+    """Which is why nothing of ours may be written to the metadata of one that runs."""
+    add_node()
+    api.create(made(runtime(), namespace))
+    body = made(service(), namespace)
+    api.create(body)
+    wait_for(lambda: images(api, namespace, "tiny"))
+    before = staying(pods_of(api, namespace, "tiny"))
+    api.patch(body, {"metadata": {"labels": {"applyset.kubernetes.io/part-of": "applyset-x-v1"}}})
+    wait_for(lambda: not staying(pods_of(api, namespace, "tiny")) & before, what="its pods are other ones")
