@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from tests.cluster.rig import ClusterRig
 from tests.controlplane.api import Api, wait_for
 from tests.controlplane.control_plane import ControlPlane
+from tests.controlplane.fixtures import AddNode
+from tests.controlplane.kserve.installation import KServe
 from tests.support.kubernetes_folder import COMPONENTS, build
 
 pytestmark = pytest.mark.cluster
@@ -39,6 +43,32 @@ def remove(api: Api, objects: list[dict[str, Any]]) -> None:
     for one in reversed(objects):
         if one["kind"] != "Namespace":
             api.delete(one)
+
+
+_RUNTIME = {
+    "apiVersion": "serving.kserve.io/v1alpha1",
+    "kind": "ServingRuntime",
+    "metadata": {"name": "vllm"},
+    "spec": {
+        "supportedModelFormats": [{"name": "vLLM", "autoSelect": True}],
+        "containers": [
+            {
+                "name": "kserve-container",
+                "image": "vllm/vllm-openai:v0.32.0",
+                "command": ["python", "-m", "vllm.entrypoints.openai.api_server"],
+                "args": ["--port=8080", "--model=/mnt/models"],
+                "ports": [{"containerPort": 8080, "protocol": "TCP"}],
+            }
+        ],
+    },
+}
+_MODEL = {"modelFormat": {"name": "vLLM"}, "runtime": "vllm", "resources": {"limits": {"nvidia.com/gpu": "1"}}}
+_SERVICE = {
+    "apiVersion": "serving.kserve.io/v1beta1",
+    "kind": "InferenceService",
+    "metadata": {"name": "a", "annotations": {"serving.kserve.io/autoscalerClass": "none"}},
+    "spec": {"predictor": {"minReplicas": 1, "model": _MODEL}},
+}
 
 
 def placed(objects: list[dict[str, Any]], namespace: str) -> list[dict[str, Any]]:
@@ -112,6 +142,26 @@ def test_daemon_can_not_touch_what_it_does_not_manage(installed: Path, api: Api,
 def test_daemon_changes_nothing_that_it_only_looks_at(installed: Path, api: Api, group: str, resource: str) -> None:
     assert not [verb for verb in (*CHANGES, "update", "deletecollection") if can(api, verb, group, resource)]
     assert not can(api, "create", "", "pods", subresource="exec")
+
+
+def test_daemon_with_exactly_these_rights_is_refused_nothing(
+    installed: Path, control_plane: ControlPlane, namespace: str, kserve: KServe, add_node: AddNode, tmp_path: Path
+) -> None:
+    """From the first apply over a restored good spec to the deletion."""
+    add_node(gpus=2)
+    account = control_plane.service_account_kubeconfig("reconciler", "reconciler")
+    rig = ClusterRig(
+        tmp_path / "rig", control_plane, namespace, {"kubeconfig": str(account), "namespace": "reconciler"}
+    )
+    control_plane.requests()
+    rig.push({"prod/runtime.yaml": yaml.safe_dump(_RUNTIME), "prod/a.yaml": yaml.safe_dump(_SERVICE)})
+    assert rig.sync(60)["revision"]["fullyApplied"]
+    rig.push({"prod/a.yaml": None, "prod/runtime.yaml": None})
+    assert rig.sync(60)["revision"]["fullyApplied"]
+    found = control_plane.requests()
+    mine = [each for each in found if each.user == "system:serviceaccount:reconciler:reconciler"]
+    assert {"patch", "delete", "watch"} <= {each.verb for each in mine}
+    assert [each for each in mine if each.code == 403] == []
 
 
 def test_chosen_namespaces_are_the_only_ones_that_are_changed(
