@@ -178,7 +178,7 @@ def _notes(manifests: Manifests, target: HostSettings, snapshot: Snapshot) -> It
             text = f"this file is for host {each.name}, the config names this target {target.name}"
             yield Reason(ReasonCode.HOST_NAME_MISMATCH, text, each.origin_of(("metadata", "name")))
         if each.origin.file != own_file(target) and (said := drain_of(each) or cordon_of(each)):
-            text = f"this file does not speak for {target.name}, {own_file(target)} does; not followed"
+            text = f"this file is not about {target.name}, {own_file(target)} does; not followed"
             yield Reason(ReasonCode.HOST_DOCUMENT_IGNORED, text, said.origin)
     for each in manifests.documents:
         if each.kind != SERVICE and (found := of_document(each, TargetKind.HOST)):

@@ -56,7 +56,7 @@ def parse_address(url: str) -> Address:
             return _https(url)
         case "ssh":
             return _ssh(url)
-    raise _refusal(url, f"{_hide(scheme)} is not a protocol that we speak")
+    raise _refusal(url, f"{_hide(scheme)} is not a supported protocol")
 
 
 def shown_address(url: str) -> str:

@@ -187,7 +187,7 @@ def unwritable(folders: Iterable[str]) -> Iterator[Reason]:
             )
             continue
         if not is_open:
-            why = "its disk is mounted read-only" if found.f_flag & os.ST_RDONLY else "it is closed to us"
+            why = "its disk is mounted read-only" if found.f_flag & os.ST_RDONLY else "we may not write there"
             yield host_reason(ReasonCode.FOLDER_NOT_WRITABLE, f"{place}: cannot be written to: {why}")
         elif disk not in full and (
             found.f_bavail * found.f_frsize < LEAST_BYTES or (found.f_files and not found.f_favail)

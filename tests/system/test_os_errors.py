@@ -15,12 +15,12 @@ def _error(number: int) -> OSError:
 
 def test_text_of_an_error_has_the_advice_of_its_place() -> None:
     assert cannot(_error(errno.EACCES), Path("/a"), "read") == "/a: cannot be read: Permission denied"
-    text = cannot(_error(errno.EACCES), "/a", "written", "run us as root")
-    assert text == "/a: cannot be written: Permission denied; run us as root"
+    text = cannot(_error(errno.EACCES), "/a", "written", "run the reconciler as root")
+    assert text == "/a: cannot be written: Permission denied; run the reconciler as root"
 
 
 def test_text_of_a_lack_of_resources_advises_to_raise_the_limit() -> None:
-    text = cannot(_error(errno.EMFILE), "/a", "written", "run us as root")
+    text = cannot(_error(errno.EMFILE), "/a", "written", "run the reconciler as root")
     assert text.startswith("/a: cannot be written: Too many open files; this process has too many open files")
     assert "root" not in text
 

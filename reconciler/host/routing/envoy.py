@@ -142,7 +142,7 @@ class EnvoyProxy:
         if unpublished:
             names = ", ".join(map(str, unpublished))
             raise Retryable(
-                f"the routes of {names} make us raise, and stay as they were; the daemon's log has the details"
+                f"the routes of {names} raise an error, and stay as they were; the daemon's log has the details"
             )
 
     def _publish(self, table: _Table) -> None:

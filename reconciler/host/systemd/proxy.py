@@ -46,7 +46,7 @@ class DrainUnit:
         try:
             written = write_atomically(UNITS / name, text.encode(), 0o644)
         except OSError as error:
-            raise Retryable(cannot(error, UNITS / name, "written", "run us as root")) from None
+            raise Retryable(cannot(error, UNITS / name, "written", "run the reconciler as root")) from None
         unit = self._systemd.units(name.removesuffix(".service")).get(name)
         if written or unit is None or unit.active != "active":
             self._systemd.install(name)
@@ -146,7 +146,7 @@ class ProxyUnit:
                 folder.chmod(0o700)
             return write_atomically(path, text.encode(), 0o644)
         except OSError as error:
-            raise Retryable(cannot(error, error.filename or path, "written", "run us as root")) from None
+            raise Retryable(cannot(error, error.filename or path, "written", "run the reconciler as root")) from None
 
     def remove(self) -> None:
         """Stop it permanently, and delete its unit. Raises Retryable."""

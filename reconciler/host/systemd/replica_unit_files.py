@@ -121,7 +121,7 @@ class ReplicaUnitFiles:
             write_atomically(folder / COPY, text.encode())
             write_atomically(path, text.encode())
         except OSError as error:
-            raise Retryable(cannot(error, error.filename or path, "written", "run us as root")) from None
+            raise Retryable(cannot(error, error.filename or path, "written", "run the reconciler as root")) from None
 
     def _write_secrets(self, files: Mapping[str, bytes], folder: Path) -> None:
         """On disk, because a reboot must find them; only the replica's user sees them, and only in its unit."""
@@ -145,7 +145,7 @@ class ReplicaUnitFiles:
             write_atomically(path, self._copy(record).read_bytes())
             delete_drop_ins(path)
         except OSError as error:
-            raise Retryable(cannot(error, error.filename or path, "written", "run us as root")) from None
+            raise Retryable(cannot(error, error.filename or path, "written", "run the reconciler as root")) from None
 
     def too_large(self, record: ReplicaRecord, launch: Launch) -> Iterator[Reason]:
         """What systemd does not read. Raises Terminal for what no unit can hold."""

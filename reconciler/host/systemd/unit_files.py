@@ -153,7 +153,7 @@ def delete_unit(systemd: Systemd, name: str) -> None:
         (UNITS / name).unlink(missing_ok=True)
         delete_drop_ins(UNITS / name)
     except OSError as error:
-        raise Retryable(cannot(error, UNITS / name, "deleted", "run us as root")) from None
+        raise Retryable(cannot(error, UNITS / name, "deleted", "run the reconciler as root")) from None
     sync_links()
     systemd.reload()
 
