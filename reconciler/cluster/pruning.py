@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from reconciler.cluster.objects import prune as objects
+from reconciler.cluster.objects.options import options_of
+from reconciler.cluster.objects.order import Ordered, deletion_order
 from reconciler.cluster.observed import NO_CHILDREN, ClusterObserved
 from reconciler.cluster.rollout.deletion import (
     AwaitFinalizers,
@@ -22,11 +24,13 @@ from reconciler.model import (
     NO_ORIGIN,
     Action,
     DeleteObject,
+    DesiredObject,
     DesiredState,
     Health,
     HealthStatus,
     Holds,
     KubeObject,
+    NoOrigin,
     ObjectChange,
     ObjectId,
     ObjectPlan,
@@ -76,8 +80,10 @@ def prune(desired: DesiredState, seen: ClusterObserved, holds: Holds) -> Pruning
         text = f"kept, because its deletion needs approval: {judged.held.reasons[0].message}"
         why = host_reason(ReasonCode.APPROVAL_REQUIRED, text)
         kept |= {one: why for one, uid in going.items() if (str(one), uid) in held}
-    leaving = {*kept, *going, *found.ending}
-    told = [_told(one, seen, kept.get(one)) for one in sorted(leaving) if seen.live.get(one) is not None]
+    steps = {one: _step(one, seen) for one in (*going, *found.ending) if one not in kept and seen.live.get(one)}
+    later = _later(steps, seen)
+    told = [_kept(one, seen, why) for one, why in kept.items() if seen.live.get(one) is not None]
+    told += [_going(one, seen, step, later.get(one)) for one, step in sorted(steps.items())]
     looks = [each.look_again_at for each in told if each.look_again_at is not None]
     return Pruning(
         actions=tuple(each.action for each in told if each.action is not None),
@@ -131,27 +137,49 @@ class _Told:
     look_again_at: float | None = None
 
 
-def _told(one: ObjectId, seen: ClusterObserved, why: Reason | None) -> _Told:
-    file, service = seen.inventory.members[one].file, service_of(one)
-    origin = Origin(file, 1) if file else NO_ORIGIN
-    if why is not None:
-        health = Health(HealthStatus.UNKNOWN, why)
-        said = ObjectPlan(one, Sync.OUT_OF_SYNC, health, ObjectChange.KEEP, origin, why.message, (), (why,), service)
-        return _Told(said, verdict=_verdict(said, service, why))
-    step = _step(one, seen)
-    reason = step.reason if not isinstance(step, Deleted) else "deleted in git"
-    health = Health(HealthStatus.PROGRESSING, progress(ReasonCode.DELETING, reason))
-    said = ObjectPlan(one, Sync.OUT_OF_SYNC, health, ObjectChange.DELETE, origin, reason, service=service)
-    action, again = _next(one, step, service)
-    return _Told(said, action, _verdict(said, service, None), again)
-
-
 Step = StopStep | DeleteService | AwaitPods | AwaitFinalizers | Deleted
 
 
 def _step(one: ObjectId, seen: ClusterObserved) -> Step:
     live = seen.live[one]
     return next_step(Leaving(live, _pods(one, seen), live["metadata"]["uid"], seen.at))
+
+
+def _later(steps: Mapping[ObjectId, Step], seen: ClusterObserved) -> dict[ObjectId, ObjectId]:
+    """What is not to be deleted yet, and what must be gone before it: a Secret stays while its service drains. What
+    others do not let go of in time holds up nothing."""
+    counted = [one for one, step in steps.items() if not (isinstance(step, AwaitFinalizers) and step.late)]
+    order = deletion_order(_ordered(one, seen) for one in counted)
+    return {one: order[0][0] for group in order[1:] for one in group}
+
+
+def _ordered(one: ObjectId, seen: ClusterObserved) -> Ordered:
+    """As its annotations say on the cluster: git says nothing of it any more."""
+    said = options_of(DesiredObject(one, Origin("", 1), seen.live[one], ""))
+    return Ordered(one, said.wave, said.depends_on)
+
+
+def _kept(one: ObjectId, seen: ClusterObserved, why: Reason) -> _Told:
+    origin, service = _origin(one, seen), service_of(one)
+    health = Health(HealthStatus.UNKNOWN, why)
+    said = ObjectPlan(one, Sync.OUT_OF_SYNC, health, ObjectChange.KEEP, origin, why.message, (), (why,), service)
+    return _Told(said, verdict=_verdict(said, service, why))
+
+
+def _going(one: ObjectId, seen: ClusterObserved, step: Step, before: ObjectId | None) -> _Told:
+    origin, service = _origin(one, seen), service_of(one)
+    reason = step.reason if not isinstance(step, Deleted) else "deleted in git"
+    action, again = _next(one, step, service)
+    if before is not None:
+        reason, action, again = f"deleted in git; it goes once {before} is gone", None, None
+    health = Health(HealthStatus.PROGRESSING, progress(ReasonCode.DELETING, reason))
+    said = ObjectPlan(one, Sync.OUT_OF_SYNC, health, ObjectChange.DELETE, origin, reason, service=service)
+    return _Told(said, action, _verdict(said, service, None), again)
+
+
+def _origin(one: ObjectId, seen: ClusterObserved) -> Origin | NoOrigin:
+    file = seen.inventory.members[one].file
+    return Origin(file, 1) if file else NO_ORIGIN
 
 
 def _next(one: ObjectId, step: Step, service: ServiceId | None) -> tuple[Action | None, float | None]:

@@ -95,6 +95,25 @@ def test_object_that_git_drops_is_deleted_and_others_are_not(make_cluster: MakeR
     assert rig.api.find(_config_map(rig, "theirs")) is not None
 
 
+def test_objects_that_git_drops_go_in_reverse_order(make_cluster: MakeRig):
+    rig = make_cluster()
+    later = yaml.safe_load(config_map("later", x="1"))
+    later["metadata"] |= {"finalizers": ["example.com/drains"], "annotations": {"argocd.argoproj.io/sync-wave": "1"}}
+    rig.push({"prod/a.yaml": config_map("a", x="1"), "prod/later.yaml": yaml.safe_dump(later)})
+    rig.sync()
+    rig.push({"prod/a.yaml": None, "prod/later.yaml": None})
+
+    rig.sync(3)
+    assert rig.api.find(_config_map(rig, "a")) is not None
+    waiting = {one["name"]: one["why"] for one in rig.plan()["objects"]}
+    assert "it goes once ConfigMap" in waiting["a"]
+    assert "finalizer example.com/drains" in waiting["later"]
+
+    rig.api.patch(_config_map(rig, "later"), {"metadata": {"finalizers": None}})
+    rig.sync()
+    assert rig.api.find(_config_map(rig, "a")) is None
+
+
 def test_missing_cluster_file_and_unreadable_documents_prune_nothing(make_cluster: MakeRig):
     rig = make_cluster()
     rig.push({"prod/a.yaml": config_map("a", x="1"), "prod/b.yaml": config_map("b", x="1")})
