@@ -121,3 +121,9 @@ def server_type_of(runtime_name: str) -> str:
 def predictor_name(service: str, variant: str = "") -> str:
     """Name of a predictor's Deployment and Service."""
     return f"{service}-{variant}-predictor" if variant else f"{service}-predictor"
+
+
+METADATA_REACHES_PODS = frozenset(
+    (GROUP, kind) for kind in ("InferenceService", "InferenceGraph", "LLMInferenceService")
+)
+"""Group and kind of objects whose labels and annotations are copied to their pods: a new one restarts these."""

@@ -17,13 +17,10 @@ from reconciler.cluster.objects.options import options_of
 from reconciler.cluster.objects.owned import concrete_paths, managers_of
 from reconciler.cluster.objects.paths import EVERY, Item, Path
 from reconciler.cluster.objects.places import Place
+from reconciler.kserve import names
 from reconciler.model import DesiredObject, KubeObject, ObjectId
 
 PART_OF: Final = "applyset.kubernetes.io/part-of"
-
-_LABELS_REACH_PODS: Final = frozenset(
-    ("serving.kserve.io", kind) for kind in ("InferenceService", "InferenceGraph", "LLMInferenceService")
-)
 
 Location = tuple[str | int, ...]
 """A field of one tree: names, and numbers in lists."""
@@ -124,7 +121,7 @@ def _with_data(body: KubeObject) -> dict[str, Any]:
 def _label_of(one: ObjectId, live: KubeObject | None, applyset: str) -> str:
     """The label's value; empty: none. KServe copies labels of a service to its pods, so that a new one would restart
     them all: once such an object is there, what it has stays. Our inventory knows it by its UID."""
-    if live is None or (one.group, one.kind) not in _LABELS_REACH_PODS:
+    if live is None or (one.group, one.kind) not in names.METADATA_REACHES_PODS:
         return applyset
     return str((live["metadata"].get("labels") or {}).get(PART_OF) or "")
 

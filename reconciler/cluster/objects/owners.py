@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from reconciler.cluster.objects.options import annotations_of
 from reconciler.cluster.objects.owned import MANAGER, Fields, Manager, managers_of
-from reconciler.model import KubeObject
+from reconciler.kserve import names
+from reconciler.model import KubeObject, ObjectId
 
 # Labels and annotations by which tools track what is theirs, and how the value names the owner.
 _TRACKING: Final = {
@@ -20,6 +21,14 @@ _TRACKING: Final = {
     "kapp.k14s.io/app": "kapp app {}",
     "applyset.kubernetes.io/part-of": "ApplySet {}",
 }
+# The same tools' other marks.
+_MARKS: Final = (
+    *_TRACKING,
+    "argocd.argoproj.io/installation-id",
+    "kustomize.toolkit.fluxcd.io/namespace",
+    "helm.toolkit.fluxcd.io/namespace",
+    "meta.helm.sh/release-namespace",
+)
 # Field managers of tools that state what they want as a whole: what they set is what git had there.
 _TOOLS: Final = {
     "argocd-controller": "Argo CD",
@@ -74,7 +83,7 @@ def _is_about_status(manager: Manager) -> bool:
 def taken_over(live: KubeObject) -> list[dict[str, Any]]:
     """managedFields that give us what the tools before us own: then one apply makes the object what git says, with
     nothing left behind, and their labels go. What controllers and autoscalers own stays theirs; status is left out,
-    for whoever writes it owns it again."""
+    for whoever writes it owns it again. Marks that reach pods stay, owned by nobody: without one, all would restart."""
     entries = [entry for entry in live["metadata"].get("managedFields") or () if entry.get("fieldsV1")]
     ours = [entry for entry in entries if _is_to_be_ours(entry)]
     if not ours:
@@ -82,10 +91,26 @@ def taken_over(live: KubeObject) -> list[dict[str, Any]]:
     merged: Fields = {}
     for entry in ours:
         merged = _united(merged, entry["fieldsV1"])
+    if _reaches_pods(live):
+        merged = _without_marks(merged)
     newest = ours[-1]
     mine = {"manager": MANAGER, "operation": "Apply", "apiVersion": newest["apiVersion"], "fieldsType": "FieldsV1"}
     mine |= {"time": newest["time"]} if "time" in newest else {}
     return [mine | {"fieldsV1": merged}, *(entry for entry in entries if entry not in ours)]
+
+
+def _reaches_pods(live: KubeObject) -> bool:
+    found = ObjectId.of(live)
+    return (found.group, found.kind) in names.METADATA_REACHES_PODS
+
+
+def _without_marks(fields: Fields) -> Fields:
+    metadata = dict(fields.get("f:metadata") or {})
+    for kind in ("f:labels", "f:annotations"):
+        if kind in metadata:
+            marks = {f"f:{mark}" for mark in _MARKS}
+            metadata[kind] = {key: sub for key, sub in metadata[kind].items() if key not in marks}
+    return {**fields, "f:metadata": metadata} if "f:metadata" in fields else fields
 
 
 def as_taken_over(live: KubeObject) -> KubeObject:

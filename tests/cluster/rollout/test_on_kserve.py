@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from reconciler.cluster.objects.ignore import Rules, applied_body
+from reconciler.cluster.objects.owners import taken_over
 from reconciler.cluster.rollout.additions import Additions, laid_on
 from reconciler.cluster.rollout.batches import (
     Batch,
@@ -245,3 +247,20 @@ def test_a_label_of_a_service_restarts_its_pods(api: Api, namespace: str, add_no
     before = staying(pods_of(api, namespace, "tiny"))
     api.patch(body, {"metadata": {"labels": {"applyset.kubernetes.io/part-of": "applyset-x-v1"}}})
     wait_for(lambda: not staying(pods_of(api, namespace, "tiny")) & before, what="its pods are other ones")
+
+
+@pytest.mark.usefixtures("kserve")
+def test_a_service_of_argo_cd_is_taken_over_with_its_pods(api: Api, namespace: str, add_node: AddNode) -> None:
+    add_node()
+    api.create(made(runtime(), namespace))
+    body = made(service(), namespace)
+    mark = {"argocd.argoproj.io/tracking-id": "models:serving.kserve.io/InferenceService:x/tiny"}
+    metadata = body["metadata"] | {"annotations": body["metadata"]["annotations"] | mark}
+    there = api.apply(body | {"metadata": metadata}, manager="argocd-controller")
+    wait_for(lambda: images(api, namespace, "tiny"))
+    before = staying(pods_of(api, namespace, "tiny"))
+    there = api.patch(body, {"metadata": {"managedFields": taken_over(api.get(body))}})
+    api.apply(dict(applied_body(desired(body), there, Rules(applyset="applyset-x-v1"))), manager="reconciler")
+    generation = api.apply(made(service(minReplicas=2), namespace), manager="reconciler")["metadata"]["generation"]
+    wait_for(lambda: len(images(api, namespace, "tiny")) == 2, what=f"generation {generation} has come to the pods")
+    assert before < staying(pods_of(api, namespace, "tiny"))
