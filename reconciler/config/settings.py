@@ -192,14 +192,16 @@ class Prune(_Section):
     """How much git may delete at once without `reconciler approve`."""
 
     max_services: Limit | None = Field(
-        10, description="Most services that are deleted at once without `reconciler approve`; `null`: any number"
+        10,
+        description="Most services, on a cluster objects, that are deleted at once without `reconciler approve`; "
+        "`null`: any number",
     )
     max_percent: Percent = Field(
         50,
-        description="The same in percent of the target's services, from the third on; below 100, all of them at once "
-        "need approval as well",
+        description="The same in percent of what the target has, from the third on; below 100, all at once need "
+        "approval as well",
     )
-    max_gpus: Limit | None = Field(8, description="The same for the GPUs that they lease; `null`: any number")
+    max_gpus: Limit | None = Field(8, description="The same for the GPUs that they use; `null`: any number")
 
     @property
     def limits(self) -> GuardLimits:
