@@ -41,7 +41,6 @@ from reconciler.model import (
     GPU,
     ApplyObject,
     DeleteObject,
-    Desired,
     DesiredObject,
     DesiredState,
     KeepLastGood,
@@ -55,7 +54,6 @@ from reconciler.model import (
     TargetAction,
     Unreachable,
     WriteInventory,
-    texts,
 )
 from reconciler.secrets import SecretStore
 
@@ -166,13 +164,12 @@ class ClusterTarget:
         records = self._records(seen)
         ids = self._services(desired, inventory)
         wanted_by_id = {one.service: one for one in wanted if one.service is not None}
-        wants = {one.id: one for one in desired.services}
         remembered = self._memory.now()
         health = {}
         for one in ids:
             body = seen.get(ObjectId(*SERVICE, one.namespace, one.name))
             if body is not None:
-                expected = _expected(wants.get(one), wanted_by_id.get(one), remembered)
+                expected = _expected(wanted_by_id.get(one), remembered)
                 found = children.get(one, NO_CHILDREN)
                 health[one] = self._health.health(body, found, now, logs=self._logs.of(found.pods), expected=expected)
         self._health.keep_only(health)
@@ -359,19 +356,17 @@ class ClusterTarget:
             )
 
 
-def _expected(
-    want: Desired | None, git: DesiredObject | None, remembered: Mapping[ObjectId, Remembered]
-) -> Expected | None:
+def _expected(git: DesiredObject | None, remembered: Mapping[ObjectId, Remembered]) -> Expected | None:
     """What KServe should have rendered of what was applied last; None: that is not known."""
     known = remembered.get(git.id) if git else None
-    if want is None or want.spec is None or git is None or known is None or known.additions.runtime or not known.at:
+    if git is None or git.rendered is None or known is None or known.additions.runtime or not known.at:
         return None
     if not known.applied.body.startswith(git.hash):
         # Git has moved on, and what is applied is another version.
         return None
-    runtime = remembered.get(git.rendered.runtime) if git.rendered and git.rendered.runtime else None
+    runtime = remembered.get(git.rendered.runtime) if git.rendered.runtime else None
     since = max(known.at, runtime.at if runtime else 0.0)
-    return Expected((*texts(want.spec.args), *known.additions.arguments), since)
+    return Expected(git.rendered.pod, known.additions.arguments, since)
 
 
 def inventory_name(target: str) -> str:

@@ -23,7 +23,7 @@ class ServingHealth:
     should be. `phase` is that of the replica that has come least far, and `since` when it came there or last made
     progress. `look_again_at` is when time alone may change the answer. `crashes` counts those of the newest version.
     `ready_since` is when the last of its replicas got ready. `pods` counts all that have not ended, those that are on
-    their way out too.
+    their way out too. `give_up_at` is when what only the cluster can mend has lasted too long for a rollout.
     """
 
     health: Health
@@ -40,14 +40,16 @@ class ServingHealth:
     crashes: int = 0
     ready_since: float | None = None
     pods: int = 0
+    give_up_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What KServe should render of git's version: all arguments of its container, those of the runtime too. `since` is
-    when what git says was applied."""
+    """What KServe should render of what was applied: the pod as git and its runtime tell it, and `added` arguments that
+    follow. `since` is when it was applied."""
 
-    args: tuple[str, ...]
+    pod: KubeObject
+    added: tuple[str, ...]
     since: float
 
 
@@ -97,9 +99,8 @@ class Look:
 
     @property
     def waited(self) -> float:
-        """Seconds since the service, or what it is rendered from, was edited. A time in the future was just now."""
-        applied = self.expected.since if self.expected else 0.0
-        return max(0.0, self.now - max(self.edited_at, applied))
+        """Seconds since the service was edited. A time in the future was just now."""
+        return max(0.0, self.now - self.edited_at)
 
 
 def verdict(look: Look, status: HealthStatus, code: ReasonCode, message: str, **more: Any) -> ServingHealth:

@@ -38,7 +38,6 @@ class HealthMemo:
         service: KubeObject,
         children: Children,
         now: float,
-        *,
         logs: Logs | None = None,
         expected: Expected | None = None,
     ) -> ServingHealth:

@@ -46,6 +46,7 @@ class HealthLimits:
 
     `scale_up` counts from when a cluster autoscaler began to add a node. `controller` is how long a controller may take
     to act on what it was told, and `settle` how long its silence after an edit may mean that it has not looked yet.
+    `patience` is how long a rollout waits for what only the cluster can mend, such as a Secret that is missing.
     `crashes` is how many crashes of a new version are a failure.
     """
 
@@ -56,6 +57,7 @@ class HealthLimits:
     loading: float = 1800.0
     controller: float = 120.0
     settle: float = 5.0
+    patience: float = 120.0
     min_ready: float = 30.0
     crashes: int = 1
 

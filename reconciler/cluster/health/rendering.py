@@ -62,9 +62,31 @@ def unlike(service: KubeObject, deployment: KubeObject) -> str:
     return f"spec.predictor.{found}" if found else ""
 
 
-def arguments(deployment: KubeObject) -> tuple[str, ...]:
-    """The arguments of the model's container. Raises OddField."""
-    return tuple(map(str, listed(_container(deployment), "args")))
+def unrendered(deployment: KubeObject, pod: KubeObject, added: tuple[str, ...] = ()) -> str:
+    """What of the model's container a Deployment does not show of a pod that git and its runtime tell; "" for nothing.
+
+    `added` are arguments that follow those of git. What KServe's webhook puts into pods later, and the registry that an
+    image is taken from, are not compared. Raises OddField.
+    """
+    live, wanted = _container(deployment), _container({"spec": {"template": {"spec": pod}}})
+    if not wanted:
+        return ""
+    if listed(live, "args") != (*listed(wanted, "args"), *added):
+        return "the arguments of git's version"
+    if listed(live, "command") != listed(wanted, "command"):
+        return "the command of git's version"
+    if _without_registry(live) != _without_registry(wanted):
+        return "the image of git's version"
+    values = {text(each, "name"): each.get("value") for each in mappings(live, "env")}
+    for each in mappings(wanted, "env"):
+        name = text(each, "name")
+        if each.get("value") and values.get(name) and each["value"] != values[name]:
+            return f"the variable {name} of git's version"
+    return ""
+
+
+def _without_registry(container: KubeObject) -> str:
+    return text(container, "image").rpartition("/")[2]
 
 
 def _container(deployment: KubeObject) -> KubeObject:

@@ -51,11 +51,19 @@ def rollout_outcome(health: ServingHealth, now: float, limits: HealthLimits, *, 
     if crash and not proven and health.crashes >= limits.crashes:
         return Rollout(RolloutState.FAILED, Reason(crash.code, crash.message, reason.origin), Fault.COMMIT)
     if health.health.phase is HealthStatus.DEGRADED:
-        fault = Fault.CLUSTER if proven or health.problem is None else health.problem.fault
-        return Rollout(RolloutState.FAILED, reason, fault)
+        return _degraded(health, now, proven=proven)
     if health.health.phase is not HealthStatus.HEALTHY:
         return Rollout(RolloutState.UNDER_WAY, reason, look_again_at=health.look_again_at)
     due = (now if health.ready_since is None else health.ready_since) + limits.min_ready
     if due <= now or proven:
         return Rollout(RolloutState.SUCCEEDED, reason)
     return Rollout(RolloutState.UNDER_WAY, reason, look_again_at=due)
+
+
+def _degraded(health: ServingHealth, now: float, *, proven: bool) -> Rollout:
+    """A commit's fault is final; for the cluster's there is some patience."""
+    reason = health.health.reason
+    fault = Fault.CLUSTER if proven or health.problem is None else health.problem.fault
+    if fault is Fault.CLUSTER and health.give_up_at is not None and now < health.give_up_at:
+        return Rollout(RolloutState.UNDER_WAY, reason, look_again_at=health.give_up_at)
+    return Rollout(RolloutState.FAILED, reason, fault)

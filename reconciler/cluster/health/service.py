@@ -26,7 +26,7 @@ from reconciler.cluster.health.fields import (
 from reconciler.cluster.health.look import Expected, Look, ServingHealth, degraded, progressing, verdict
 from reconciler.cluster.health.pods import Logs, PodContext, PodState, event_time, has_ended
 from reconciler.cluster.health.problems import Fault, HealthLimits, Phase, Problem
-from reconciler.cluster.health.rendering import arguments, unlike
+from reconciler.cluster.health.rendering import unlike, unrendered
 from reconciler.cluster.health.workload import Workload, slowest, workloads
 from reconciler.model import Health, HealthStatus, ReasonCode, progress
 from reconciler.model.objects import KubeObject
@@ -135,7 +135,7 @@ def _not_rendered(look: Look) -> ServingHealth | None:
         return _is_stopped(look)
     if _wants_stop(look):
         problem = Problem(problem.code, f"it cannot be stopped: {problem.message}", problem.fault)
-    return degraded(look, problem, is_acted_on=True)
+    return degraded(look, problem, is_acted_on=True, give_up_at=look.edited_at + look.limits.patience)
 
 
 def _unanswered(look: Look) -> ServingHealth:
@@ -219,14 +219,14 @@ def _not_shown(look: Look) -> ServingHealth | None:
     if text(look.annotations, DISABLE_AUTO_UPDATE).lower() == "true":
         said = f"KServe does not roll out {differs}: {DISABLE_AUTO_UPDATE} makes it skip a service that is ready"
         return degraded(look, Problem(ReasonCode.AUTO_UPDATE_DISABLED, said, Fault.CLUSTER))
-    return _silent(look, look.now - look.waited, f"the Deployment does not show {differs}")
+    since = max(look.edited_at, look.expected.since if look.expected else 0.0)
+    return _silent(look, since, f"the Deployment does not show {differs}")
 
 
 def _unexpected(look: Look, predictor: Workload) -> str:
-    """What of the expected arguments the Deployment does not show."""
-    if look.expected is None or arguments(predictor.deployment) == look.expected.args:
+    if look.expected is None:
         return ""
-    return "the arguments of git's version"
+    return unrendered(predictor.deployment, look.expected.pod, look.expected.added)
 
 
 def _scaled_to_zero(look: Look) -> ServingHealth | None:
@@ -262,10 +262,17 @@ def _workload_verdict(look: Look, workload: Workload) -> ServingHealth:
         said = f"Deployment {workload.name} made no progress before its progressDeadlineSeconds"
         problem = Problem(ReasonCode.PROGRESS_DEADLINE_EXCEEDED, said, Fault.COMMIT)
     if problem:
-        return degraded(look, problem, is_acted_on=True)
+        return degraded(look, problem, is_acted_on=True, give_up_at=_give_up_at(look, workload, states))
     due = min((each.due for each in states if each.due is not None), default=None)
     code, said, known = _how_far(workload, states)
     return progressing(look, code, said, is_acted_on=True, look_again_at=due, problem=known)
+
+
+def _give_up_at(look: Look, workload: Workload, states: list[PodState]) -> float | None:
+    """After some patience, counted from when its pods came where they are, or from the edit where there are none."""
+    since = [each.since for each in states if each.since is not None] or [edited_at(workload.deployment) or look.now]
+    due = [each.due for each in states if each.due is not None]
+    return min([max(since) + look.limits.patience, *due])
 
 
 def _too_late(state: PodState, limits: HealthLimits) -> Problem:

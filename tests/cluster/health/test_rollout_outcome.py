@@ -65,7 +65,7 @@ def test_quota_is_the_clusters_fault_and_a_refused_template_the_commits(healthy:
         refused = condition("ReplicaFailure", f"True FailedCreate: {message}", 5)
         cluster.deployment["status"] |= {"conditions": [refused], "readyReplicas": 0, "availableReplicas": 0}
         cluster.pods = {}
-        outcome = rollout_outcome(look(cluster, 20), START + 20, LIMITS)
+        outcome = rollout_outcome(look(cluster, 200), START + 200, LIMITS)
         assert (outcome.state, outcome.reason.code, outcome.fault) == (RolloutState.FAILED, code, fault)
         assert outcome.is_quarantined == (fault is Fault.COMMIT)
         assert message in outcome.reason.message
@@ -110,20 +110,69 @@ def test_pod_that_its_node_gave_up_says_why(healthy: Cluster) -> None:
     health = look(healthy, 60)
     assert health.health.phase is HealthStatus.DEGRADED
     assert "UnexpectedAdmissionError: Allocate failed: no GPU" in health.health.reason.message
-    assert rollout_outcome(health, START + 60, LIMITS).fault is Fault.CLUSTER
+    assert rollout_outcome(health, START + 200, LIMITS).fault is Fault.CLUSTER
 
 
-def test_edit_of_the_runtime_is_waited_for_by_the_expected_arguments(healthy: Cluster) -> None:
+def pod_of(cluster: Cluster) -> dict[str, Any]:
+    """The pod as KServe rendered it."""
+    assert cluster.deployment
+    found: dict[str, Any] = deepcopy(cluster.deployment["spec"]["template"]["spec"])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("change", "added", "what"),
+    [
+        ({}, (), ""),
+        ({"image": "mirror.example/vllm/vllm-openai:v0.11.0"}, (), ""),
+        ({"env": [{"name": "ADDED_TO_PODS", "value": "1"}]}, (), ""),
+        ({}, ("--shutdown-timeout=60",), "arguments"),
+        ({"args": ["--port=8080"]}, (), "arguments"),
+        ({"command": ["vllm"]}, (), "command"),
+        ({"image": "registry/vllm:2"}, (), "image"),
+        ({"env": [{"name": "X", "value": "2"}]}, (), "variable X"),
+    ],
+)
+def test_edit_of_the_runtime_is_waited_for(
+    healthy: Cluster, change: dict[str, Any], added: tuple[str, ...], what: str
+) -> None:
     assert healthy.deployment
-    args = tuple(healthy.deployment["spec"]["template"]["spec"]["containers"][0]["args"])
-    same = look(healthy, 1000, expected=Expected(args, START + 990))
-    assert same.health.phase is HealthStatus.HEALTHY
-    edited = Expected((*args, "--new"), START + 990)
-    waits = look(healthy, 1000, expected=edited)
+    healthy.deployment["spec"]["template"]["spec"]["containers"][0]["env"] = [{"name": "X", "value": "1"}]
+    pod = deepcopy(healthy.deployment["spec"]["template"]["spec"])
+    pod["containers"][0] |= change
+    expected = Expected(pod, added, START + 990)
+    waits, never = look(healthy, 1000, expected=expected), look(healthy, 1200, expected=expected)
+    if not what:
+        assert (waits.health.phase, never.health.phase) == (HealthStatus.HEALTHY, HealthStatus.HEALTHY)
+        return
     assert (waits.health.phase, waits.health.reason.code) == (HealthStatus.PROGRESSING, ReasonCode.NOT_YET_OBSERVED)
     assert rollout_outcome(waits, START + 1000, LIMITS).state is RolloutState.UNDER_WAY
-    never = look(healthy, 1200, expected=edited)
     assert (never.health.phase, never.health.reason.code) == (HealthStatus.DEGRADED, ReasonCode.CONTROLLER_SILENT)
+    assert f"{what} of git's version" in never.health.reason.message
+    assert rollout_outcome(never, START + 1200, LIMITS).fault is Fault.CLUSTER
+
+
+def test_edit_of_the_runtime_that_kserve_is_told_to_skip_is_told(healthy: Cluster) -> None:
+    healthy.service["metadata"]["annotations"] = {"serving.kserve.io/disable-auto-update": "true"}
+    pod = {"containers": [{"name": "kserve-container", "image": "registry/vllm:2"}]}
+    health = look(healthy, 1000, expected=Expected(pod, (), START + 990))
+    assert health.health.reason.code is ReasonCode.AUTO_UPDATE_DISABLED
+    assert health.serving == 1
+
+
+def test_image_that_a_registry_does_not_give_is_waited_for_a_while(healthy: Cluster) -> None:
+    [pod] = healthy.pods.values()
+    backs_off = {"waiting": {"reason": "ImagePullBackOff", "message": "failed to pull: connection refused"}}
+    waits = {"name": "kserve-container", "image": "i", "state": backs_off}
+    pod["status"] = {"conditions": [condition("PodScheduled", "True", 10)], "containerStatuses": [waits]}
+    assert healthy.deployment
+    healthy.deployment["status"] |= {"readyReplicas": 0, "availableReplicas": 0}
+    health = look(healthy, 20)
+    assert health.health.phase is HealthStatus.DEGRADED
+    early = rollout_outcome(health, START + 20, LIMITS)
+    assert (early.state, early.look_again_at) == (RolloutState.UNDER_WAY, START + 10 + LIMITS.patience)
+    late = rollout_outcome(look(healthy, 200), START + 200, LIMITS)
+    assert (late.state, late.fault) == (RolloutState.FAILED, Fault.CLUSTER)
 
 
 def test_service_that_kserve_does_not_announce_degrades_in_the_end(healthy: Cluster) -> None:
