@@ -110,14 +110,17 @@ class Discovery:
         return tuple(sorted(versions, key=lambda version: version != preferred))
 
     def _check_absent(self, group: str) -> None:
-        """Any web server says "404 page not found". An API server can also say which groups it has."""
+        """Any web server says "404 page not found". An API server can also say which groups it has.
+
+        While it starts and does not know them yet, it answers 503 (seen: 1.36).
+        """
         found = self._get("/apis")
         if found.get("kind") != "APIGroupList":
             raise Unreached(
                 f"{group_path(group)}: not found, but this is no API server; see the address, and any proxy"
             )
         if group in (each.get("name") for each in found.get("groups") or ()):
-            raise Unreached(f"{group_path(group)}: not found, though the API server lists the group")
+            raise KindUnknown(f"{group_path(group)}: not found, though listed: its CRD has just come or gone", code=404)
 
     def _ask_version(self, group: str, version: str) -> dict[str, Resource]:
         found = self._get(group_path(group, version))

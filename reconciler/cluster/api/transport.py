@@ -24,7 +24,7 @@ import urllib3
 from reconciler.cluster.api.connection import Access, ClusterConnection, Tls, read_access, tls_context
 from reconciler.cluster.api.errors import ApiError, Asked, Busy, TooLarge, Unauthorized, Unreached, error_of
 from reconciler.cluster.api.limiter import Limiter
-from reconciler.errors import SettingsError
+from reconciler.errors import ReconcileError
 from reconciler.model.backoff import backoff
 
 APPLY = "application/apply-patch+yaml"
@@ -46,6 +46,7 @@ _KEEP_ALIVE = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
 )
+_LEAST_PART = 0.2
 # A new reading of the same credentials so soon would find the same.
 _REREAD_AFTER = 5.0
 
@@ -122,7 +123,9 @@ class Transport:
             except (Busy, Unreached) as error:
                 failures += 1
                 pause = _pause(error, failures)
-                if not _may_repeat(error, request) or time.monotonic() + pause >= ends:
+                # Another try needs time of its own.
+                left = ends - time.monotonic() - pause
+                if not _may_repeat(error, request) or left < self._connection.timeout * _LEAST_PART:
                     raise
                 time.sleep(pause)
 
@@ -228,17 +231,19 @@ class Transport:
     def _current(self) -> _Link:
         link = self._link
         if link.is_due:
-            # Old credentials may serve for a while yet; if not, the server's answer says more than a file that cannot
-            # be read just now.
-            with suppress(SettingsError):
+            try:
                 self._replace(link)
+            except ReconcileError:
+                # Old credentials may serve for a while yet; if not, the server's answer says more than a file that
+                # cannot be read just now.
+                link.read_at = time.monotonic()
         return self._link
 
     def _reread(self, used: _Link) -> bool:
         """Read the credentials again, which were refused. False: that was done just now. Raises Unreached."""
         try:
             return self._replace(used, 0.0 if self._link is not used else _REREAD_AFTER)
-        except SettingsError as error:
+        except ReconcileError as error:
             raise Unreached(str(error), was_sent=False) from None
 
     def _replace(self, used: _Link, least_age: float = 0.0) -> bool:

@@ -21,6 +21,7 @@ import urllib3
 from reconciler.cluster.api.client import Client, Listing
 from reconciler.cluster.api.discovery import Resource
 from reconciler.cluster.api.errors import Asked, Expired, KindUnknown, Unreached, error_of
+from reconciler.cluster.api.kept import Kept
 from reconciler.cluster.api.transport import Request
 from reconciler.cluster.api.trimming import trimmed
 from reconciler.errors import ReconcileError
@@ -142,7 +143,7 @@ class Watches:
         """See what a write of ours has answered, before the watch tells of it. A newer state is kept."""
         id = ObjectId.of(found)
         for feed in self._of(id):
-            feed.put(id, found)
+            feed.put(found)
 
     def drop(self, id: ObjectId, uid: str) -> None:
         """See that the object with this uid is gone, before the watch tells of it."""
@@ -189,11 +190,8 @@ class _Feed:
         self._client = client
         self._wake = wake
         self._lock = threading.Lock()
-        self._objects: dict[ObjectId, KubeObject] = {}
-        # The same, for snapshots: made when it is asked for, after a change.
-        self._frozen: Mapping[ObjectId, KubeObject] | None = None
+        self._kept = Kept()
         self._progress = _Progress()
-        self._version = ""
         self._stopping = threading.Event()
         # Ends a pause.
         self._hurry = threading.Event()
@@ -216,27 +214,19 @@ class _Feed:
 
     def seen(self) -> tuple[KindStatus, Mapping[ObjectId, KubeObject]]:
         with self._lock:
-            if self._frozen is None:
-                self._frozen = dict(self._objects)
-            return self._status(), self._frozen
+            return self._status(), self._kept.seen()
 
-    def put(self, id: ObjectId, found: KubeObject) -> None:
+    def put(self, found: KubeObject) -> None:
         with self._lock:
-            # What the watch has passed it has told of: also that it was deleted since. Whether it has the labels that
-            # are watched for, the watch says, too.
-            is_news = bool(self._version) and _age(found) > int(self._version)
-            if is_news and (id in self._objects or not self._kind.labels):
-                self._store(id, found)
-            elif self._progress.absent_at is not None:
+            # Whether a new object has the labels that are watched for, the watch says.
+            self._kept.put(found, is_new_allowed=not self._kind.labels)
+            if self._progress.absent_at is not None:
                 # Its CRD has come.
                 self._hurry.set()
 
     def drop(self, id: ObjectId, uid: str) -> None:
         with self._lock:
-            seen = self._objects.get(id)
-            if seen is not None and seen["metadata"].get("uid") == uid:
-                del self._objects[id]
-                self._frozen = None
+            self._kept.drop(id, uid)
 
     def _status(self) -> KindStatus:
         progress = self._progress
@@ -261,7 +251,7 @@ class _Feed:
                 self._broke(str(error))
             except Exception as error:
                 # A bug in reading one answer must not end the watch: the next list may be read.
-                self._version = ""
+                self._kept.relist()
                 self._broke(unexpected(error))
             failures = failures + 1 if time.monotonic() - begun < _SETTLED_SECONDS else 0
             pause = backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE) if failures else 0.0
@@ -276,13 +266,13 @@ class _Feed:
             return
         if self._progress.is_broken(self._stale_seconds):
             # What was missed is soonest known by a list.
-            self._version = ""
+            self._kept.relist()
         try:
-            if not self._version:
+            if not self._kept.version:
                 self._replace(self._client.list(resource, self._kind.namespace, self._kind.labels))
             self._watch(resource)
         except (Expired, KindUnknown) as error:
-            self._version = ""
+            self._kept.relist()
             if isinstance(error, KindUnknown):
                 self._client.discovery.forget()
                 raise
@@ -293,12 +283,12 @@ class _Feed:
                 self._response = response
                 self._progress.opened_at = time.monotonic()
             try:
-                heard = self._version
+                heard = self._kept.version
                 for event in () if self._stopping.is_set() else _events(response):
                     self._take(event, resource)
                     if self._stopping.is_set():
                         return
-                if heard == self._version and time.monotonic() - self._progress.opened_at < _SETTLED_SECONDS:
+                if heard == self._kept.version and time.monotonic() - self._progress.opened_at < _SETTLED_SECONDS:
                     raise Unreached(f"watch of {self._kind}: it is ended at once; see whether a proxy stands between")
             finally:
                 with self._lock:
@@ -311,7 +301,7 @@ class _Feed:
         query = {
             "watch": "1",
             "allowWatchBookmarks": "true",
-            "resourceVersion": self._version,
+            "resourceVersion": self._kept.version,
             "timeoutSeconds": str(random.randint(*_WATCH_SECONDS)),  # noqa: S311
         }
         if self._kind.labels:
@@ -325,44 +315,19 @@ class _Feed:
             raise Unreached(f"watch of {self._kind}: an event without an object")
         if kind == "ERROR":
             raise error_of(Asked("watch", f"watch of {self._kind}"), int(found.get("code") or 0), found)
+        is_bookmark = kind not in ("ADDED", "MODIFIED", "DELETED")
         version = str(found["metadata"]["resourceVersion"])
-        if int(version) < int(self._version):
-            raise Expired(f"watch of {self._kind}: the cluster's history goes back, as after a restore")
-        if kind in ("ADDED", "MODIFIED", "DELETED"):
-            found = trimmed({"apiVersion": resource.api_version, "kind": resource.kind, **found})
-            with self._lock:
-                changed = self._store(ObjectId.of(found), found, is_gone=kind == "DELETED")
-                self._heard(version)
-            if changed:
-                self._wake()
-        else:
-            with self._lock:
-                self._heard(version)
-
-    def _heard(self, version: str) -> None:
-        self._version = version
-        self._progress.broken_since = None
-
-    def _store(self, id: ObjectId, found: KubeObject, is_gone: bool = False) -> bool:
-        """Keep a newer state. False: nothing has changed."""
-        old = self._objects.get(id)
-        if old is not None and _age(found) < _age(old):
-            return False
-        if is_gone:
-            if old is None:
-                return False
-            del self._objects[id]
-        else:
-            self._objects[id] = found
-        self._frozen = None
-        return old is None or is_gone or _age(found) != _age(old)
+        told = None if is_bookmark else trimmed({**found, "apiVersion": resource.api_version, "kind": resource.kind})
+        with self._lock:
+            has_changed = self._kept.tell(version, told, is_gone=kind == "DELETED")
+            self._progress.broken_since = None
+        if has_changed:
+            self._wake()
 
     def _replace(self, listing: Listing) -> None:
-        """Take what was listed for all there is."""
         with self._lock:
-            self._objects, self._frozen = {ObjectId.of(found): found for found in listing.items}, None
-            self._heard(listing.resource_version)
-            self._progress.was_listed, self._progress.absent_at = True, None
+            self._kept.replace(listing)
+            self._progress.broken_since, self._progress.was_listed, self._progress.absent_at = None, True, None
         self.known.set()
         self._wake()
 
@@ -376,15 +341,10 @@ class _Feed:
         with self._lock:
             was_absent = self._progress.absent_at is not None
             self._progress.absent_at, self._progress.was_listed = time.monotonic(), False
-            self._objects, self._frozen, self._version = {}, None, ""
+            self._kept.forget()
         self.known.set()
         if not was_absent:
             self._wake()
-
-
-def _age(found: KubeObject) -> int:
-    """Resource versions of one kind are numbers that grow."""
-    return int(found["metadata"]["resourceVersion"])
 
 
 def _events(response: urllib3.BaseHTTPResponse) -> Iterator[Mapping[str, Any]]:

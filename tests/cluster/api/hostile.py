@@ -24,10 +24,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     answer: ClassVar[Callable[[Handler], None]]
     asked: ClassVar[list[str]]
+    body: bytes
 
     def do_GET(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
-        self.rfile.read(length)
+        self.body = self.rfile.read(length)
         self.asked.append(f"{self.command} {self.path}")
         with suppress(OSError):
             type(self).answer(self)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +20,13 @@ from reconciler.cluster.api.connection import ClusterConnection
 from reconciler.errors import Retryable
 from reconciler.model.objects import ObjectId
 from tests.cluster.api.bodies import bind, config_map, crd, deployment, namespace_of
+from tests.cluster.api.hostile import Handler, serving
 from tests.controlplane.api import Api, wait_for
+from tests.controlplane.certificates import Authority
 from tests.controlplane.control_plane import ControlPlane
 from tests.controlplane.fixtures import AddNode
 
 pytestmark = pytest.mark.cluster
-
-NOT_DECLARED = "field not declared in schema"
 
 
 def owners(found: Any) -> list[str]:
@@ -254,11 +256,13 @@ def test_namespace_that_is_being_deleted_and_a_full_quota_say_so(client: Client,
     client.patch(ObjectId.of(made), {"metadata": {"finalizers": None}})
 
 
-def test_webhook_that_does_not_answer_is_named(client: Client, namespace: str) -> None:
-    rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["serviceaccounts"]}
+def webhook(namespace: str, name: str, url: str, authority: Authority) -> dict[str, Any]:
+    """It is asked about each new ConfigMap of the namespace."""
+    rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}
+    bundle = base64.b64encode(authority.certificate.read_bytes()).decode()
     hook = {
-        "name": "down.example.com",
-        "clientConfig": {"url": "https://127.0.0.1:1/x"},
+        "name": name,
+        "clientConfig": {"url": f"{url}/x", "caBundle": bundle},
         "admissionReviewVersions": ["v1"],
         "sideEffects": "None",
         "failurePolicy": "Fail",
@@ -266,30 +270,55 @@ def test_webhook_that_does_not_answer_is_named(client: Client, namespace: str) -
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
         "rules": [rule],
     }
-    made = client.apply(
-        {
-            "apiVersion": "admissionregistration.k8s.io/v1",
-            "kind": "ValidatingWebhookConfiguration",
-            "metadata": {"name": "down"},
-            "webhooks": [hook],
-        }
-    )
-    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "a", "namespace": namespace}}
+    kind = {"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration"}
+    return {**kind, "metadata": {"name": name}, "webhooks": [hook]}
+
+
+def test_webhook_that_does_not_answer_is_named(client: Client, namespace: str, tmp_path: Path) -> None:
+    made = client.apply(webhook(namespace, "down.example.com", "https://127.0.0.1:1", Authority(tmp_path)))
 
     def refused() -> Exception | None:
         try:
-            client.apply(account)
+            denied(client, namespace)
         except errors.WebhookFailed as error:
             return error
-        client.delete(ObjectId.of(account), str((client.get(ObjectId.of(account)) or {})["metadata"]["uid"]))
         return None
 
     try:
         error = wait_for(refused)
-        assert "webhook down.example.com could not be asked" in str(error)
-        assert isinstance(error, Retryable)
     finally:
         client.delete(ObjectId.of(made), made["metadata"]["uid"])
+    assert "webhook down.example.com could not be asked" in str(error)
+    assert isinstance(error, Retryable)
+
+
+def test_webhook_that_denies_is_named_with_its_verdict(client: Client, namespace: str, tmp_path: Path) -> None:
+    verdict = "the 'name' field is not allowed in standard predictor"
+
+    def deny(handler: Handler) -> None:
+        review = json.loads(handler.body)
+        answer = {"uid": review["request"]["uid"], "allowed": False, "status": {"message": verdict, "code": 400}}
+        handler.reply(200, {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": answer})
+
+    authority = Authority(tmp_path)
+    with serving(authority, deny) as (url, _):
+        made = client.apply(webhook(namespace, "deny.example.com", url, authority))
+        try:
+            error = wait_for(lambda: denied(client, namespace))
+        finally:
+            client.delete(ObjectId.of(made), made["metadata"]["uid"])
+    assert (error.by, error.verdict) == ("deny.example.com", verdict)
+    assert str(error) == f"ConfigMap {namespace}/c: deny.example.com denied the request: {verdict}"
+
+
+def denied(client: Client, namespace: str) -> errors.Denied | None:
+    """The denial of a new object, once the server has heard of the webhook."""
+    try:
+        made = client.apply(config_map(namespace))
+    except errors.Denied as error:
+        return error
+    client.delete(ObjectId.of(made), made["metadata"]["uid"])
+    return None
 
 
 def test_logs_are_the_last_lines_of_a_container(

@@ -123,7 +123,7 @@ def test_each_wrong_answer_is_one_clear_error(
     tmp_path: Path, authority: Authority, answer: Callable[[Handler], None], error: type[Exception], message: str
 ) -> None:
     with serving(authority, after_discovery(answer)) as (url, _), pytest.raises(error) as caught:
-        connected(tmp_path, url, authority, timeout=1.0).get(ID)
+        connected(tmp_path, url, authority, timeout=1.5).get(ID)
     assert message in str(caught.value)
     assert str(caught.value).startswith("ConfigMap default/c: ")
     assert "secret-token" not in str(caught.value)

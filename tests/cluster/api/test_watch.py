@@ -119,6 +119,10 @@ def test_forgotten_history_is_listed_again(
         api.create(body)
     watches = watching(WatchedKind("", "ConfigMap", namespace=namespace))
     api.delete(deleted)
+    wait_for(lambda: found_in(watches, deleted) is None)
+    # What the watch does not tell of goes on.
+    elsewhere = api.create(config_map("default", f"elsewhere-{namespace}"))
+    api.delete(elsewhere)
     control_plane.requests()
     control_plane.forget_history()
     api.create(config_map(namespace, "new"))
