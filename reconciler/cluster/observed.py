@@ -11,7 +11,7 @@ from reconciler.cluster.objects.compare import Applied
 from reconciler.cluster.objects.inventory import ClusterInventory
 from reconciler.cluster.rollout.additions import NO_ADDITIONS, Additions
 from reconciler.cluster.rollout.last_good import ServiceRecord
-from reconciler.model import ClusterView, DesiredObject, KubeObject, ObjectId, ServiceId
+from reconciler.model import ClusterView, DesiredObject, KubeObject, ObjectId, Reason, ServiceId
 
 NO_CHILDREN = Children()
 
@@ -31,7 +31,8 @@ class ClusterObserved(ClusterView):
 
     `live` are the objects of the kinds that matter. `absent` are kinds, by group and name, that the API server does
     not serve (yet), and `unknown` those of which nobody can say what there is, with the reason. `is_leader`: no other
-    daemon acts on this cluster for this target; else `leader` does.
+    daemon acts on this cluster for this target; else `leader` does. `refusals` are what the API server and webhooks
+    said when they were asked, by object and the hash of what would be applied.
     """
 
     wanted: tuple[DesiredObject, ...]
@@ -45,6 +46,6 @@ class ClusterObserved(ClusterView):
     children: Mapping[ServiceId, Children] = field(default_factory=dict)
     nodes: tuple[KubeObject, ...] = ()
     pods: tuple[KubeObject, ...] = ()
-    refusals: Mapping[ObjectId, str] = field(default_factory=dict)
+    refusals: Mapping[tuple[ObjectId, str], tuple[Reason, ...]] = field(default_factory=dict)
     is_leader: bool = True
     leader: str = ""

@@ -78,6 +78,7 @@ class ClusterPolicy:
     drain: DrainSettings | None = field(default_factory=DrainSettings)
     ignore: tuple[IgnoreRule, ...] = ()
     batches: BatchSettings = field(default_factory=BatchSettings)
+    take_over: bool = False
 
 
 def make_plan(
@@ -236,7 +237,7 @@ class _Pass:
         found = self._compare(wanted, rules)
         live = self.seen.live.get(wanted.id)
         health, again = self._health(wanted, live)
-        said = _said(wanted, found, options, health)
+        said = self._told(wanted, found, options, health)
         action = None if said.reasons else _action(wanted, found, options, wave, said.why)
         if (text := self._runtimes.texts.get(wanted.id)) and not isinstance(found, InSync):
             said = replace(said, why=f"{said.why}: {text}")
@@ -260,6 +261,21 @@ class _Pass:
             return Health(HealthStatus.HEALTHY, progress(ReasonCode.SERVING, "it is there")), None
         return found.health, found.look_again_at
 
+    def _told(self, wanted: DesiredObject, found: Comparison, options: Options, health: Health) -> ObjectPlan:
+        said = _said(wanted, found, options, health)
+        refused = self.seen.refusals.get((wanted.id, wanted.hash), ()) if not isinstance(found, InSync) else ()
+        reasons = (*said.reasons, *self._not_taken_over(wanted, found, options), *refused)
+        return replace(said, reasons=reasons) if reasons else said
+
+    def _not_taken_over(self, wanted: DesiredObject, found: Comparison, options: Options) -> tuple[Reason, ...]:
+        if not isinstance(found, TakeOver) or options.take_over or self.policy.take_over:
+            return ()
+        text = (
+            f"it exists, and is of {', '.join(found.owners)}: it is not changed; to take it over, annotate it with "
+            f'reconciler/take-over: "true", or set targets[].take_over'
+        )
+        return (Reason(ReasonCode.NOT_OURS, text, wanted.origin),)
+
     # ------------------------------------------------------------ one service
 
     def _service(self, git: DesiredObject, desired: Desired, options: Options, wave: int, rules: Rules) -> _Decided:
@@ -270,7 +286,24 @@ class _Pass:
         decision = self._decision(s, rules)
         if decision.new is not None and not decision.goal.blocked:
             self._room = decision.new.room
-        return _service_decided(s, decision, options, wave)
+        return self._service_decided(s, decision, options, wave)
+
+    def _service_decided(self, s: ServiceInputs, decision: Decision, options: Options, wave: int) -> _Decided:
+        health, goal, version = _service_health(s), decision.goal, decision.version
+        if version is None or decision.found is None:
+            return _kept(s, decision, health)
+        said = self._told(version.wanted, decision.found, options, health)
+        why = _why_applied(said, goal)
+        action = _action(version.wanted, decision.found, options, wave, why) if not said.reasons else None
+        if action is not None:
+            action = replace(action, additions=version.additions)
+        records, warnings = records_of(s, decision)
+        plan = _service_verdict(s, decision, replace(said, why=why), health, bool(records))
+        said = replace(said, sync=plan.sync, service=s.desired.id, why=why)
+        actions: tuple[Action, ...] = (*records, *((action,) if action else ()))
+        applied = decision.found.applied if isinstance(decision.found, InSync) else None
+        plan = replace(plan, blocked=(*plan.blocked, *said.reasons, *warnings))
+        return _Decided(said, actions, plan, _again(s, decision), applied, decision.copy)
 
     def _decision(self, s: ServiceInputs, rules: Rules) -> Decision:
         def compared(wanted: DesiredObject) -> Comparison:
@@ -423,24 +456,6 @@ def _takes_from_editors(found: Comparison) -> bool:
 
 
 # ---------------------------------------------------------------- one service
-
-
-def _service_decided(s: ServiceInputs, decision: Decision, options: Options, wave: int) -> _Decided:
-    health, goal, version = _service_health(s), decision.goal, decision.version
-    if version is None or decision.found is None:
-        return _kept(s, decision, health)
-    said = _said(version.wanted, decision.found, options, health)
-    why = _why_applied(said, goal)
-    action = _action(version.wanted, decision.found, options, wave, why) if not said.reasons else None
-    if action is not None:
-        action = replace(action, additions=version.additions)
-    records, warnings = records_of(s, decision)
-    plan = _service_verdict(s, decision, replace(said, why=why), health, bool(records))
-    said = replace(said, sync=plan.sync, service=s.desired.id, why=why)
-    actions: tuple[Action, ...] = (*records, *((action,) if action else ()))
-    applied = decision.found.applied if isinstance(decision.found, InSync) else None
-    plan = replace(plan, blocked=(*plan.blocked, *said.reasons, *warnings))
-    return _Decided(said, actions, plan, _again(s, decision), applied, decision.copy)
 
 
 def _why_applied(said: ObjectPlan, goal: Goal) -> str:

@@ -9,13 +9,14 @@ import secrets as secrets_module
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from reconciler.cluster.api.client import Client
 from reconciler.cluster.api.connection import ClusterConnection
-from reconciler.cluster.api.errors import Conflict, Invalid
+from reconciler.cluster.api.errors import ApiError, Conflict, Invalid, KindUnknown, NamespaceEnding, NotFound
 from reconciler.cluster.api.lease import Election, LeaseSettings
 from reconciler.cluster.api.watch import KindState, Snapshot, WatchedKind, Watches
 from reconciler.cluster.crash_logs import CrashLogs
@@ -47,7 +48,10 @@ from reconciler.model import (
     KubeObject,
     NoteTry,
     ObjectId,
+    Plan,
     PodFacts,
+    Reason,
+    ReasonCode,
     ServiceFacts,
     ServiceId,
     StopService,
@@ -63,6 +67,8 @@ _RUNTIMES = (("serving.kserve.io", "ServingRuntime"), ("serving.kserve.io", "Clu
 _FIRST_LOOK = 20.0
 # With the two others it is refused if the object is not as it was read.
 _TAKEN_OVER = ("managedFields", "resourceVersion", "uid")
+# Objects that a plan asks about: each is a request.
+_MOST_REHEARSED = 500
 
 
 class ClusterTarget:
@@ -89,6 +95,7 @@ class ClusterTarget:
         self._client = Client(self._connection)
         self._watches = Watches(self._client, wake)
         self._memory = Memory(applied)
+        self._refusals: Mapping[tuple[ObjectId, str], tuple[Reason, ...]] = {}
         self._health = HealthMemo(limits)
         self._logs = CrashLogs(self._client)
         self._election: Election | None = None
@@ -197,6 +204,7 @@ class ClusterTarget:
             children=children,
             nodes=nodes,
             pods=pods,
+            refusals=self._refusals,
             is_leader=leadership is None or leadership.is_ours,
             leader=leadership.holder or leadership.why if leadership else "",
         )
@@ -301,6 +309,27 @@ class ClusterTarget:
             case _:
                 raise TypeError(f"{self.name} is a cluster: it runs no replicas itself")
 
+    def rehearse(self, plan: Plan, pool: ThreadPoolExecutor) -> bool:
+        """Apply what the plan applies, as a dry run. True: something is refused."""
+        applies = [action for action in plan.actions if isinstance(action, ApplyObject)][:_MOST_REHEARSED]
+        said = zip(applies, pool.map(self._try, applies), strict=True)
+        self._refusals = {(one.object, one.wanted.hash): why for one, why in said if why}
+        return bool(self._refusals)
+
+    def _try(self, action: ApplyObject) -> tuple[Reason, ...]:
+        try:
+            wanted = self._with_secret(action.wanted)
+            live = self._watches.snapshot().get(wanted.id)
+            self._client.apply(applied_body(wanted, live, self._rules()), force=action.force, dry_run=True)
+        except (NotFound, KindUnknown, NamespaceEnding):
+            # What it needs may be part of the same plan.
+            return ()
+        except ApiError as error:
+            return _refusal(error, action.wanted)
+        except ReconcileError as error:
+            return (Reason(ReasonCode.ADMISSION_DENIED, str(error), action.wanted.origin),)
+        return ()
+
     def save(self) -> None:
         """Write down what was applied, once a pass."""
         self._memory.save()
@@ -393,6 +422,15 @@ def _located_error(error: Conflict | Invalid, wanted: DesiredObject) -> Reconcil
     places = [f"{wanted.origin_of(each.path)}: {each.path}: {each.message}" for each in error.fields]
     text = "; ".join(places) if places else f"{wanted.origin}: {error}"
     return type(error)(text, error.fields, error.code)
+
+
+def _refusal(error: ApiError, wanted: DesiredObject) -> tuple[Reason, ...]:
+    if not error.fields:
+        return (Reason(ReasonCode.ADMISSION_DENIED, str(error), wanted.origin),)
+    return tuple(
+        Reason(ReasonCode.ADMISSION_DENIED, f"{each.path}: {each.message}", wanted.origin_of(each.path))
+        for each in error.fields
+    )
 
 
 def _of(seen: Snapshot, group: str, kind: str) -> tuple[KubeObject, ...]:

@@ -386,6 +386,11 @@ class ClusterSettings(_Section):
     timeout: Seconds = Field(30.0, gt=0, description="Longest time that one request to the API server takes")
     secrets: Secrets = Field(default_factory=Secrets, description="How SOPS-encrypted Secrets are opened")
     prune: Prune = Field(default_factory=Prune, description="How much git may delete at once without approval")
+    take_over: bool = Field(
+        False,
+        description="Take over objects in git that others made; `false`: only those with the annotation "
+        '`reconciler/take-over: "true"`',
+    )
     ignore: tuple[IgnoredFields, ...] = Field((), description="Fields that others than git decide")
     drain: bool = Field(True, description="Add what makes vLLM drain when a pod is stopped, where git sets nothing")
     preflight: bool = Field(False, description="Validate arguments with the image's own vLLM, in a Job without a GPU")

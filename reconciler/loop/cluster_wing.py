@@ -54,6 +54,9 @@ class ClusterWing:
         self._cluster.save()
         return results
 
+    def rehearse(self, plan: Plan) -> bool:
+        return self._cluster.rehearse(plan, self._pool)
+
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._cluster.close()
@@ -69,7 +72,7 @@ def policy_of(settings: ClusterSettings) -> ClusterPolicy:
     )
     drain = DrainSettings(timeout=int(rollout.drain_timeout)) if settings.drain else None
     ignore = tuple(_rule(each) for each in settings.ignore)
-    return ClusterPolicy(health, drain, ignore, BatchSettings(then=rollout.batch))
+    return ClusterPolicy(health, drain, ignore, BatchSettings(then=rollout.batch), settings.take_over)
 
 
 def _rule(ignored: IgnoredFields) -> IgnoreRule:

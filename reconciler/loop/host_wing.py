@@ -47,6 +47,9 @@ class HostWing:
     def execute(self, plan: Plan, perform: Perform, waiting: Collection[Action]) -> tuple[Result, ...]:
         return execute(plan, perform, self._pool, waiting)
 
+    def rehearse(self, plan: Plan) -> bool:
+        return False
+
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
         self.target.close()

@@ -159,6 +159,7 @@ def _look(
     """One target's plan, once every engine that has to be asked has answered."""
     deadline = time.monotonic() + _LONGEST_PREFLIGHT
     failed: set[tuple[ServiceId, str]] = set()
+    rehearsed = False
     while True:
         one_pass = place.reconciler.run_pass(snapshot, act=False)
         asking = [action for action in one_pass.plan.actions if isinstance(action, AskPreflight)]
@@ -172,6 +173,10 @@ def _look(
                 failed.add((action.service, action.digest))
                 progress(f"{action.service}: {error}")
         waiting = asking or (isinstance(one_pass.observed, Observed) and one_pass.observed.preflighting)
+        if not waiting and not rehearsed:
+            rehearsed = True
+            if place.reconciler.rehearse(one_pass.plan):
+                continue
         if not waiting or time.monotonic() > deadline:
             return one_pass.desired, one_pass.observed, one_pass.plan
         _pause([place], _LONGEST_PAUSE)

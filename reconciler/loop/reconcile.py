@@ -139,6 +139,10 @@ class Reconciler:
         )
         return one_pass
 
+    def rehearse(self, plan: Plan) -> bool:
+        """Ask what would be refused of a plan. Returns whether another plan shows more."""
+        return self._wing.rehearse(plan)
+
     def fail(self, why: str, seconds: float) -> None:
         """A pass was not possible, after so long a try: nothing is known of the target now."""
         unreachable = Unreachable(self._settings.name, time.time(), why)

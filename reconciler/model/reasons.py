@@ -254,6 +254,7 @@ class ReasonCode(StrEnum):
     CONTROLLER_SILENT = "ControllerSilent", "a controller of the cluster does not act on the object"
     FIELD_CONFLICT = "FieldConflict", "another tool applies a field that git has, too"
     KIND_NOT_SERVED = "KindNotServed", "the cluster does not know the object's kind"
+    NOT_OURS = "NotOurs", "the object is there, and others made it"
     NO_ROLLBACK = "NoRollback", "the version cannot be kept, so nothing can fall back to it"
     NOT_LEADER = "NotLeader", "another daemon acts on this cluster for the target"
     FAILED_MOUNT = "FailedMount", "a volume of the pod cannot be mounted"

@@ -63,6 +63,12 @@ class Wing(Protocol):
     def execute(self, plan: Plan, perform: Perform, waiting: Collection[Action]) -> tuple[Result, ...]:
         """Perform them. Those in `waiting` failed before and are not due yet. Never raises for a failed action."""
 
+    def rehearse(self, plan: Plan) -> bool:
+        """Have the target say what it would refuse of the plan, without changing anything.
+
+        Returns whether it said anything: then the next plan shows it.
+        """
+
     def close(self) -> None:
         """End its threads, and close the target."""
 

@@ -64,6 +64,7 @@ def test_field_that_another_tool_applies_is_a_conflict_at_its_line(make_cluster:
     rig = make_cluster()
     rig.api.apply({**_config_map(rig, "a"), "data": {"x": "theirs"}}, manager="other-tool")
     rig.push({"prod/a.yaml": "# first\n" + config_map("a", x="ours")})
+    rig.write_config(take_over=True)
 
     status = rig.sync()
 
@@ -78,6 +79,24 @@ def test_field_that_another_tool_applies_is_a_conflict_at_its_line(make_cluster:
     rig.push({"prod/a.yaml": yaml.safe_dump(forced)})
     assert rig.sync()["revision"]["fullyApplied"]
     assert rig.api.get(_config_map(rig, "a"))["data"] == {"x": "ours"}
+
+
+def test_object_that_others_made_is_taken_over_only_when_git_says_so(make_cluster: MakeRig):
+    rig = make_cluster()
+    rig.api.apply({**_config_map(rig, "a"), "data": {"theirs": "1"}}, manager="argocd-controller")
+    rig.push({"prod/a.yaml": config_map("a", x="1")})
+
+    (held,) = rig.sync()["targets"][0]["revision"]["heldUpBy"]
+    assert held["code"] == "NotOurs"
+    assert "Argo CD" in held["message"]
+    assert rig.api.get(_config_map(rig, "a"))["data"] == {"theirs": "1"}
+
+    mine = yaml.safe_load(config_map("a", x="1"))
+    mine["metadata"]["annotations"] = {"reconciler/take-over": "true"}
+    rig.push({"prod/a.yaml": yaml.safe_dump(mine)})
+    assert rig.changes() == {"ConfigMap/a": "take over"}
+    assert rig.sync()["revision"]["fullyApplied"]
+    assert rig.api.get(_config_map(rig, "a"))["data"] == {"theirs": "1", "x": "1"}
 
 
 def test_object_that_git_drops_is_deleted_and_others_are_not(make_cluster: MakeRig):
@@ -186,6 +205,9 @@ def test_object_that_the_api_server_refuses_is_an_error_at_its_line(make_cluster
         "spec": {"ports": [{"port": 99999999}], "selector": {"a": "b"}},
     }
     rig.push({"prod/s.yaml": yaml.safe_dump(service, sort_keys=False), "prod/a.yaml": config_map("a", x="1")})
+
+    (planned,) = [one for one in rig.plan()["objects"] if one["name"] == "s"]
+    assert {(one["file"], one["line"]) for one in planned["reasons"]} == {("prod/s.yaml", 7)}, planned
 
     status = rig.sync(10)
 

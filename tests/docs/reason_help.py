@@ -283,6 +283,10 @@ HELP: Mapping[str, Mapping[R, Help]] = {
             "keeps services on a copy of what the runtime said, and moves them batch by batch",
             "nothing; where one failed, correct the runtime",
         ),
+        R.NOT_OURS: (
+            "does not touch the object; the rest goes on",
+            'annotate it with `reconciler/take-over: "true"`, or set `take_over: true` of the target',
+        ),
         R.NO_ROLLBACK: (WARNS, "make the InferenceService smaller"),
         R.NOT_LEADER: ("looks, and changes nothing", "nothing; or end the daemon that the message names"),
         R.FAILED_MOUNT: (ON_CLUSTER_WAITS, "create or repair the volume that the message names"),

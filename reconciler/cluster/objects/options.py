@@ -10,6 +10,7 @@ from reconciler.cluster.objects.paths import Path, parse_path, split_paths
 from reconciler.model import DesiredObject, KubeObject, ObjectId, Reason, ReasonCode
 
 FORCE_CONFLICTS: Final = "reconciler/force-conflicts"
+TAKE_OVER: Final = "reconciler/take-over"
 PRUNE: Final = "reconciler/prune"
 IGNORE: Final = "reconciler/ignore"
 FLUX_PRUNE: Final = "kustomize.toolkit.fluxcd.io/prune"
@@ -26,10 +27,12 @@ _MOST_WAVES = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`reconciles` is False where git asks us to leave the object alone. `prune` is False where it stays when git
-    does not have it any more. `wave` is its sync wave, lower ones first. `warnings` are values that say nothing."""
+    """`take_over`: it may become ours though others made it. `reconciles` is False where git asks us to leave the
+    object alone. `prune` is False where it stays when git does not have it any more. `wave` is its sync wave, lower
+    ones first. `warnings` are values that say nothing."""
 
     force_conflicts: bool = False
+    take_over: bool = False
     prune: bool = True
     reconciles: bool = True
     wave: int = 0
@@ -43,6 +46,7 @@ def options_of(desired: DesiredObject) -> Options:
     found = _Annotations(desired)
     return Options(
         force_conflicts=found.read(FORCE_CONFLICTS, _truth, False),
+        take_over=found.read(TAKE_OVER, _truth, False),
         prune=is_prunable(desired.body) and found.read(PRUNE, _switch, True),
         reconciles=found.read(FLUX_RECONCILE, _flux_switch, True),
         wave=found.read(ARGO_WAVE, _wave, 0),
