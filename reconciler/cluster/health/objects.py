@@ -19,6 +19,7 @@ from reconciler.cluster.health.fields import (
     flag,
     mapping,
     mappings,
+    shortened,
     text,
     time,
 )
@@ -44,7 +45,8 @@ class ObjectHealth:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What else decides: the time, events about the object, and for a claim the binding mode of its StorageClass."""
+    """What else decides: the time, events about the object, and for a claim the binding mode of its StorageClass; ""
+    where that is not known."""
 
     now: float
     limits: HealthLimits
@@ -203,7 +205,13 @@ def _claim(body: KubeObject, around: Surroundings) -> ObjectHealth:
         return _failed("its volume is lost")
     if around.binding_mode == _BINDS_LATE or any(text(each, "reason") == _BINDS_LATE for each in around.events):
         return _well("it is bound once a pod uses it")
-    return _waits("it is not bound to a volume", body, around, None, around.limits.pulling)
+    failed = [each for each in around.events if text(each, "reason") == "ProvisioningFailed"]
+    if failed:
+        return _failed(shortened(text(failed[-1], "message")) or "no volume can be made for it")
+    if around.binding_mode:
+        return _waits("it is not bound to a volume", body, around, None, around.limits.pulling)
+    said = f"it is not bound to a volume; with {_BINDS_LATE} it is bound once a pod uses it"
+    return _is(HealthStatus.PROGRESSING, ReasonCode.PROGRESSING, said)
 
 
 def _pod(body: KubeObject, around: Surroundings) -> ObjectHealth:

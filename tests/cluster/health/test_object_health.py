@@ -85,7 +85,9 @@ def test_job_is_well_when_it_is_complete(conditions: list[str], spec: Any, expec
 def test_claim_that_waits_for_its_pod_is_no_deadlock() -> None:
     pending = body("PersistentVolumeClaim", "v1", {"phase": "Pending"})
     assert health(pending) == "Progressing"
-    assert health(pending, GONE_BY) == "Degraded"
+    assert health(pending, GONE_BY) == "Progressing"
+    assert health(pending, GONE_BY, binding_mode="Immediate") == "Degraded"
+    assert health(pending, events=({"reason": "ProvisioningFailed", "message": "no class"},)) == "Degraded"
     assert health(pending, GONE_BY, binding_mode="WaitForFirstConsumer") == "Healthy"
     assert health(pending, GONE_BY, events=({"reason": "WaitForFirstConsumer"},)) == "Healthy"
     assert health(body("PersistentVolumeClaim", "v1", {"phase": "Bound"})) == "Healthy"
