@@ -126,11 +126,15 @@ def _render(manifests: Manifests, target: str | None, config: str | None) -> Doc
         for reason in disclosed(manifests):
             tell(f"warning: {reason}")
         return render(manifests)
+    settings = settings_of(config)
+    wanted = settings.target(target)
+    log_to_stderr()
+    if wanted.kind == "kubernetes":
+        from reconciler.preview.on_cluster_target import render_on_cluster
+
+        return render_on_cluster(manifests, wanted)
     from reconciler.preview.on_host import render_on
 
-    settings = settings_of(config)
-    wanted = settings.host(target)
-    log_to_stderr()
     return render_on(manifests, wanted, _state_of(settings, target))
 
 
@@ -177,11 +181,15 @@ def _validate(manifests: Manifests, target: str | None, config: str | None) -> D
         from reconciler.preview.on_cluster import validate
 
         return validate(manifests, locate=locator(manifests))
+    settings = settings_of(config)
+    wanted = settings.target(target)
+    log_to_stderr()
+    if wanted.kind == "kubernetes":
+        from reconciler.preview.on_cluster_target import validate_on_cluster
+
+        return validate_on_cluster(manifests, wanted)
     from reconciler.preview.on_host import validate_on
 
-    settings = settings_of(config)
-    wanted = settings.host(target)
-    log_to_stderr()
     return validate_on(manifests, wanted, settings.closed, _state_of(settings, target))
 
 

@@ -253,7 +253,7 @@ def new_version(s: ServiceInputs, room: ClusterRoom) -> NewVersion:
     """Chooses strategy and drain settings anew: only now, as the pods are replaced anyway."""
     if s.git.rendered is None:
         return NewVersion(Version.of(s.git, NO_ADDITIONS), room)
-    drain, transition = _drain_of(s), _transition(s, room)
+    drain, transition = drain_of(s.git, s.desired, s.drain), _transition(s, room)
     fresh = replace(drain.additions, strategy=transition.strategy if transition else None)
     is_blocked = transition is not None and transition.way is Way.BLOCKED
     lacking = transition.lacking if transition else ()
@@ -267,16 +267,17 @@ def new_version(s: ServiceInputs, room: ClusterRoom) -> NewVersion:
     )
 
 
-def _drain_of(s: ServiceInputs) -> Drain:
-    rendered, spec = s.git.rendered, s.desired.spec
-    if s.drain is None or rendered is None or spec is None:
+def drain_of(git: DesiredObject, desired: Desired, settings: DrainSettings | None) -> Drain:
+    """What is added to a service so that its pods drain, as far as git tells what it runs."""
+    rendered, spec = git.rendered, desired.spec
+    if settings is None or rendered is None or spec is None:
         return Drain()
     containers = rendered.pod.get("containers") or ()
     container = next((each for each in containers if each.get("name") == _SERVER), None)
     if container is None:
         return Drain()
-    grace = _predictor(s.git.body).get("terminationGracePeriodSeconds")
-    return find_drain(s.git, Server(container, spec.command_line, grace, rendered.mode), s.drain)
+    grace = _predictor(git.body).get("terminationGracePeriodSeconds")
+    return find_drain(git, Server(container, spec.command_line, grace, rendered.mode), settings)
 
 
 def _transition(s: ServiceInputs, room: ClusterRoom) -> Transition | None:

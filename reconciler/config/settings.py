@@ -485,13 +485,6 @@ class Settings(_Section):
             raise SettingsError(f"--target {name}: no such target in the config; there are: {', '.join(names)}")
         return self.targets[names.index(name)]
 
-    def host(self, name: str) -> HostSettings:
-        """The host of this name. Raises SettingsError."""
-        target = self.target(name)
-        if not isinstance(target, HostSettings):
-            raise SettingsError(f"--target {name}: is a cluster; this command is for hosts")
-        return target
-
     @classmethod
     def load(cls, path: Path) -> Settings:
         """Raises SettingsError, which names the file, the line, the key and what was expected."""

@@ -22,7 +22,7 @@ from reconciler.desired.spec import Surroundings, UnusableField, build_spec, fin
 from reconciler.desired.volumes import build_file_mounts, build_mounts
 from reconciler.fault_isolation import caught
 from reconciler.kserve.resolve import ClusterObjects, Issue, Resolved, resolve
-from reconciler.manifests import OUR_API, Manifest, Manifests, duplicate_of, find_duplicates
+from reconciler.manifests import KNOWN_KINDS, OUR_API, Manifest, Manifests, duplicate_of, find_duplicates
 from reconciler.model import (
     Desired,
     DesiredObject,
@@ -126,7 +126,7 @@ def _unnamed(documents: list[Manifest], target: ClusterSettings) -> set[ServiceI
 def _tree_of(documents: list[Manifest], target: ClusterSettings, secrets: SecretStore, cache: ClusterCache) -> _Tree:
     """The same objects while nothing that services share changed; else every service is looked at again."""
     home = target.default_namespace
-    shared = tuple(each for each in documents if each.kind != _SERVICE)
+    shared = tuple(each for each in documents if each.kind != _SERVICE and each.kind in KNOWN_KINDS)
     key = (target, shared, secrets)
     if cache.cluster is None or cache.key != key:
         cache.key, cache.services = key, {}

@@ -6,15 +6,11 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from reconciler.cluster.execute import execute, make_pool
-from reconciler.cluster.health.problems import HealthLimits
-from reconciler.cluster.objects.ignore import IgnoreRule
-from reconciler.cluster.objects.paths import parse_path
 from reconciler.cluster.observed import ClusterObserved
-from reconciler.cluster.plan import ClusterPolicy, make_plan
-from reconciler.cluster.rollout.batches import BatchSettings
-from reconciler.cluster.rollout.drain import DrainSettings
+from reconciler.cluster.plan import make_plan
+from reconciler.cluster.policy import policy_of
 from reconciler.cluster.target import ClusterTarget
-from reconciler.config.settings import ClusterSettings, IgnoredFields
+from reconciler.config.settings import ClusterSettings
 from reconciler.model import Action, DesiredState, FailedAction, Holds, Plan, Result, Unreachable
 from reconciler.model.target import Perform, Seen, Target
 from reconciler.secrets import SecretStore
@@ -60,23 +56,3 @@ class ClusterWing:
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._cluster.close()
-
-
-def policy_of(settings: ClusterSettings) -> ClusterPolicy:
-    """What the config says, as the plan needs it. Raises SettingsError."""
-    rollout = settings.rollout
-    health = HealthLimits(
-        scheduling=rollout.schedule_timeout,
-        loading=rollout.ready_timeout,
-        min_ready=rollout.min_ready,
-    )
-    drain = DrainSettings(timeout=int(rollout.drain_timeout)) if settings.drain else None
-    ignore = tuple(_rule(each) for each in settings.ignore)
-    return ClusterPolicy(health, drain, ignore, BatchSettings(then=rollout.batch), settings.take_over)
-
-
-def _rule(ignored: IgnoredFields) -> IgnoreRule:
-    kind, _, group = ignored.kind.partition(".")
-    name, namespace = ("" if each == "*" else each for each in (ignored.name, ignored.namespace))
-    paths = tuple(parse_path(each) for each in ignored.paths)
-    return IgnoreRule(paths, "" if kind == "*" else kind, group, namespace, name)

@@ -291,6 +291,7 @@ def _renamed(found: Manifests, shown: Mapping[str, str]) -> Manifests:
     return replace(
         found,
         documents=tuple(replace(each, origin=moved(each.origin)) for each in found.documents),
+        others=tuple(replace(each, origin=moved(each.origin)) for each in found.others),
         unreadable=tuple(replace(each, reason=told(each.reason)) for each in found.unreadable),
         notes=tuple(map(told, found.notes)),
     )
