@@ -28,6 +28,7 @@ _UNSCHEDULABLE = Taint("node.kubernetes.io/unschedulable", "NoSchedule")
 _ENDED = ("Succeeded", "Failed")
 _AUTOSCALERS = {"karpenter.sh/nodepool": "Karpenter", "karpenter.sh/provisioner-name": "Karpenter"}
 _NOTHING: Amounts = {}
+_REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 
 
 class Room(StrEnum):
@@ -124,7 +125,7 @@ def room_for(room: ClusterRoom, pods: Sequence[PodNeed], old: Sequence[KubeObjec
         return Room.UNKNOWN
     try:
         if room.place(pods) is not None:
-            return Room.BESIDE
+            return Room.UNKNOWN if any(map(_minds_others, pods)) else Room.BESIDE
         if room.autoscaler or not room.nodes:
             return Room.UNKNOWN
         return Room.INSTEAD if old and room.without(old).place(pods) is not None else Room.NONE
@@ -138,6 +139,8 @@ def why_unknown(room: ClusterRoom, pods: Sequence[PodNeed]) -> str:
         return "it asks for devices by resourceClaims, which are not counted"
     if not room.nodes:
         return "no node is known"
+    if any(map(_minds_others, pods)):
+        return "there are GPUs, but its rules about other pods (affinity, spread) are not looked at"
     if room.autoscaler:
         return f"no node has room now, and {room.autoscaler} may add one"
     return "its rules for nodes cannot be read"
@@ -156,6 +159,14 @@ def lack(room: ClusterRoom, pods: Sequence[PodNeed]) -> str:
     except Malformed as error:
         return error.issue.message
     return ""
+
+
+def _minds_others(pod: PodNeed) -> bool:
+    """Does it depend on where other pods are?"""
+    affinity = pod.spec.get("affinity") or {}
+    rules = [(affinity.get(kind) or {}).get(_REQUIRED) for kind in ("podAffinity", "podAntiAffinity")]
+    spread = [each.get("whenUnsatisfiable") for each in pod.spec.get("topologySpreadConstraints") or ()]
+    return any(rules) or "DoNotSchedule" in spread
 
 
 def need_of(spec: Mapping[str, Any]) -> PodNeed:

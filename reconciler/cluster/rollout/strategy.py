@@ -106,10 +106,24 @@ class ServiceChange:
         return any(pod.accelerators for pod in self.pods)
 
     @property
+    def let_go(self) -> int:
+        """How many replicas may be missing by the strategy that git asks for, or KServe's own."""
+        return self.asked.max_unavailable if self.asked else self.replicas * _DEFAULT_PERCENT // 100
+
+    @property
+    def failing(self) -> tuple[KubeObject, ...]:
+        """Old pods that are not ready and go first, for there are more than have to be available: those of a rollout
+        before this one. A Deployment ends none that it counts on, ready or not."""
+        surplus = max(0, len(self.old) - (self.replicas - self.let_go))
+        return tuple([pod for pod in self.old if not _is_ready(pod)][:surplus])
+
+    @property
     def leaving(self) -> tuple[KubeObject, ...]:
         """Those of the old pods that go before a new one has to fit."""
-        recreates = self.asked is not None and self.asked.recreate
-        return self.old if recreates or self.spans_nodes else self.old[:1]
+        if self.spans_nodes or (self.asked is not None and self.asked.recreate):
+            return self.old
+        first = sorted(self.old, key=_is_ready)[:1]
+        return (*self.failing, *(pod for pod in first if pod not in self.failing))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +157,8 @@ def choose(r: ServiceChange, room: ClusterRoom) -> Transition:
     asked = Asked.EXPLICIT if r.asked else Asked.DEFAULT
     if r.mode != names.STANDARD or not r.needs_devices:
         return Transition(Way.OBEY if r.asked else Way.AS_IT_IS, room, _told(r))
-    found = room_for(room, r.pods, r.leaving)
+    room = room.without(r.failing)
+    found = room_for(room, r.pods, _others(r.leaving, r.failing))
     way = find_row(asked, found, count_of(r.replicas)).way
     if r.spans_nodes and found is Room.INSTEAD:
         # KServe gives workers a surge of 100 %, whatever the predictor asks for.
@@ -168,7 +183,16 @@ def _left(r: ServiceChange, found: Room, room: ClusterRoom) -> ClusterRoom:
     """A rollout in place of its own pods takes from others only what it needs more of."""
     if found is Room.BESIDE:
         return room.place(r.pods) or room
-    return (room.without(r.leaving).place(r.pods) or room) if found is Room.INSTEAD else room
+    return (room.without(_others(r.leaving, r.failing)).place(r.pods) or room) if found is Room.INSTEAD else room
+
+
+def _others(pods: Sequence[KubeObject], known: Sequence[KubeObject]) -> list[KubeObject]:
+    return [pod for pod in pods if pod not in known]
+
+
+def _is_ready(pod: KubeObject) -> bool:
+    conditions = (pod.get("status") or {}).get("conditions") or ()
+    return any(each.get("type") == "Ready" and each.get("status") == "True" for each in conditions)
 
 
 # ---------------------------------------------------------------- what people read
@@ -182,8 +206,7 @@ def _text(r: ServiceChange, way: Way, found: Room, room: ClusterRoom) -> str:
             serving = f"{r.replicas - 1} of {r.replicas} replicas serve"
             return f"RollingUpdate, maxSurge 0: no room for one more ({lack(room, r.pods)}); {serving} {outage(r)}"
         case Way.AS_IT_IS if found is Room.INSTEAD:
-            let_go = r.replicas * _DEFAULT_PERCENT // 100
-            return f"{_told(r)}; no room for one more, but {let_go} of {r.replicas} replicas go first"
+            return f"{_told(r)}; no room for one more, but {r.let_go} of {r.replicas} replicas go first"
         case Way.AS_IT_IS | Way.OBEY if found is Room.UNKNOWN:
             return f"{_told(r)}; whether one more has room is not known: {why_unknown(room, r.pods)}"
         case Way.BLOCKED:
@@ -204,7 +227,8 @@ def _why_blocked(r: ServiceChange, found: Room, room: ClusterRoom) -> str:
     if found is Room.INSTEAD:
         text = "KServe starts all new workers before old ones end, so a rollout over several nodes needs its GPUs twice"
         return f"{text} ({lack(room, r.pods)}); set {names.STOP}, wait until its pods are gone, and take it away again"
-    return f"{lack(room.without(r.leaving), r.pods)}, even once {_those(r.leaving)} gone"
+    left = room.without(_others(r.leaving, r.failing))
+    return f"{lack(left, r.pods)}, even once {_those(r.leaving)} gone"
 
 
 def _those(pods: Sequence[KubeObject]) -> str:

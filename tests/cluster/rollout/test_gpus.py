@@ -170,6 +170,20 @@ def test_devices_by_claims_are_not_known() -> None:
     assert why_unknown(room, claimed) == "it asks for devices by resourceClaims, which are not counted"
 
 
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{}]}}},
+        {"topologySpreadConstraints": [{"whenUnsatisfiable": "DoNotSchedule"}]},
+    ],
+)
+def test_rules_about_other_pods_make_room_unknown(rules: dict[str, Any]) -> None:
+    assert find([node("a")], [], {GPU: 1}, **rules) is Room.UNKNOWN
+    assert find([node("a")], [], {GPU: 9}, **rules) is Room.NONE
+    needs = [need_of(spec({GPU: 1}, **rules))]
+    assert "rules about other pods" in why_unknown(read_room([node("a")], []), needs)
+
+
 def test_what_lacks_is_said_with_its_numbers() -> None:
     room = read_room([node("a"), node("b"), node("c", conditions=[])], [pod("a", 6), pod("b", 8)])
     text = "needs 8 nvidia.com/gpu on one node, and at most 2 is free on one of the 2 nodes it may run on"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -11,7 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.cluster.rollout.gpus import Room, need_of, read_room
-from reconciler.cluster.rollout.strategy import Asked, Count, ServiceChange, Transition, Way, choose, count_of, find_row
+from reconciler.cluster.rollout.strategy import (
+    Asked,
+    Count,
+    ServiceChange,
+    Transition,
+    Way,
+    _is_ready,
+    choose,
+    count_of,
+    find_row,
+)
 from reconciler.model import NO_ORIGIN, Origin, ReasonCode, Strategy
 from tests.cluster.rollout.test_gpus import GPU, node, pod, spec
 
@@ -66,35 +77,59 @@ def test_what_is_blocked_or_changed_says_why_with_numbers(r: ServiceChange, size
     assert (transition.way is Way.BLOCKED) <= bool(transition.lacking)
 
 
-def ends(replicas: int, spare: int, surge: int, missing: int, recreate: bool = False) -> bool:
-    """Kubernetes' Deployment controller, played through with pods that each need one of the GPUs."""
-    old, new, pending, free = replicas, 0, 0, spare
-    for _ in range(4 * replicas + 4):
-        if recreate and old:
-            old, free = 0, free + old
-        pending = max(0, min(replicas - new, replicas + surge - old - new))
-        started = min(pending, free)
-        new, free, pending = new + started, free - started, pending - started
-        gone = max(0, min(old, old + new - (replicas - missing)))
-        old, free = old - gone, free + gone
-    return new == replicas and not old
+def ends(r: ServiceChange, free: int, surge: int, missing: int, recreate: bool = False) -> bool:
+    """Kubernetes' Deployment controller, played through with pods that each need one of the GPUs: what is not ready
+    goes first, and never more than leaves enough available, counting each new pod that is not."""
+    good, bad, new, ready, count = sum(map(_is_ready, r.old)), 0, 0, 0, r.replicas
+    bad = len(r.old) - good
+    for _ in range(4 * count + 8):
+        if recreate:
+            free, good, bad = free + good + bad, 0, 0
+        new += max(0, min(count - new, count + surge - good - bad - new))
+        started = min(new - ready, free)
+        ready, free = ready + started, free - started
+        least = count - missing
+        failing = max(0, min(bad, good + bad + new - least - (new - ready)))
+        bad, free = bad - failing, free + failing
+        gone = max(0, min(good, good + ready - least, good + bad + new - least - (new - ready)))
+        good, free = good - gone, free + gone
+    return ready == count and not good and not bad
 
 
-@given(st.integers(1, 9), st.integers(0, 3))
-def test_what_is_chosen_comes_to_an_end(replicas: int, spare: int) -> None:
-    way = chosen(rollout(1, replicas), replicas + spare).way
-    default = math.ceil(replicas / 4), replicas // 4
-    # Kubernetes lets one be missing where both round to nothing, which 25 % never does.
+def replicas(count: int, good: int, bad: int) -> ServiceChange:
+    return replace(
+        rollout(1, 0),
+        old=tuple(with_state(good=True) for _ in range(good)) + tuple(with_state(good=False) for _ in range(bad)),
+        replicas=count,
+    )
+
+
+def with_state(good: bool) -> dict[str, Any]:
+    made = pod("a", 1)
+    made["metadata"] = {"uid": object()}
+    made["status"]["conditions"] = [{"type": "Ready", "status": "True" if good else "False"}]
+    return made
+
+
+@given(st.integers(1, 9), st.integers(0, 3), st.integers(0, 3), st.integers(0, 2))
+def test_what_is_chosen_comes_to_an_end(count: int, spare: int, failing: int, surplus: int) -> None:
+    """`failing` replicas are not ready; `surplus` pods more are of a rollout that did not come to its end."""
+    good = max(0, count - failing)
+    r = replicas(count, good, count - good + surplus)
+    if not r.old:
+        return
+    way = chosen(r, len(r.old) + spare).way
+    default = math.ceil(count / 4), count // 4
     match way:
         case Way.RECREATE:
-            assert ends(replicas, spare, 0, 0, recreate=True)
-            assert not ends(replicas, spare, *default)
+            assert ends(r, spare, 0, 0, recreate=True)
+            assert not ends(r, spare, *default)
         case Way.ONE_BY_ONE:
-            assert ends(replicas, spare, 0, 1)
-            assert not ends(replicas, spare, *default)
+            assert ends(r, spare, 0, 1)
+            assert not ends(r, spare, *default)
         case _:
             assert way is Way.AS_IT_IS
-            assert ends(replicas, spare, *default)
+            assert ends(r, spare, *default)
 
 
 @given(rollouts, rollouts, st.integers(1, 9))
