@@ -6,9 +6,8 @@ and say which is newer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from reconciler.cluster.api.client import Listing
 from reconciler.cluster.api.errors import Expired
 from reconciler.model.objects import KubeObject, ObjectId
 
@@ -41,10 +40,10 @@ class Kept:
         """What is there stays until the next list, which says what is true."""
         self._version = None
 
-    def replace(self, listing: Listing) -> None:
-        """Take what was listed for all there is."""
-        self._objects, self._frozen = {ObjectId.of(found): found for found in listing.items}, None
-        self._version = int(listing.resource_version)
+    def replace(self, listed: Iterable[KubeObject], version: str) -> None:
+        """Take what was listed, at this version, for all there is."""
+        self._objects, self._frozen = {ObjectId.of(found): found for found in listed}, None
+        self._version = int(version)
 
     def tell(self, version: str, found: KubeObject | None = None, *, is_gone: bool = False) -> bool:
         """An event of the watch: a bookmark, or an object that came, changed or went. False: that was known.

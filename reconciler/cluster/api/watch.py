@@ -326,7 +326,7 @@ class _Feed:
 
     def _replace(self, listing: Listing) -> None:
         with self._lock:
-            self._kept.replace(listing)
+            self._kept.replace(listing.items, listing.resource_version)
             self._progress.broken_since, self._progress.was_listed, self._progress.absent_at = None, True, None
         self.known.set()
         self._wake()

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.cluster.api.client import Listing
 from reconciler.cluster.api.errors import Expired
 from reconciler.cluster.api.kept import Kept
 from reconciler.model.objects import KubeObject, ObjectId
@@ -76,7 +75,7 @@ def test_all_told_is_the_truth_whenever_answers_came(given_steps: list[tuple[str
     events = history(given_steps)
     listed = data.draw(st.integers(0, len(events)))
     kept = Kept()
-    kept.replace(Listing(tuple(state(events[:listed]).values()), str(10 + listed)))
+    kept.replace(state(events[:listed]).values(), str(10 + listed))
     told = listed
     answers = data.draw(st.lists(st.integers(0, max(0, len(events) - 1)), max_size=8))
     for index in answers:
@@ -99,7 +98,7 @@ def test_nothing_older_than_what_was_told_is_ever_shown(
 ) -> None:
     events = history(given_steps)
     kept = Kept()
-    kept.replace(Listing((), "10"))
+    kept.replace((), "10")
     for count, event in enumerate(events, start=1):
         tell(kept, event)
         for index in data.draw(st.lists(st.integers(0, count - 1), max_size=3)):
@@ -110,7 +109,7 @@ def test_nothing_older_than_what_was_told_is_ever_shown(
 
 def test_seen_objects_do_not_change_and_are_copied_once() -> None:
     kept = Kept()
-    kept.replace(Listing((an_object("a", 1, "u"),), "5"))
+    kept.replace((an_object("a", 1, "u"),), "5")
     before = kept.seen()
     assert kept.seen() is before
     assert kept.tell("6", an_object("b", 6, "v"))
@@ -120,7 +119,7 @@ def test_seen_objects_do_not_change_and_are_copied_once() -> None:
 
 def test_own_answer_is_news_once_and_its_event_is_not() -> None:
     kept = Kept()
-    kept.replace(Listing((), "5"))
+    kept.replace((), "5")
     kept.put(an_object("a", 6, "u"))
     assert len(kept.seen()) == 1
     assert not kept.tell("6", an_object("a", 6, "u"))
@@ -129,17 +128,17 @@ def test_own_answer_is_news_once_and_its_event_is_not() -> None:
 def test_nothing_is_put_before_a_list_or_with_unknown_labels() -> None:
     kept = Kept()
     kept.put(an_object("a", 6, "u"))
-    kept.replace(Listing((), "5"))
+    kept.replace((), "5")
     kept.put(an_object("a", 6, "u"), is_new_allowed=False)
     assert not kept.seen()
 
 
 def test_history_that_goes_back_is_listed_again() -> None:
     kept = Kept()
-    kept.replace(Listing((an_object("a", 9, "u"),), "9"))
+    kept.replace((an_object("a", 9, "u"),), "9")
     with pytest.raises(Expired):
         kept.tell("8")
     kept.relist()
     assert kept.version == ""
-    kept.replace(Listing((an_object("b", 3, "v"),), "3"))
+    kept.replace((an_object("b", 3, "v"),), "3")
     assert [id.name for id in kept.seen()] == ["b"]
