@@ -10,10 +10,8 @@ Every object that this package gives is trimmed alike, so that equal objects are
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 from reconciler.model.objects import KubeObject
@@ -27,17 +25,17 @@ _HASH = "sha256:"
 _SHARED_TEXT = 64
 
 
-def trimmed(found: dict[str, Any]) -> KubeObject:
-    """The object without what we never read. It takes over `found`."""
-    kept: dict[str, Any] = _shared(found)
-    metadata = kept.get("metadata")
-    if isinstance(metadata, dict):
-        _trim_metadata(metadata)
-    if kept.get("kind") == "Secret" and kept.get("apiVersion") == "v1" and kept.get("type") != OWN_RECORD:
+def trimmed(found: Mapping[str, Any]) -> KubeObject:
+    """The object without what we never read. It shares its parts with others: never change it."""
+    kept = dict(found)
+    if isinstance(metadata := found.get("metadata"), dict):
+        kept["metadata"] = _trimmed_metadata(metadata)
+    if found.get("kind") == "Secret" and found.get("apiVersion") == "v1":
         for part in ("data", "stringData"):
-            if isinstance(kept.get(part), dict):
-                kept[part] = {key: hashed(value) for key, value in kept[part].items()}
-    return kept
+            if isinstance(values := found.get(part), dict):
+                kept[part] = {key: hashed(value) for key, value in values.items()}
+    shared: KubeObject = _shared(kept)
+    return shared
 
 
 def hashed(value: object) -> str:
@@ -50,34 +48,49 @@ def is_hash(value: object) -> bool:
     return isinstance(value, str) and value.startswith(_HASH)
 
 
-def _trim_metadata(metadata: dict[str, Any]) -> None:
-    entries = metadata.get("managedFields")
-    if isinstance(entries, list):
+def _trimmed_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    kept = dict(metadata)
+    if isinstance(entries := metadata.get("managedFields"), list):
         is_made = any(each.get("controller") for each in metadata.get("ownerReferences") or ())
-        metadata["managedFields"] = [_trim_entry(entry, is_made) for entry in entries if isinstance(entry, dict)]
+        kept["managedFields"] = [_trimmed_entry(entry, is_made) for entry in entries if isinstance(entry, dict)]
     annotations = metadata.get("annotations")
     if isinstance(annotations, dict) and LAST_APPLIED in annotations:
-        annotations[LAST_APPLIED] = hashed(annotations[LAST_APPLIED])
-
-
-def _trim_entry(entry: Mapping[str, Any], is_made: bool) -> dict[str, Any]:
-    kept = {key: value for key, value in entry.items() if key != "fieldsV1"}
-    is_needed = entry.get("manager") == OUR_MANAGER or not is_made
-    if is_needed and entry.get("subresource") != "status" and "fieldsV1" in entry:
-        # Objects of one kind mostly have the same fields: they share one tree.
-        kept["fieldsV1"] = _fields(json.dumps(entry["fieldsV1"]))
+        kept["annotations"] = {**annotations, LAST_APPLIED: hashed(annotations[LAST_APPLIED])}
     return kept
 
 
-@lru_cache(maxsize=512)
-def _fields(text: str) -> Any:
-    return _shared(json.loads(text))
+def _trimmed_entry(entry: Mapping[str, Any], is_made: bool) -> dict[str, Any]:
+    kept = {key: value for key, value in entry.items() if key != "fieldsV1"}
+    is_needed = entry.get("manager") == OUR_MANAGER or not is_made
+    if is_needed and entry.get("subresource") != "status" and "fieldsV1" in entry:
+        kept["fieldsV1"] = entry["fieldsV1"]
+    return kept
+
+
+# Parts of objects, by what they are made of: each is kept once, as most pods differ in little.
+_PARTS: dict[tuple[object, ...], Any] = {}
+_MOST_PARTS = 20_000
 
 
 def _shared(value: Any) -> Any:
-    """The same value, whose keys and short texts are kept once for all objects."""
+    """The same value, whose parts are the same objects as the equal parts of others."""
     if isinstance(value, dict):
-        return {sys.intern(key): _shared(item) for key, item in value.items()}
+        made: Any = {sys.intern(key): _shared(item) for key, item in value.items()}
+        return _once(made, tuple(made), *map(_name, made.values()))
     if isinstance(value, list):
-        return [_shared(item) for item in value]
+        made = [_shared(item) for item in value]
+        return _once(made, *map(_name, made))
     return sys.intern(value) if isinstance(value, str) and len(value) <= _SHARED_TEXT else value
+
+
+def _name(value: Any) -> object:
+    """What tells a value from others. A part that is kept lives as long as what names it here."""
+    if isinstance(value, str):
+        return value
+    return (id(value),) if isinstance(value, dict | list) else (type(value), value)
+
+
+def _once(made: Any, *key: object) -> Any:
+    if len(_PARTS) >= _MOST_PARTS:
+        _PARTS.clear()
+    return _PARTS.setdefault((type(made), *key), made)
