@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -24,12 +25,13 @@ _MOST_BYTES = 64 << 20
 
 
 class Memory:
-    """For any number of threads."""
+    """For any number of threads. `key` is for hashes of what must not be guessed from them."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = Lock()
-        self._known: dict[ObjectId, Remembered] = _read(path)
+        self._known: dict[ObjectId, Remembered]
+        self.key, self._known = _read(path)
         self._seen: Mapping[ObjectId, Remembered] | None = None
         self._is_new = False
 
@@ -70,7 +72,8 @@ class Memory:
             if not self._is_new:
                 return
             self._is_new = False
-            text = json.dumps({"version": _VERSION, "objects": [_entry(*each) for each in self._known.items()]})
+            entries = [_entry(*each) for each in self._known.items()]
+            text = json.dumps({"version": _VERSION, "key": self.key.hex(), "objects": entries})
         with suppress(OSError):
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_atomically(self._path, text.encode())
@@ -83,17 +86,21 @@ def _entry(one: ObjectId, known: Remembered) -> list[Any]:
     return [name, said, _ADDITIONS.dump_python(known.additions, mode="json"), known.at]
 
 
-def _read(path: Path) -> dict[ObjectId, Remembered]:
+def _read(path: Path) -> tuple[bytes, dict[ObjectId, Remembered]]:
+    """Its key and what it remembers; a new key and nothing where it cannot be read."""
     try:
         if path.stat().st_size > _MOST_BYTES:
-            return {}
+            return _new_key(), {}
         document = json.loads(path.read_bytes())
         if document["version"] != _VERSION:
-            return {}
-        entries = document["objects"]
-        return {
+            return _new_key(), {}
+        return bytes.fromhex(document["key"]), {
             ObjectId(*name): Remembered(Applied(*said), _ADDITIONS.validate_python(added), float(at))
-            for name, said, added, at in entries
+            for name, said, added, at in document["objects"]
         }
     except (OSError, ValueError, KeyError, TypeError):
-        return {}
+        return _new_key(), {}
+
+
+def _new_key() -> bytes:
+    return secrets.token_bytes(16)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hmac
 import json
-import secrets as secrets_module
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,6 +17,7 @@ from reconciler.cluster.api.client import Client
 from reconciler.cluster.api.connection import ClusterConnection
 from reconciler.cluster.api.errors import ApiError, Conflict, Invalid, KindUnknown, NamespaceEnding, NotFound
 from reconciler.cluster.api.lease import Election, LeaseSettings
+from reconciler.cluster.api.trimming import hashed
 from reconciler.cluster.api.watch import KindState, Snapshot, WatchedKind, Watches
 from reconciler.cluster.crash_logs import CrashLogs
 from reconciler.cluster.health.children import Children, children_of
@@ -245,7 +245,7 @@ class ClusterTarget:
     def _where_it_belongs(self, one: DesiredObject, store: SecretStore) -> DesiredObject:
         if one.is_encrypted:
             data = store.data(one.id.namespace, one.id.name)
-            return one if data is None else replace(one, hash=f"{one.hash}+{_fingerprint(data)}")
+            return one if data is None else self._opened(one, data)
         if one.id.namespace or (resource := self._client.resource(one.id.group, one.id.kind)) is None:
             return one
         if not resource.namespaced:
@@ -253,6 +253,13 @@ class ClusterTarget:
         namespace = self._settings.default_namespace
         body = {**one.body, "metadata": {**one.body["metadata"], "namespace": namespace}}
         return replace(one, id=replace(one.id, namespace=namespace), body=body)
+
+    def _opened(self, one: DesiredObject, data: Mapping[str, bytes]) -> DesiredObject:
+        """With what stands for its values, as in live objects. The values themselves are only in what is sent."""
+        values = {key: hashed(value) for key, value in _encoded(data).items()}
+        text = json.dumps(sorted(values.items()))
+        fingerprint = hmac.digest(self._memory.key, text.encode(), "sha256").hex()[:16]
+        return replace(one, body={**one.body, "data": values}, hash=f"{one.hash}+{fingerprint}")
 
     def _is_unplaced(self, one: DesiredObject) -> bool:
         return not one.id.namespace and self._client.resource(one.id.group, one.id.kind) is None
@@ -365,8 +372,7 @@ class ClusterTarget:
         data = self._secrets().data(wanted.id.namespace, wanted.id.name)
         if data is None:
             raise Retryable(f"{wanted.origin}: {wanted.id} cannot be opened now; nothing of it is changed")
-        encoded = {key: base64.b64encode(value).decode() for key, value in data.items()}
-        return replace(wanted, body={**wanted.body, "data": encoded})
+        return replace(wanted, body={**wanted.body, "data": _encoded(data)})
 
     def _rules(self) -> Rules:
         own, name = self._settings.namespace, inventory_name(self.name)
@@ -437,13 +443,9 @@ def _of(seen: Snapshot, group: str, kind: str) -> tuple[KubeObject, ...]:
     return tuple(found for _, found in seen.of_kind(group, kind))
 
 
-_KEY = secrets_module.token_bytes(16)
-
-
-def _fingerprint(data: Mapping[str, bytes]) -> str:
-    """Tells whether a Secret changed, while this process runs, and nothing of what it says."""
-    text = json.dumps([[key, base64.b64encode(value).decode()] for key, value in sorted(data.items())])
-    return hmac.digest(_KEY, text.encode(), "sha256").hex()[:16]
+def _encoded(data: Mapping[str, bytes]) -> dict[str, str]:
+    """As a Secret has it."""
+    return {key: base64.b64encode(value).decode() for key, value in data.items()}
 
 
 def _held_gpus(pods: Iterable[KubeObject]) -> int:

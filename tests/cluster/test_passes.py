@@ -12,6 +12,7 @@ import yaml
 from tests.cluster.rig import ClusterRig, config_map
 from tests.controlplane.api import ApiError
 from tests.controlplane.control_plane import ControlPlane
+from tests.support.secret_files import age_key, encrypt
 
 pytestmark = pytest.mark.cluster
 MakeRig = Callable[..., ClusterRig]
@@ -132,6 +133,35 @@ def test_objects_that_git_drops_go_in_reverse_order(make_cluster: MakeRig):
     rig.api.patch(_config_map(rig, "later"), {"metadata": {"finalizers": None}})
     rig.sync()
     assert rig.api.find(_config_map(rig, "a")) is None
+
+
+def _secret(rig: ClusterRig, *recipients: str, **data: str) -> str:
+    metadata = {"name": "token", "namespace": rig.namespace}
+    body = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data}
+    return encrypt(yaml.safe_dump(body), *recipients)
+
+
+def test_encrypted_secret_is_applied_and_compared_without_its_value(make_cluster: MakeRig, tmp_path: Path):
+    recipient = age_key(tmp_path / "age.key")
+    rig = make_cluster(secrets={"age_key_file": str(tmp_path / "age.key")})
+    rig.push({"prod/token.yaml": _secret(rig, recipient, token="first")})
+    rig.sync()
+    there = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "token", "namespace": rig.namespace}}
+    assert rig.api.get(there)["data"] == {"token": "Zmlyc3Q="}
+    rig.writes()
+    rig.sync()
+    assert rig.writes() == []
+
+    rig.push({"prod/token.yaml": _secret(rig, recipient, token="second")})
+    (shown,) = rig.plan()["objects"]
+    assert shown["differences"] == ["data.token: *** → ***"]
+    rig.sync()
+    assert rig.api.get(there)["data"] == {"token": "c2Vjb25k"}
+
+    rig.api.patch(there, {"stringData": {"token": "edited"}}, manager="kubectl-edit")
+    assert rig.changes() == {"Secret/token": "repair"}
+    rig.sync()
+    assert rig.api.get(there)["data"] == {"token": "c2Vjb25k"}
 
 
 def test_missing_cluster_file_and_unreadable_documents_prune_nothing(make_cluster: MakeRig):
