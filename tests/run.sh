@@ -8,6 +8,7 @@
 #                                --kubeconfig FILE names a cluster to use instead, one that may be damaged
 #   tests/run.sh e2e [ARGS]      tests with real git, real vLLM and real Envoy; ARGS go to pytest
 #   tests/run.sh host [ARGS]     tests on machines with a systemd of their own (root only); ARGS go to pytest
+#   tests/run.sh demo [--once]   the demo of a cluster, on the control plane of the tests: what deploy/demo.sh --cluster runs
 #   tests/run.sh bench           the benchmarks, as JSON; not part of everything
 #   tests/run.sh newest [PART]   any of these with the newest dependencies that pyproject.toml allows, in environments of their
 #                                own; before every release. deploy/pins.sh makes them the pinned ones
@@ -258,7 +259,8 @@ main() {
     e2e) e2e "$@" ;;
     host) host "$@" ;;
     bench) bench ;;
-    *) die "$part: no such part; the parts are all, fast, unit, cluster, e2e, host, bench and newest" ;;
+    demo) find_control_plane; exec "$VENV/bin/python" -m tests.controlplane.demo "$@" ;;
+    *) die "$part: no such part; the parts are all, fast, unit, cluster, e2e, host, demo, bench and newest" ;;
   esac
   finish
 }
