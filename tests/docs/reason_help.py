@@ -291,6 +291,7 @@ HELP: Mapping[str, Mapping[R, Help]] = {
         R.NOT_LEADER: ("looks, and changes nothing", "nothing; or end the daemon that the message names"),
         R.FAILED_MOUNT: (ON_CLUSTER_WAITS, "create or repair the volume that the message names"),
         R.MISSING: ("applies it, unless the plan says why not", "nothing"),
+        R.NODE_LOST: (ON_CLUSTER_WAITS, "repair the node, or delete it so that its pods start elsewhere"),
         R.OBJECT_FAILED: ("shows it, and goes on with what does not depend on it", "correct what the message names"),
         R.OOM_KILLED: (CLUSTER_REJECTS, "raise `resources.limits.memory`, or make the model need less"),
         R.QUOTA_EXCEEDED: (ON_CLUSTER_WAITS, "raise the ResourceQuota, or free what uses it"),

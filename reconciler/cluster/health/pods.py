@@ -112,7 +112,7 @@ def pod_state(pod: KubeObject, context: PodContext) -> PodState:
     scheduled = known.get("PodScheduled", NO_CONDITION)
     if scheduled.is_false or not _is_placed(pod, scheduled):
         return _unscheduled(pod, scheduled, context)
-    return _placed(pod, scheduled, context, crashes)
+    return _placed(pod, scheduled, ready, context, crashes)
 
 
 def _is_placed(pod: KubeObject, scheduled: Condition) -> bool:
@@ -151,15 +151,29 @@ def _lack(scheduled: Condition, scale_up: KubeObject, comes: bool) -> Problem:
     return Problem(code, said, Fault.CLUSTER, lasting=False)
 
 
-def _placed(pod: KubeObject, scheduled: Condition, context: PodContext, crashes: int) -> PodState:
+def _placed(pod: KubeObject, scheduled: Condition, ready: Condition, context: PodContext, crashes: int) -> PodState:
     name = name_of(pod)
     phase, since = _progress(pod, scheduled)
-    problem = _first_problem(pod, context)
+    problem, limit = _first_problem(pod, context), context.limits.of(phase)
     if phase is Phase.PULLING:
         problem = problem or _held_up(context.last(name, _HELD_UP))
         since = max(since or 0.0, event_time(context.last(name, ["Pulled"]))) or None
-    return PodState(
-        name, phase, since=since, due=_after(since, context.limits.of(phase)), problem=problem, crashes=crashes
+    elif problem is None and _was_ready(phase, since, ready):
+        problem, since, limit = _unready(ready), ready.at, context.limits.patience
+    return PodState(name, phase, since=since, due=_after(since, limit), problem=problem, crashes=crashes)
+
+
+def _was_ready(phase: Phase, since: float | None, ready: Condition) -> bool:
+    """Before its containers started it was not ready either: only what changed later was a loss."""
+    return phase is Phase.LOADING and ready.is_false and ready.at is not None and since is not None and ready.at > since
+
+
+def _unready(ready: Condition) -> Problem:
+    """The kubelet says that containers are not ready; when its node is lost, a controller says it without a reason."""
+    if ready.reason == "ContainersNotReady":
+        return Problem(ReasonCode.HUNG, "it was ready, and its readiness probe fails now", Fault.COMMIT, lasting=False)
+    return Problem(
+        ReasonCode.NODE_LOST, "it was ready, and its node does not answer any more", Fault.CLUSTER, lasting=False
     )
 
 

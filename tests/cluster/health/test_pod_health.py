@@ -200,6 +200,25 @@ def test_container_that_crashes_often_does_not_look_well_between_crashes() -> No
     assert not long_after.problem.lasting
 
 
+@pytest.mark.parametrize(
+    ("written", "code", "fault"),
+    [
+        ("False ContainersNotReady", ReasonCode.HUNG, Fault.COMMIT),
+        ("False", ReasonCode.NODE_LOST, Fault.CLUSTER),
+    ],
+)
+def test_pod_that_was_ready_and_is_not_any_more_is_not_loading(written: str, code: ReasonCode, fault: Fault) -> None:
+    main = {"name": "kserve-container", "state": running(20)}
+    lost = condition("Ready", written, 5000)
+    found = state(pod(phase="Running", conditions=[PLACED, lost], containerStatuses=[main]), now=5010)
+    assert found.problem
+    assert (found.problem.code, found.problem.fault) == (code, fault)
+    assert found.due == START + 5000 + LIMITS.patience
+    starting = condition("Ready", "False ContainersNotReady", 10)
+    found = state(pod(phase="Running", conditions=[PLACED, starting], containerStatuses=[main]))
+    assert (found.problem, found.due) == (None, START + 20 + LIMITS.loading)
+
+
 def test_failing_download_is_told_as_one_and_blames_no_commit() -> None:
     init = {"name": "storage-initializer", "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": ended(1)}
     found = state(pod(initContainerStatuses=[init], containerStatuses=[waiting("PodInitializing")]))
