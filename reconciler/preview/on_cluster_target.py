@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from reconciler.cluster.objects.compare import HIDDEN
+from reconciler.cluster.objects.confidential import HIDDEN
 from reconciler.cluster.objects.ignore import is_secret
 from reconciler.cluster.objects.options import options_of
 from reconciler.cluster.objects.order import Ordered, apply_order

@@ -7,15 +7,12 @@ was after our last apply; only if that differs are the fields looked at one by o
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final
 
 from reconciler.cluster.objects.differences import FieldChange, differences
-from reconciler.cluster.objects.ignore import Rules, applied_body, ignored_paths, is_secret
+from reconciler.cluster.objects.ignore import Rules, applied_body, ignored_paths
 from reconciler.cluster.objects.owned import owned_fields, projection_hash
 from reconciler.cluster.objects.owners import as_taken_over, owners_of
 from reconciler.model import DesiredObject, KubeObject
-
-HIDDEN: Final = "***"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +136,4 @@ def _since_our_apply(desired: DesiredObject, live: KubeObject, known: Applied, r
 
 
 def _changes(desired: DesiredObject, live: KubeObject, rules: Rules) -> tuple[FieldChange, ...]:
-    found = differences(applied_body(desired, live, rules), live)
-    return tuple(map(_hidden, found)) if is_secret(desired.id) else found
-
-
-def _hidden(change: FieldChange) -> FieldChange:
-    """A Secret's values are shown nowhere; its labels are."""
-    if not change.path.startswith("data"):
-        return change
-    before, after = (None if value is None else HIDDEN for value in (change.before, change.after))
-    return replace(change, before=before, after=after)
+    return differences(applied_body(desired, live, rules), live)

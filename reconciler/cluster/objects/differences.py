@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from reconciler.cluster.api.trimming import hashed, is_hash
+from reconciler.cluster.objects.confidential import shown
 from reconciler.cluster.objects.owned import Manager, child_of, item_keys
 from reconciler.cluster.objects.places import Place
 from reconciler.kserve.quantity import canonical, is_quantity
@@ -22,14 +23,15 @@ _OF_QUANTITIES: Final = frozenset(
 _QUANTITIES: Final = frozenset({"sizeLimit", "divisor"})
 
 _Path = tuple[str, ...]
+_Found = tuple[_Path, Place]
 
 
 @dataclass(frozen=True, slots=True)
 class FieldChange:
     """One difference. `before` is live, `after` is in git; None: absent.
 
-    `path` is as in `DesiredObject.lines`; of an item that git does not have it is `spec.containers[name=x]`.
-    `manager` owns the live value, if not we alone do; `applies`: by server-side apply.
+    `path` is as in `DesiredObject.lines`; of an item that git does not have it is `spec.containers[name=x]`. What may
+    not be shown is `***` in both. `manager` owns the live value, if not we alone do; `applies`: by server-side apply.
     """
 
     path: str
@@ -43,39 +45,17 @@ def differences(body: KubeObject, live: KubeObject) -> tuple[FieldChange, ...]:
     """All of them, in git's order. `body` is what is applied."""
     root = Place.of(body, live)
     names = [name for name in body if name not in ("apiVersion", "kind", "status")]
-    changes = [change for name in names for change in _of(root.field(name), (name,))]
-    return (*changes, *_removed_from_map(root, ()))
+    found = [each for name in names for each in _of(root.field(name), (name,))]
+    return tuple(_told(place, path, (body, live)) for path, place in (*found, *_removed_from_map(root, ())))
 
 
-def live_view(body: KubeObject, live: KubeObject) -> KubeObject:
-    """The live object as git would write it: what is the same is written the same, and what is neither in git nor ours
-    is left out. Both beside each other show the differences."""
-    root = Place.of(body, live)
-    kept = {name: value for name in ("apiVersion", "kind") if (value := live.get(name)) is not None}
-    return kept | (_view(replace(root, want={name: body[name] for name in body if name != "status"}), ()) or {})
-
-
-def _view(place: Place, path: _Path) -> Any:
-    want, live = place.want, place.live
-    if isinstance(want, dict) and isinstance(live, dict):
-        gone = [key[2:] for key, _ in place.our_children() if key.startswith("f:") and want.get(key[2:]) is None]
-        shown = {name: _view(place.field(name), (*path, name)) for name in want}
-        shown |= {name: place.field(name).live for name in gone}
-        return {name: value for name, value in shown.items() if value is not None}
-    if isinstance(want, list) and isinstance(live, list) and (place.keys() or len(want) == len(live)):
-        items = [_view(item, (*path, str(number))) for number, item in place.items()]
-        gone_items = [child_of(live, change) for change in _gone_keys(place)]
-        return [item for item in [*items, *gone_items] if item is not None]
-    return want if _is_same(want, live, path) else live
-
-
-def _of(place: Place, path: _Path) -> Iterator[FieldChange]:
+def _of(place: Place, path: _Path) -> Iterator[_Found]:
     want, live = place.want, place.live
     if want is None:
         return
     if isinstance(want, dict | list) and want != live and place.is_theirs_whole:
         # As one value it is in our way, also by what git does not write.
-        yield _change(place, path)
+        yield path, place
     elif isinstance(want, dict) and isinstance(live, dict):
         for name in want:
             yield from _of(place.field(name), (*path, name))
@@ -83,27 +63,27 @@ def _of(place: Place, path: _Path) -> Iterator[FieldChange]:
     elif isinstance(want, list) and isinstance(live, list):
         yield from _of_lists(place, path)
     elif not _is_same(want, live, path):
-        yield _change(place, path)
+        yield path, place
 
 
-def _of_lists(place: Place, path: _Path) -> Iterator[FieldChange]:
+def _of_lists(place: Place, path: _Path) -> Iterator[_Found]:
     if place.is_set:
         missing = [item for item in place.want if item not in place.live]
         gone = [value for key, value in place.our_children() if key.startswith("v:") and value not in place.want]
         if missing or gone:
-            yield _change(place, path)
+            yield path, place
     elif place.keys():
         for number, item in place.items():
             yield from _of(item, (*path, str(number)))
         yield from _removed_items(place, path)
     elif len(place.want) != len(place.live):
-        yield _change(place, path)
+        yield path, place
     else:
         for number, item in place.items():
             yield from _of(item, (*path, str(number)))
 
 
-def _removed_from_map(place: Place, path: _Path) -> Iterator[FieldChange]:
+def _removed_from_map(place: Place, path: _Path) -> Iterator[_Found]:
     """What is ours and not in git any more."""
     for key, _ in place.our_children():
         name = key[2:]
@@ -111,22 +91,22 @@ def _removed_from_map(place: Place, path: _Path) -> Iterator[FieldChange]:
             yield from _removed(place.field(name), (*path, name))
 
 
-def _removed(place: Place, path: _Path) -> Iterator[FieldChange]:
+def _removed(place: Place, path: _Path) -> Iterator[_Found]:
     if place.is_ours_whole or not isinstance(place.live, dict | list):
         if place.live not in ({}, []):
-            yield _change(place, path)
+            yield path, place
     elif isinstance(place.live, dict):
         yield from _removed_from_map(replace(place, want={}), path)
     elif place.is_set:
-        yield _change(place, path)
+        yield path, place
     else:
         yield from _removed_items(replace(place, want=[]), path)
 
 
-def _removed_items(place: Place, path: _Path) -> Iterator[FieldChange]:
+def _removed_items(place: Place, path: _Path) -> Iterator[_Found]:
     for key in _gone_keys(place):
         keys = ",".join(f"{name}={each}" for name, each in item_keys(key))
-        yield _change(place.item(None, child_of(place.live, key)), (*path[:-1], f"{path[-1]}[{keys}]"))
+        yield (*path[:-1], f"{path[-1]}[{keys}]"), place.item(None, child_of(place.live, key))
 
 
 def _gone_keys(place: Place) -> list[str]:
@@ -136,9 +116,10 @@ def _gone_keys(place: Place) -> list[str]:
     return [key for key, value in ours if not any(value is each for each in wanted)]
 
 
-def _change(place: Place, path: _Path) -> FieldChange:
+def _told(place: Place, path: _Path, trees: tuple[KubeObject, KubeObject]) -> FieldChange:
     holder = next(iter(place.others), None) if place.ours is None else None
-    return FieldChange(".".join(path), place.live, place.want, *(_named(holder) if holder else ()))
+    before, after = (shown(value, path, trees) for value in (place.live, place.want))
+    return FieldChange(".".join(path), before, after, *(_named(holder) if holder else ()))
 
 
 def _named(manager: Manager) -> tuple[str, bool]:

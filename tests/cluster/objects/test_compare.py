@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from reconciler.cluster.objects.compare import (
     applied,
     compare,
 )
-from reconciler.cluster.objects.differences import FieldChange, differences, live_view
+from reconciler.cluster.objects.differences import FieldChange, differences
 from reconciler.cluster.objects.ignore import NO_RULES, Rules
 from tests.cluster.objects.parts import config_map, deployment, desired, entry, fields_of_object, live, ours
 
@@ -213,10 +214,39 @@ def test_compare_secret_shows_no_value() -> None:
     )
 
 
-def test_live_view_shows_differences_and_nothing_else() -> None:
-    body = deployment(image="a:2", replicas=None)
-    there = copy.deepcopy(deployment())
-    there["spec"]["template"]["spec"] |= {"restartPolicy": "Always"}
-    there["spec"]["template"]["spec"]["containers"][0]["resources"] = {"requests": {"cpu": "1", "memory": "1Gi"}}
-    view = live_view(body, live(there, ours(deployment())))
-    assert view == deployment(image="a:1")
+def with_container(**fields: Any) -> dict[str, Any]:
+    body = copy.deepcopy(deployment())
+    body["spec"]["template"]["spec"]["containers"][0] |= fields
+    return body
+
+
+@pytest.mark.parametrize(
+    ("field", "before", "after", "told"),
+    [
+        ("env", [{"name": "HF_TOKEN", "value": "old"}], [{"name": "HF_TOKEN", "value": "new"}], ["env.0.value"]),
+        ("env", [{"name": "A", "value": "1"}], [{"name": "HF_TOKEN", "value": "new"}], ["env.0"]),
+        ("args", ["--api-key", "old"], ["--api-key", "new"], ["args.1"]),
+        ("args", ["--api-key=old"], ["--api-key=new"], ["args.0"]),
+        ("args", ["--api-key", "old"], ["--api-key", "new", "--x"], ["args"]),
+    ],
+)
+def test_compare_shows_no_value_that_is_named_like_a_secret(field: str, before: Any, after: Any, told: Any) -> None:
+    there = with_container(**{field: before})
+    found = compare(desired(with_container(**{field: after})), live(there, ours(there)), None, NO_RULES)
+    assert isinstance(found, Changed)
+    assert told[0] in [each.path.removeprefix("spec.template.spec.containers.0.") for each in found.changes]
+    assert not {"old", "new"} & set(re.findall(r"\w+", str(found)))
+    assert "***" in str(found)
+
+
+def test_compare_shows_references_to_secrets_and_other_values() -> None:
+    there = with_container(args=["--max-num-batched-tokens=1"], envFrom=[{"secretRef": {"name": "a"}}])
+    after = with_container(args=["--max-num-batched-tokens=2"], envFrom=[{"secretRef": {"name": "b"}}])
+    found = compare(desired(after), live(there, ours(there)), None, NO_RULES)
+    assert "***" not in str(found)
+
+
+def test_compare_config_map_shows_no_value_that_is_named_like_a_secret() -> None:
+    body = config_map() | {"data": {"password": "old"}}
+    found = compare(desired(body | {"data": {"password": "new"}}), live(body, ours(body)), None, NO_RULES)
+    assert found == Changed((FieldChange("data.password", "***", "***"),))
