@@ -148,7 +148,9 @@ def _subject(action: Action) -> str:
     if isinstance(action, Start):
         return build_of(action.digest, action.translation) if action.translation else action.digest
     replica = getattr(action, "replica", None)
-    return replica.serial if replica else str(getattr(action, "key", "") or getattr(action, "image", ""))
+    if replica:
+        return str(replica.serial)
+    return next((str(found) for name in ("object", "key", "image") if (found := getattr(action, name, ""))), "")
 
 
 def _failed(
