@@ -35,6 +35,7 @@ from reconciler.cluster.observed import NO_CHILDREN, ClusterObserved, Remembered
 from reconciler.cluster.rollout.additions import NO_ADDITIONS, Additions
 from reconciler.cluster.rollout.gpus import is_holding, requests_of
 from reconciler.cluster.rollout.last_good import RECORD_OF, ServiceRecord, read_secret
+from reconciler.cluster.succession import Succession
 from reconciler.config.settings import ClusterSettings
 from reconciler.errors import ReconcileError, Retryable, Terminal
 from reconciler.kserve.names import STOP
@@ -99,6 +100,7 @@ class ClusterTarget:
         self._health = HealthMemo(limits)
         self._logs = CrashLogs(self._client)
         self._election: Election | None = None
+        self._succession = Succession(applied.with_name("leaders"))
         self._wanted: tuple[tuple[DesiredObject, ...], SecretStore, tuple[DesiredObject, ...]] | None = None
         self._version = ""
         self._has_looked = False
@@ -109,13 +111,14 @@ class ClusterTarget:
         """Take part in the election of who acts. It is not waited for: until it is won, nothing is done."""
         if self._election is None:
             names = LeaseSettings(self._settings.namespace, inventory_name(self.name), socket.gethostname())
-            self._election = Election(self._connection, names, self._wake)
+            self._election = Election(self._connection, names, self._wake, self._succession.follow)
 
     def close(self) -> None:
         """End threads. What serves keeps serving."""
         self._watches.close()
         if self._election is not None:
             self._election.close()
+        self._succession.close()
         self._memory.save()
         self._client.close()
 
@@ -216,6 +219,7 @@ class ClusterTarget:
         own = self._settings.namespace
         kinds = {(one.group, one.kind) for one in inventory.members} | {(one.id.group, one.id.kind) for one in wanted}
         yield from (WatchedKind(group, kind) for group, kind in kinds)
+        yield _watched(self._parent())
         if SERVICE in kinds or desired.services:
             spaces = {one.namespace for one in self._services(desired, inventory)}
             for group, kind in (SERVICE, *_RUNTIMES, ("apps", "Deployment"), ("apps", "ReplicaSet"), ("", "Node")):
@@ -265,9 +269,17 @@ class ClusterTarget:
         return not one.id.namespace and self._client.resource(one.id.group, one.id.kind) is None
 
     def _inventory(self) -> ClusterInventory:
-        own, name = self._settings.namespace, inventory_name(self.name)
-        found = self._client.get(ObjectId("", "ConfigMap", own, name))
-        return read_inventory(name, own, self.name, found)
+        """By the watch while we lead: then nobody else writes it. A stale one could not be written, by its version."""
+        one = self._parent()
+        is_ours = self._election is not None and self._election.leadership().is_ours
+        seen = self._watches.current(_watched(one)) if is_ours else None
+        found = seen.get(one) if seen else None
+        if found is None:
+            found = self._client.get(one)
+        return read_inventory(one.name, one.namespace, self.name, found)
+
+    def _parent(self) -> ObjectId:
+        return ObjectId("", "ConfigMap", self._settings.namespace, inventory_name(self.name))
 
     def _records(self, seen: Snapshot) -> dict[ServiceId, ServiceRecord]:
         found = {}
@@ -304,7 +316,7 @@ class ClusterTarget:
             case ApplyObject():
                 self._apply(action)
             case WriteInventory():
-                self._client.apply(action.body, force=True)
+                self._see(self._client.apply(action.body, force=True))
             case KeepLastGood() | NoteTry():
                 self._see(self._client.apply(action.record, force=True))
             case StopService():
@@ -407,6 +419,10 @@ def _expected(git: DesiredObject | None, remembered: Mapping[ObjectId, Remembere
 def inventory_name(target: str) -> str:
     """Of the ConfigMap that holds a target's inventory, and of its Lease."""
     return f"reconciler-{target}"
+
+
+def _watched(one: ObjectId) -> WatchedKind:
+    return WatchedKind(one.group, one.kind, namespace=one.namespace, name=one.name)
 
 
 def connection_of(settings: ClusterSettings) -> ClusterConnection:

@@ -118,7 +118,7 @@ def test_daemon_may_do_what_it_does(installed: Path, api: Api) -> None:
     for group, resource in (("apps", "deployments"), ("apps", "replicasets"), *_LOOKED_AT):
         assert all(can(api, verb, group, resource) for verb in READS)
     assert can(api, "get", "", "pods", subresource="log")
-    own = {"configmaps": ("get", "create", "patch"), "secrets": (*READS, *CHANGES)}
+    own = {"configmaps": (*READS, "create", "patch"), "secrets": (*READS, *CHANGES)}
     assert all(can(api, verb, "", resource, "reconciler") for resource, verbs in own.items() for verb in verbs)
     assert all(can(api, verb, "coordination.k8s.io", "leases", "reconciler") for verb in ("get", "create", "update"))
 

@@ -52,14 +52,22 @@ class Leadership:
 class Election:
     """Takes part in the election, in a thread of its own, until it is closed."""
 
-    def __init__(self, connection: ClusterConnection, settings: LeaseSettings, changed: Callable[[], None]) -> None:
-        """`changed` is called from the thread whenever we become leader or cease to be; it must not block."""
+    def __init__(
+        self,
+        connection: ClusterConnection,
+        settings: LeaseSettings,
+        changed: Callable[[], None],
+        follow: Callable[[str], frozenset[str]] = lambda _: frozenset(),
+    ) -> None:
+        """`changed` is called from the thread whenever we become leader or cease to be; it must not block.
+        `follow` is told our identity, and gives those of processes that are known to have ended."""
         # Renewals wait for no other requests, and are given up while there is still time for another.
         self._client = Client(replace(connection, qps=0.0, timeout=settings.renew_every * 1.5))
         self._settings = settings
         self._changed = changed
         # A process that was started again under the same name is another one.
         self._identity = f"{settings.identity}_{uuid.uuid4().hex[:8]}"
+        self._dead = follow(self._identity)
         self._id = ObjectId(GROUP, KIND, settings.namespace, settings.name)
         # What was last seen of it, and since when it is like that, by our monotonic clock.
         self._seen: KubeObject | None = None
@@ -138,7 +146,7 @@ class Election:
 
     def _may_take(self) -> bool:
         holder = _holder(self._seen)
-        if self._seen is None or not holder or holder == self._identity:
+        if self._seen is None or holder in {"", self._identity, *self._dead}:
             return True
         # As long as its holder said that it is good for, and no less than what we know that a leader needs.
         good_for = max(_good_for(self._seen), self._settings.good_for)

@@ -20,7 +20,7 @@ import urllib3
 
 from reconciler.cluster.api.client import Client, Listing
 from reconciler.cluster.api.discovery import Resource
-from reconciler.cluster.api.errors import Asked, Expired, KindUnknown, Unreached, error_of
+from reconciler.cluster.api.errors import Asked, Expired, Forbidden, KindUnknown, Unreached, error_of
 from reconciler.cluster.api.kept import Kept
 from reconciler.cluster.api.transport import Request
 from reconciler.cluster.api.trimming import trimmed
@@ -41,13 +41,20 @@ _PIECE = 1 << 16
 
 @dataclass(frozen=True, slots=True, order=True)
 class WatchedKind:
-    """What is watched: a kind (in a version, or the preferred one), of one namespace or of all, with these labels."""
+    """What is watched: a kind (in a version, or the preferred one), of one namespace or of all, with these labels, or
+    the one object of this name."""
 
     group: str
     kind: str
     version: str = ""
     namespace: str = ""
     labels: str = ""
+    name: str = ""
+
+    @property
+    def fields(self) -> str:
+        """The field selector."""
+        return f"metadata.name={self.name}" if self.name else ""
 
     def __str__(self) -> str:
         name = f"{self.kind}.{self.group}" if self.group else self.kind
@@ -132,8 +139,14 @@ class Watches:
             feeds = dict(self._feeds)
         return Snapshot({kind: feed.seen() for kind, feed in feeds.items()})
 
+    def current(self, kind: WatchedKind) -> Mapping[ObjectId, KubeObject] | None:
+        """What there is, as told by a watch that is open; None: the API server must be asked."""
+        with self._lock:
+            feed = self._feeds.get(kind)
+        return feed.current() if feed is not None else None
+
     def wait_until_known(self, seconds: float) -> bool:
-        """Wait until every kind has been listed, or is known to be absent; False: some is not."""
+        """Wait until every kind has been listed, is absent, or may not be listed; False: some is not."""
         ends = time.monotonic() + seconds
         with self._lock:
             feeds = list(self._feeds.values())
@@ -158,7 +171,9 @@ class Watches:
             return [
                 feed
                 for kind, feed in self._feeds.items()
-                if (kind.group, kind.kind) == (id.group, id.kind) and kind.namespace in ("", id.namespace)
+                if (kind.group, kind.kind) == (id.group, id.kind)
+                and kind.namespace in ("", id.namespace)
+                and kind.name in ("", id.name)
             ]
 
 
@@ -216,6 +231,12 @@ class _Feed:
         with self._lock:
             return self._status(), self._kept.seen()
 
+    def current(self) -> Mapping[ObjectId, KubeObject] | None:
+        status, objects = self.seen()
+        with self._lock:
+            is_open = self._progress.opened_at is not None and self._progress.broken_since is None
+        return objects if is_open and status.state is KindState.SYNCED else None
+
     def put(self, found: KubeObject) -> None:
         with self._lock:
             # Whether a new object has the labels that are watched for, the watch says.
@@ -249,6 +270,9 @@ class _Feed:
                 self._turn()
             except (ReconcileError, urllib3.exceptions.HTTPError, OSError) as error:
                 self._broke(str(error))
+                if isinstance(error, Forbidden):
+                    # Nothing is gained by waiting for it.
+                    self.known.set()
             except Exception as error:
                 # A bug in reading one answer must not end the watch: the next list may be read.
                 self._kept.relist()
@@ -269,7 +293,8 @@ class _Feed:
             self._kept.relist()
         try:
             if not self._kept.version:
-                self._replace(self._client.list(resource, self._kind.namespace, self._kind.labels))
+                kind = self._kind
+                self._replace(self._client.list(resource, kind.namespace, kind.labels, kind.fields))
             self._watch(resource)
         except (Expired, KindUnknown) as error:
             self._kept.relist()
@@ -304,8 +329,8 @@ class _Feed:
             "resourceVersion": self._kept.version,
             "timeoutSeconds": str(random.randint(*_WATCH_SECONDS)),  # noqa: S311
         }
-        if self._kind.labels:
-            query["labelSelector"] = self._kind.labels
+        selectors = {"labelSelector": self._kind.labels, "fieldSelector": self._kind.fields}
+        query |= {key: value for key, value in selectors.items() if value}
         asked = Asked("watch", f"watch of {self._kind}")
         return Request("GET", resource.path(self._kind.namespace), asked, query)
 
