@@ -68,6 +68,8 @@ from reconciler.model import (
 _LONGEST_LIST = 50
 # Seconds until a kind that is not served is looked for again.
 _KIND_AGAIN = 5.0
+# A person did it, without git.
+_BY_HAND = Reason(ReasonCode.SUSPENDED, "suspended manually; `reconciler resume` resumes it", NO_ORIGIN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +199,8 @@ class _Pass:
         try:
             if (why := self._why_not(wanted, options, order)) is not None:
                 return self._left(wanted, *why)
+            if self.holds.suspends_everything and wanted.service is None:
+                return _Decided(_suspended_object(wanted))
             if wanted.service is not None and wanted.service in services:
                 return self._service(wanted, services[wanted.service], options, waves[wanted.id], rules)
             return self._object(wanted, options, waves[wanted.id], rules)
@@ -494,11 +498,15 @@ def _service_health(s: ServiceInputs) -> Health:
 
 
 def _suspended(s: ServiceInputs) -> _Decided:
-    # A person did it, without git.
-    why = Reason(ReasonCode.SUSPENDED, "suspended manually; `reconciler resume` resumes it", NO_ORIGIN)
-    shown = Health(HealthStatus.SUSPENDED, why)
-    said = ObjectPlan(s.git.id, Sync.UNKNOWN, shown, origin=s.git.origin, why=why.message, service=s.desired.id)
-    return _Decided(said, verdict=ServicePlan(s.desired.id, Sync.UNKNOWN, shown, step="suspended"))
+    said = _suspended_object(s.git)
+    return _Decided(said, verdict=ServicePlan(s.desired.id, Sync.UNKNOWN, said.health, step="suspended"))
+
+
+def _suspended_object(wanted: DesiredObject) -> ObjectPlan:
+    shown = Health(HealthStatus.SUSPENDED, _BY_HAND)
+    return ObjectPlan(
+        wanted.id, Sync.UNKNOWN, shown, origin=wanted.origin, why=_BY_HAND.message, service=wanted.service
+    )
 
 
 def _service_verdict(

@@ -70,7 +70,8 @@ def prune(desired: DesiredState, seen: ClusterObserved, holds: Holds) -> Pruning
     kept = dict(found.kept) | {one: _unseen(one) for one in found.unknown}
     going = {}
     for each in found.delete:
-        if (service := service_of(each.id)) is not None and holds.suspends(service):
+        service = service_of(each.id)
+        if holds.suspends_everything or (service is not None and holds.suspends(service)):
             kept[each.id] = host_reason(ReasonCode.SUSPENDED, "suspended manually; `reconciler resume` resumes it")
         else:
             going[each.id] = each.uid

@@ -34,5 +34,9 @@ class Holds:
         """Why nothing may run; None when something may."""
         return self.drain or self.drained_by_hand
 
+    @property
+    def suspends_everything(self) -> bool:
+        return EVERYTHING in self.suspended
+
     def suspends(self, service: ServiceId) -> bool:
         return bool(self.suspended) and (EVERYTHING in self.suspended or str(service) in self.suspended)
