@@ -21,12 +21,14 @@ CLUSTER = "apiVersion: reconciler/v1alpha1\nkind: Cluster\nmetadata: {name: prod
 
 @dataclass
 class ClusterRig:
-    """One target, `prod`, whose documents go to `namespace` where they name none. `target` are further settings."""
+    """One target, `prod`, whose documents go to `namespace` where they name none. `target` are further
+    settings of it, `others` of the daemon."""
 
     folder: Path
     plane: ControlPlane
     namespace: str
     target: Document = field(default_factory=dict)
+    others: Document = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.repository = self.folder / "git"
@@ -43,21 +45,24 @@ class ClusterRig:
             "source": {"url": str(self.repository), "branch": "main"},
             "state_dir": str(self.folder / "state"),
             "web": {"listen": "127.0.0.1:0"},
-            "targets": [
-                {
-                    "name": "prod",
-                    "kind": "kubernetes",
-                    "paths": ["prod"],
-                    "kubeconfig": str(self.plane.kubeconfig),
-                    "namespace": self.namespace,
-                    "default_namespace": self.namespace,
-                    "qps": 0,
-                    "rollout": {"min_ready": "200ms"},
-                    **self.target,
-                }
-            ],
+            "targets": [self.target_settings],
+            **self.others,
         }
         self.config.write_text(yaml.safe_dump(settings))
+
+    @property
+    def target_settings(self) -> Document:
+        return {
+            "name": "prod",
+            "kind": "kubernetes",
+            "paths": ["prod"],
+            "kubeconfig": str(self.plane.kubeconfig),
+            "namespace": self.namespace,
+            "default_namespace": self.namespace,
+            "qps": 0,
+            "rollout": {"min_ready": "200ms"},
+            **self.target,
+        }
 
     @property
     def settings(self) -> Settings:

@@ -15,8 +15,9 @@ import signal
 import sys
 import threading
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import git  # noqa: F401 - a forked process need not read them
 import uvicorn.lifespan.off  # noqa: F401
@@ -46,12 +47,12 @@ class Here(threading.local):
         self.seen: Counter[str] = Counter()
 
 
-_here = Here()
+here = Here()
 
 
 def boundary(step: str) -> None:
-    _here.seen[step] += 1
-    label = f"{_here.action}: {step} #{_here.seen[step]}" if _here.action else f"beside: {step}"
+    here.seen[step] += 1
+    label = f"{here.action}: {step} #{here.seen[step]}" if here.action else f"beside: {step}"
     if label in _DIED:
         return
     with _LOCK, DIED_AT.open("a") as log:
@@ -61,13 +62,13 @@ def boundary(step: str) -> None:
 
 
 def on_event(event: str, args: tuple[Any, ...]) -> None:
-    if event in FILES and (_here.action or event == "os.rename"):
+    if event in FILES and (here.action or event == "os.rename"):
         path = os.fsdecode(args[FILES[event]]) if not isinstance(args[FILES[event]], int) else "a folder"
         if not path.endswith(".new"):
             # Each preflight has a name of its own, and they are all the same boundary.
             name = re.sub(r"-[0-9a-f]{8}\.service", "-*.service", Path(path).name)
             boundary(f"{event} {Path(path).parent.name}/{name}")
-    elif event == "subprocess.Popen" and _here.action:
+    elif event == "subprocess.Popen" and here.action:
         boundary(f"spawn {Path(os.fsdecode(args[0])).name}")
 
 
@@ -76,7 +77,7 @@ def watch_calls() -> None:
 
     def running(action: Action, *rest: Any) -> Any:
         subject = action.reason if isinstance(action, SetRoutes) else subject_of(action)
-        _here.action, _here.seen = f"{type(action).__name__} {subject}", Counter()
+        here.action, here.seen = f"{type(action).__name__} {subject}", Counter()
         try:
             if not isinstance(action, Reject):
                 return run(action, *rest)
@@ -86,7 +87,7 @@ def watch_calls() -> None:
             boundary("end")
             return result
         finally:
-            _here.action = ""
+            here.action = ""
 
     def asking(bus: Bus, method: str, *rest: Any) -> Any:
         if not method.startswith(ASKING):
@@ -103,22 +104,27 @@ def watch_calls() -> None:
 _DIED: set[str] = set()
 
 
-def live() -> None:
+def live(watch: Callable[[], None]) -> None:
     """One daemon."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     _DIED.update(DIED_AT.read_text().splitlines())
-    watch_calls()
+    watch()
     sys.addaudithook(on_event)
     sys.argv = ["reconciler", *sys.argv[1:]]
     main()
 
 
-if __name__ == "__main__":
+def live_again_and_again(watch: Callable[[], None]) -> NoReturn:
+    """Until a daemon ends by itself. `watch` has boundaries noticed."""
     DIED_AT.touch()
     status = -signal.SIGKILL
     while status == -signal.SIGKILL:
         if (pid := os.fork()) == 0:
-            live()
+            live(watch)
             os._exit(0)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     sys.exit(status)
+
+
+if __name__ == "__main__":
+    live_again_and_again(watch_calls)
