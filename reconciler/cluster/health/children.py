@@ -145,13 +145,16 @@ def _about(
         try:
             about = subject_of(event)
             uid = text(about, "uid")
-            named = (text(about, "kind"), text(about, "namespace"), text(about, "name"))
+            service = owners.get(uid) if uid else names.get(_named(about))
         except OddField:
             continue
-        service = owners.get(uid) if uid else names.get(named)
         if service is not None:
             found[service].append(event)
     return found
+
+
+def _named(about: KubeObject) -> _Named:
+    return text(about, "kind"), text(about, "namespace"), text(about, "name")
 
 
 def subject_of(event: KubeObject) -> KubeObject:
@@ -159,7 +162,7 @@ def subject_of(event: KubeObject) -> KubeObject:
     for key in ("involvedObject", "regarding"):
         found = event.get(key)
         if found is not None:
-            if not isinstance(found, Mapping):
+            if not isinstance(found, dict):
                 raise OddField(key)
             return found
     return {}
