@@ -299,6 +299,24 @@ ROWS: Final[tuple[SupportRow, ...]] = (
     ),
     _row(
         Where.ANNOTATION,
+        "reconciler/force-conflicts",
+        _idle("nothing but git sets fields of a host's services"),
+        _yes("`true` takes fields from other tools that apply them"),
+    ),
+    _row(
+        Where.ANNOTATION,
+        "reconciler/ignore",
+        _idle("nothing but git sets fields of a host's services"),
+        _yes("paths of fields that are left to others"),
+    ),
+    _row(
+        Where.ANNOTATION,
+        "reconciler/prune",
+        _no("a host deletes what git does not have"),
+        _yes("`disabled` keeps the object when git does not have it any more"),
+    ),
+    _row(
+        Where.ANNOTATION,
         "reconciler/*",
         _no("unknown annotation; correct its name", code=ReasonCode.UNKNOWN_ANNOTATION),
         _no("unknown annotation; correct its name", code=ReasonCode.UNKNOWN_ANNOTATION),
