@@ -219,6 +219,29 @@ def test_only_what_may_be_done_twice_is_sent_again(
     assert len(sent) == times
 
 
+@pytest.mark.parametrize(("code", "times"), [(503, 1), (429, 2)])
+def test_create_is_sent_again_only_when_it_was_turned_away(
+    tmp_path: Path, authority: Authority, code: int, times: int
+) -> None:
+    """A 503 may come from a server that did it; a 429 never does."""
+    sent: list[str] = []
+
+    def busy_once(handler: Handler) -> None:
+        sent.append(handler.command)
+        if len(sent) == 1:
+            handler.reply(code, {"kind": "Status", "code": code, "message": "later"})
+        else:
+            handler.reply(201, FOUND)
+
+    with serving(authority, after_discovery(busy_once)) as (url, _):
+        client = connected(tmp_path, url, authority)
+        try:
+            client.create(config_map("default"))
+        except errors.Busy:
+            assert code == 503
+    assert len(sent) == times
+
+
 def test_plain_not_found_of_a_proxy_is_no_absent_kind(tmp_path: Path, authority: Authority) -> None:
     def not_found(handler: Handler) -> None:
         handler.reply(404, b"404 page not found\n", "text/plain; charset=utf-8")
@@ -262,6 +285,9 @@ def test_watch_that_gives_no_events_makes_its_kind_unknown(
         watches.watch([WatchedKind("", "ConfigMap")])
         wait_for(lambda: ID in watches.snapshot())
         wait_for(lambda: watches.snapshot().status("", "ConfigMap").state is KindState.UNKNOWN)
+        for _ in range(50):
+            assert watches.snapshot().status("", "ConfigMap").state is KindState.UNKNOWN
+            time.sleep(0.01)
         assert watches.snapshot()[ID]["data"] == {"key": "value"}
         watches.close()
 

@@ -125,6 +125,14 @@ def test_own_answer_is_news_once_and_its_event_is_not() -> None:
     assert not kept.tell("6", an_object("a", 6, "u"))
 
 
+def test_late_deletion_of_its_predecessor_leaves_a_new_object() -> None:
+    kept = Kept()
+    kept.replace([an_object("a", 5, "old")], "5")
+    kept.put(an_object("a", 7, "new"))
+    kept.tell("6", an_object("a", 6, "old"), is_gone=True)
+    assert [found["metadata"]["uid"] for found in kept.seen().values()] == ["new"]
+
+
 def test_nothing_is_put_before_a_list_or_with_unknown_labels() -> None:
     kept = Kept()
     kept.put(an_object("a", 6, "u"))
