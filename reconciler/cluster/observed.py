@@ -11,9 +11,23 @@ from reconciler.cluster.objects.compare import Applied
 from reconciler.cluster.objects.inventory import ClusterInventory
 from reconciler.cluster.rollout.additions import NO_ADDITIONS, Additions
 from reconciler.cluster.rollout.last_good import ServiceRecord
-from reconciler.model import ClusterView, DesiredObject, KubeObject, ObjectId, Reason, ServiceId
+from reconciler.model import ClusterView, DesiredObject, KubeObject, ObjectId, Preflight, Reason, ServiceId
 
 NO_CHILDREN = Children()
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What engines said of versions, by digest: verdicts, those that are awaited, and why there is none (yet). `mute`
+    are those of which no engine will ever say more: git does not tell what runs, or it is no vLLM."""
+
+    preflights: Mapping[str, Preflight] = field(default_factory=dict)
+    asking: frozenset[str] = frozenset()
+    troubles: Mapping[str, Reason] = field(default_factory=dict)
+    mute: frozenset[str] = frozenset()
+
+
+NO_ANSWERS = Answers()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +46,7 @@ class ClusterObserved(ClusterView):
     `live` are the objects of the kinds that matter. `absent` are kinds, by group and name, that the API server does
     not serve (yet), and `unknown` those of which nobody can say what there is, with the reason. `is_leader`: no other
     daemon acts on this cluster for this target; else `leader` does. `refusals` are what the API server and webhooks
-    said when they were asked, by object and the hash of what would be applied.
+    said when they were asked, by object and the hash of what would be applied; `answers` what engines said.
     """
 
     wanted: tuple[DesiredObject, ...]
@@ -47,5 +61,6 @@ class ClusterObserved(ClusterView):
     nodes: tuple[KubeObject, ...] = ()
     pods: tuple[KubeObject, ...] = ()
     refusals: Mapping[tuple[ObjectId, str], tuple[Reason, ...]] = field(default_factory=dict)
+    answers: Answers = NO_ANSWERS
     is_leader: bool = True
     leader: str = ""

@@ -42,6 +42,7 @@ from reconciler.model import (
     NO_ORIGIN,
     Action,
     ApplyObject,
+    AskPreflight,
     Desired,
     DesiredObject,
     DesiredState,
@@ -81,6 +82,7 @@ class ClusterPolicy:
     ignore: tuple[IgnoreRule, ...] = ()
     batches: BatchSettings = field(default_factory=BatchSettings)
     take_over: bool = False
+    preflight: bool = False
 
 
 def make_plan(
@@ -284,7 +286,16 @@ class _Pass:
 
     def _service(self, git: DesiredObject, desired: Desired, options: Options, wave: int, rules: Rules) -> _Decided:
         failed = tuple(each for (one, _), each in self.holds.quarantines.items() if one == desired.id)
-        s = ServiceInputs(desired, git, self.seen, self.policy.health, self.policy.drain, self.desired.revision, failed)
+        s = ServiceInputs(
+            desired,
+            git,
+            self.seen,
+            self.policy.health,
+            self.policy.drain,
+            self.desired.revision,
+            failed,
+            self.policy.preflight,
+        )
         if self.holds.suspends(desired.id):
             return _suspended(s)
         decision = self._decision(s, rules)
@@ -486,9 +497,12 @@ def _kept(s: ServiceInputs, decision: Decision, health: Health) -> _Decided:
         service=s.desired.id,
     )
     records, _ = records_of(s, decision)
+    asks: tuple[Action, ...] = ()
+    if goal.ask and s.desired.spec is not None:
+        asks = (AskPreflight(s.desired.id, s.desired.digest, s.desired.spec, s.desired.origin, text),)
     strategy = decision.new.strategy if decision.new else ""
     plan = ServicePlan(s.desired.id, Sync.OUT_OF_SYNC, health, text, strategy, goal.blocked, goal.rejected)
-    return _Decided(said, tuple(records), plan, _again(s, decision))
+    return _Decided(said, (*records, *asks), plan, _again(s, decision))
 
 
 def _service_health(s: ServiceInputs) -> Health:

@@ -20,8 +20,14 @@ def policy_of(settings: ClusterSettings) -> ClusterPolicy:
         min_ready=rollout.min_ready,
     )
     drain = DrainSettings(timeout=int(rollout.drain_timeout)) if settings.drain else None
-    ignore = tuple(_rule(each) for each in settings.ignore)
-    return ClusterPolicy(health, drain, ignore, BatchSettings(then=rollout.batch), settings.take_over)
+    return ClusterPolicy(
+        health=health,
+        drain=drain,
+        ignore=tuple(_rule(each) for each in settings.ignore),
+        batches=BatchSettings(then=rollout.batch),
+        take_over=settings.take_over,
+        preflight=settings.preflight,
+    )
 
 
 def _rule(ignored: IgnoredFields) -> IgnoreRule:

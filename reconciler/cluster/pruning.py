@@ -83,7 +83,12 @@ def prune(desired: DesiredState, seen: ClusterObserved, holds: Holds) -> Pruning
         kept |= {one: why for one, uid in going.items() if (str(one), uid) in held}
     steps = {one: _step(one, seen) for one in (*going, *found.ending) if one not in kept and seen.live.get(one)}
     later = _later(steps, seen)
-    told = [_kept(one, seen, why) for one, why in kept.items() if seen.live.get(one) is not None]
+    # Of what git has but cannot be used, its own verdict says why it stays.
+    unusable = {one.id for one in desired.services}
+    shown = {
+        one: why for one, why in kept.items() if seen.live.get(one) is not None and service_of(one) not in unusable
+    }
+    told = [_kept(one, seen, why) for one, why in shown.items()]
     told += [_going(one, seen, step, later.get(one)) for one, step in sorted(steps.items())]
     looks = [each.look_again_at for each in told if each.look_again_at is not None]
     return Pruning(

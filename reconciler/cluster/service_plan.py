@@ -87,6 +87,7 @@ class ServiceInputs:
     drain: DrainSettings | None
     revision: str
     quarantines: tuple[Quarantine, ...] = ()
+    asks_engine: bool = False
 
     @property
     def record(self) -> ServiceRecord:
@@ -166,6 +167,8 @@ def decide(s: ServiceInputs, room: Callable[[], ClusterRoom], compare: Compare) 
     if live_digest != s.desired.digest and not isinstance(found, InSync) and not record.quarantine_of(s.desired.digest):
         new = new_version(s, room())
         git, found = new.version, compare(new.version.wanted)
+    answers = s.seen.answers
+    trouble = answers.troubles.get(s.desired.digest)
     goal = find_goal(
         Situation(
             s.desired.id,
@@ -175,9 +178,14 @@ def decide(s: ServiceInputs, room: Callable[[], ClusterRoom], compare: Compare) 
             s.seen.at,
             live_digest=live_digest,
             outcome=outcome,
+            asks_engine=s.asks_engine and s.desired.digest not in answers.mute,
+            preflight=answers.preflights.get(s.desired.digest),
+            is_asking=s.desired.digest in answers.asking,
             blocked=new.blocked if new else (),
         )
     )
+    if trouble and goal.kind is GoalKind.KEEP and goal.why and goal.why.code is ReasonCode.PREFLIGHT_PENDING:
+        goal = replace(goal, why=trouble, blocked=(trouble,))
     if goal.kind in (GoalKind.ROLL, GoalKind.SUSPEND):
         return Decision(goal, git, found, live_digest, outcome, new)
     if goal.kind is GoalKind.RESTORE and goal.version is not None:

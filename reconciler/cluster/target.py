@@ -31,7 +31,9 @@ from reconciler.cluster.objects.ignore import IgnoreRule, Rules, applied_body
 from reconciler.cluster.objects.inventory import ClusterInventory, read_inventory
 from reconciler.cluster.objects.owned import owned_fields
 from reconciler.cluster.objects.owners import as_taken_over
-from reconciler.cluster.observed import NO_CHILDREN, ClusterObserved, Remembered
+from reconciler.cluster.observed import NO_ANSWERS, NO_CHILDREN, Answers, ClusterObserved, Remembered
+from reconciler.cluster.preflight_job import PREFLIGHT
+from reconciler.cluster.preflights import WATCHED, Preflights
 from reconciler.cluster.rollout.additions import NO_ADDITIONS, Additions
 from reconciler.cluster.rollout.gpus import is_holding, requests_of
 from reconciler.cluster.rollout.last_good import RECORD_OF, ServiceRecord, read_secret
@@ -42,6 +44,7 @@ from reconciler.kserve.names import STOP
 from reconciler.model import (
     GPU,
     ApplyObject,
+    AskPreflight,
     DeleteObject,
     DesiredObject,
     DesiredState,
@@ -99,6 +102,9 @@ class ClusterTarget:
         self._refusals: Mapping[tuple[ObjectId, str], tuple[Reason, ...]] = {}
         self._health = HealthMemo(limits)
         self._logs = CrashLogs(self._client)
+        self._preflights = (
+            Preflights(self._client, applied.with_name("preflights.json")) if settings.preflight else None
+        )
         self._election: Election | None = None
         self._succession = Succession(applied.with_name("leaders"))
         self._wanted: tuple[tuple[DesiredObject, ...], SecretStore, tuple[DesiredObject, ...]] | None = None
@@ -208,9 +214,22 @@ class ClusterTarget:
             nodes=nodes,
             pods=pods,
             refusals=self._refusals,
+            answers=self._answers(desired, wanted_by_id, seen, pods),
             is_leader=leadership is None or leadership.is_ours,
             leader=leadership.holder or leadership.why if leadership else "",
         )
+
+    def _answers(
+        self,
+        desired: DesiredState,
+        wanted: Mapping[ServiceId, DesiredObject],
+        seen: Snapshot,
+        pods: tuple[KubeObject, ...],
+    ) -> Answers:
+        if self._preflights is None:
+            return NO_ANSWERS
+        services = ((one, wanted[one.id]) for one in desired.services if one.id in wanted)
+        return self._preflights.look_up(services, _of(seen, *WATCHED), pods)
 
     def _kinds(
         self, wanted: Iterable[DesiredObject], inventory: ClusterInventory, desired: DesiredState
@@ -226,6 +245,8 @@ class ClusterTarget:
                 yield WatchedKind(group, kind)
             yield WatchedKind("", "Pod")
             yield from (WatchedKind("", "Event", namespace=space) for space in spaces)
+            if self._preflights is not None:
+                yield WatchedKind(*WATCHED, labels=PREFLIGHT)
             if ("", "Secret") not in kinds:
                 yield WatchedKind("", "Secret", namespace=own, labels=RECORD_OF)
 
@@ -315,6 +336,10 @@ class ClusterTarget:
         match action:
             case ApplyObject():
                 self._apply(action)
+            case AskPreflight() if self._preflights is not None:
+                if self._election is None:
+                    raise Retryable("the daemon validates the arguments in the cluster, once this is pushed")
+                self._preflights.ask(action)
             case WriteInventory():
                 self._see(self._client.apply(action.body, force=True))
             case KeepLastGood() | NoteTry():

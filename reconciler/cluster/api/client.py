@@ -124,11 +124,20 @@ class Client:
         self._notice(id)
         return None if found.get("kind") == "Status" else trimmed(found)
 
-    def logs(self, namespace: str, pod: str, container: str, lines: int, *, previous: bool = False) -> str:
-        """The last lines of a container; of the one before its last restart if `previous`."""
+    def logs(
+        self,
+        namespace: str,
+        pod: str,
+        container: str,
+        lines: int,
+        *,
+        previous: bool = False,
+        most: int = _LONGEST_LOG_BYTES,
+    ) -> str:
+        """The last lines of a container, `most` bytes; of the one before its last restart if `previous`."""
         id = ObjectId("", "Pod", namespace, pod)
         path = self._resource("", "Pod", "", str(id)).path(namespace, _segment(pod, str(id))) + "/log"
-        query = {"container": container, "tailLines": str(lines), "limitBytes": str(_LONGEST_LOG_BYTES)}
+        query = {"container": container, "tailLines": str(lines), "limitBytes": str(most)}
         if previous:
             query["previous"] = "true"
         text = self.transport.send_raw(Request("GET", path, Asked("get", f"log of {id}"), query))

@@ -30,7 +30,7 @@ def trimmed(found: Mapping[str, Any]) -> KubeObject:
     kept = dict(found)
     if isinstance(metadata := found.get("metadata"), dict):
         kept["metadata"] = _trimmed_metadata(metadata)
-    if found.get("kind") == "Secret" and found.get("apiVersion") == "v1":
+    if found.get("kind") == "Secret" and found.get("apiVersion") == "v1" and found.get("type") != OWN_RECORD:
         for part in ("data", "stringData"):
             if isinstance(values := found.get(part), dict):
                 kept[part] = {key: hashed(value) for key, value in values.items()}

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.cluster.api import trimming
-from reconciler.cluster.api.trimming import LAST_APPLIED, trimmed
+from reconciler.cluster.api.trimming import LAST_APPLIED, OWN_RECORD, trimmed
 
 values = st.recursive(
     st.none() | st.booleans() | st.sampled_from([0, 1, 0.0, 1.0, "", "1", "true"]) | st.text(max_size=100),
@@ -52,3 +52,11 @@ def test_values_of_secrets_and_kubectl_s_copy_are_hashes(data: dict[str, str]) -
     assert kept["data"] == {key: trimming.hashed(value) for key, value in data.items()}
     assert kept["metadata"]["annotations"] == {LAST_APPLIED: trimming.hashed(annotations[LAST_APPLIED]), "other": "x"}
     assert kept == trimmed(copy.deepcopy(secret))
+
+
+def test_records_of_our_own_keep_their_data() -> None:
+    data = {"record": "x"}
+    record = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"}, "type": OWN_RECORD, "data": dict(data)}
+    other = record | {"type": "Opaque", "data": dict(data)}
+    assert trimmed(record)["data"] == data
+    assert trimmed(other)["data"] != data
