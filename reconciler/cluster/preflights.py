@@ -68,7 +68,7 @@ class Preflights:
         self, services: Iterable[tuple[Desired, DesiredObject]], jobs: Iterable[KubeObject], pods: Iterable[KubeObject]
     ) -> Answers:
         """Verdicts on these versions. Reads the log of a Job that has ended, once."""
-        by_name = {str(job["metadata"]["name"]): job for job in jobs}
+        by_name = {(str(job["metadata"]["namespace"]), str(job["metadata"]["name"])): job for job in jobs}
         found = tuple(pods)
         preflights: dict[str, Preflight] = {}
         troubles: dict[str, Reason] = {}
@@ -80,7 +80,7 @@ class Preflights:
                 continue
             self._asked[desired.digest] = asked
             verdict = self._verdicts.get(asked.key)
-            job = by_name.get(job_name(asked.key))
+            job = by_name.get((asked.namespace, job_name(asked.key)))
             if verdict is None and job is not None:
                 reading = self._reading(asked.key, job, found)
                 verdict = reading.verdict
@@ -116,7 +116,8 @@ class Preflights:
     def _reading(self, key: str, job: KubeObject, pods: tuple[KubeObject, ...]) -> Reading:
         if (known := self._read.get(key)) is not None and not known.waits:
             return known
-        own = [pod for pod in pods if (pod["metadata"].get("labels") or {}).get(PREFLIGHT) == key]
+        namespace = job["metadata"]["namespace"]
+        own = [pod for pod in pods if _key_of(pod) == key and pod["metadata"]["namespace"] == namespace]
         reading = read_job(job, own, self._log(own))
         self._read[key] = reading
         if reading.verdict is not None:
@@ -154,6 +155,10 @@ def asked_of(desired: Desired, git: DesiredObject) -> Asked | None:
     except ValueError:
         return None
     return Asked(asked, desired.id.namespace, spec.image, rendered.pod, absent_folders(container, asked.files))
+
+
+def _key_of(pod: KubeObject) -> str:
+    return str((pod["metadata"].get("labels") or {}).get(PREFLIGHT))
 
 
 def _is_due(job: KubeObject) -> bool:
