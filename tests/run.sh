@@ -97,6 +97,8 @@ e2e() {
 cluster() {
   find_control_plane "$@"
   find_kubectl
+  find_nspawn
+  find_containerd
   check cluster run_pytest cluster -m cluster -n 2 --dist worksteal "$@"
 }
 
@@ -123,6 +125,14 @@ find_nspawn() {
     step "Installing systemd-container, for the tests on machines" \
       install_packages systemd systemd-container dbus iproute2 ||
       say "no machines to test on: see above"
+  fi
+}
+
+# What a kubelet runs pods with.
+find_containerd() {
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! { command -v containerd && command -v crun; } >/dev/null; then
+    step "Installing containerd, for the tests of a real node" install_packages containerd crun ||
+      say "no node to test on: see above"
   fi
 }
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
-import kubernetes
 import urllib3
 
 Object = dict[str, Any]
@@ -40,6 +39,9 @@ class Api:
     """
 
     def __init__(self, kubeconfig: Path, user_agent: str = "tests") -> None:
+        # It takes a second to import, which every run of any test would pay.
+        import kubernetes
+
         found = kubernetes.client.Configuration()
         load: Any = kubernetes.config.load_kube_config
         load(str(kubeconfig), client_configuration=found)

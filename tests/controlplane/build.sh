@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds what a control plane is made of, from Go modules: `kube` (etcd, API server, controllers, scheduler and kubectl in one
-# binary) and `kwok`, which plays the kubelet for nodes that do not exist.
+# Builds what a control plane is made of, from Go modules: `kube` (etcd, API server, controllers, scheduler, kubelet and kubectl
+# in one binary) and `kwok`, which plays the kubelet for nodes that do not exist.
 #
 #   tests/controlplane/build.sh key         what the result depends on, in short
 #   tests/controlplane/build.sh kube DIR    build DIR/kube and its names, such as DIR/kubectl
@@ -25,7 +25,7 @@ key() { printf '%s-%s' "$(version_of k8s.io/kubernetes kube | tr -d v)" "$(cat b
 build_kube() {
   local to=$1 name
   (cd kube && go build -ldflags "$(version_flags "$(version_of k8s.io/kubernetes .)")" -o "$to/kube" .)
-  for name in etcd kube-apiserver kube-controller-manager kube-scheduler kubectl; do ln -sf kube "$to/$name"; done
+  for name in etcd kube-apiserver kube-controller-manager kube-scheduler kubelet kubectl; do ln -sf kube "$to/$name"; done
 }
 
 # What it does to nodes and pods by default stands in files of its module.

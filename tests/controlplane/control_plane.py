@@ -18,7 +18,7 @@ from typing import Any
 import urllib3
 import yaml
 
-from tests.controlplane import kubelet
+from tests.controlplane import kubelet, nodes
 from tests.controlplane.api import Api, ApiError, wait_for
 from tests.controlplane.audit import AuditLog, Request
 from tests.controlplane.certificates import Authority
@@ -26,7 +26,7 @@ from tests.controlplane.processes import Processes
 from tests.support.ports import free_port
 
 HERE = Path(__file__).parent
-COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kwok")
+COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubectl", "kwok")
 START_SECONDS = 120
 
 
@@ -208,7 +208,7 @@ class ControlPlane:
             f"--kubeconfig={self.user_kubeconfig('kwok', 'system:masters')}",
             f"--config={self.programs['kwok'].parent / 'stages.yaml'}",
             f"--config={stages}",
-            "--manage-all-nodes=true",
+            f"--manage-nodes-with-annotation-selector={nodes.PLAYED}",
             "--node-lease-duration-seconds=40",
             "--cidr=10.64.0.0/12",
             "--node-ip=127.0.0.1",

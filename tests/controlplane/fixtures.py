@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +14,9 @@ import pytest
 from tests.controlplane.api import Api, wait_for
 from tests.controlplane.control_plane import ControlPlane, NoControlPlane, find_programs
 from tests.controlplane.existing import ExistingCluster
+from tests.controlplane.node import Node
 from tests.controlplane.nodes import make_node
+from tests.machines.machine import NoMachine
 
 _NUMBERS = itertools.count(1)
 
@@ -68,6 +72,27 @@ def namespace(api: Api) -> Iterator[str]:
 
 
 @pytest.fixture
+def real_node(control_plane: ControlPlane) -> Iterator[Node]:
+    """A node whose pods are containers, with a real kubelet; `tests.controlplane.node` says what they need."""
+    name = f"real-{next(_NUMBERS)}"
+    # Not below /tmp: a machine has one of its own.
+    folder = Path("/run") / f"reconciler-tests-{os.getpid()}-{name}"
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        node = Node(control_plane, folder, name)
+    except NoMachine as error:
+        pytest.skip(str(error))
+    object_of_node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
+    try:
+        wait_for(lambda: _can_be_used(control_plane.api.find(object_of_node), 0), 60, "the kubelet is ready")
+        yield node
+    finally:
+        control_plane.api.delete(object_of_node)
+        node.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
 def add_node(api: Api) -> Iterator[AddNode]:
     """Nodes with GPUs, until the end of the test. The cluster has no others."""
     names: list[str] = []
@@ -84,6 +109,8 @@ def add_node(api: Api) -> Iterator[AddNode]:
         api.delete({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})
 
 
-def _can_be_used(node: dict[str, Any], taints: int) -> bool:
+def _can_be_used(node: dict[str, Any] | None, taints: int) -> bool:
+    if node is None:
+        return False
     ready = any(each["type"] == "Ready" and each["status"] == "True" for each in node["status"].get("conditions", ()))
     return ready and len(node["spec"].get("taints", ())) == taints

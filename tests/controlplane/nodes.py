@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+PLAYED = "kwok.x-k8s.io/node=fake"
+"""The annotation of nodes that kwok takes care of: a node with a kubelet has none."""
 H100 = "NVIDIA-H100-80GB-HBM3"
 
 
@@ -23,7 +25,11 @@ def make_node(
     return {
         "apiVersion": "v1",
         "kind": "Node",
-        "metadata": {"name": name, "labels": {**system, "nvidia.com/gpu.product": H100, **(labels or {})}},
+        "metadata": {
+            "name": name,
+            "labels": {**system, "nvidia.com/gpu.product": H100, **(labels or {})},
+            "annotations": dict([PLAYED.split("=")]),
+        },
         "spec": {"taints": [dict(taint) for taint in taints]},
         "status": {"allocatable": offered, "capacity": offered},
     }

@@ -8,7 +8,7 @@ import io
 import json
 import tarfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 _MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
@@ -32,7 +32,9 @@ class Registry:
         self.port: int = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
-    def add(self, name: str, tag: str, files: Mapping[str, str], env: Mapping[str, str]) -> str:
+    def add(
+        self, name: str, tag: str, files: Mapping[str, str], env: Mapping[str, str], command: Sequence[str] = ()
+    ) -> str:
         """An image whose root is these files: executable ones, links (`-> TARGET`) and folders (ending in `/`).
 
         Returns its digest.
@@ -41,7 +43,7 @@ class Registry:
         config = {
             "architecture": "amd64",
             "os": "linux",
-            "config": {"Env": [f"{key}={value}" for key, value in env.items()]},
+            "config": {"Env": [f"{key}={value}" for key, value in env.items()], "Cmd": list(command)},
             "rootfs": {"type": "layers", "diff_ids": [_digest(gzip.decompress(layer))]},
         }
         written = json.dumps(config).encode()
