@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
-from hypothesis import assume, given
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from reconciler.cluster.health.children import Children, Snapshot, children_of
@@ -19,6 +19,8 @@ from reconciler.model import HealthStatus, ServiceId
 from tests.cluster.health.recorded import SEQUENCES, START, stamp
 
 LIMITS = HealthLimits()
+# A busy machine may take long over one example.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 Seen = tuple[float, dict[str, Any], Children]
 SEEN: list[Seen] = [
     (now, deepcopy(cluster.service), cluster.children()) for each in SEQUENCES for now, cluster, _ in each.play()
@@ -53,6 +55,7 @@ def damaged(body: dict[str, Any], data: st.DataObject) -> dict[str, Any]:
     return found
 
 
+@unhurried
 @given(seen, st.floats(0, 20_000))
 def test_degraded_always_says_why_and_what_is_wrong(at: Seen, later: float) -> None:
     now, service, children = at
@@ -66,6 +69,7 @@ def test_degraded_always_says_why_and_what_is_wrong(at: Seen, later: float) -> N
     assert (rollout.fault is not None) == (rollout.state is RolloutState.FAILED)
 
 
+@unhurried
 @given(seen, st.integers(1, 5), st.floats(0, 20_000))
 def test_healthy_never_with_fewer_ready_than_asked(at: Seen, more: int, later: float) -> None:
     now, service, children = at
@@ -77,6 +81,7 @@ def test_healthy_never_with_fewer_ready_than_asked(at: Seen, more: int, later: f
     assert health.health.phase is not HealthStatus.HEALTHY
 
 
+@unhurried
 @given(seen, st.floats(0, 20_000))
 def test_healthy_never_while_the_deployment_is_not_looked_at(at: Seen, later: float) -> None:
     now, service, children = at
@@ -88,6 +93,7 @@ def test_healthy_never_while_the_deployment_is_not_looked_at(at: Seen, later: fl
     assert health.health.phase is not HealthStatus.HEALTHY
 
 
+@unhurried
 @given(seen, st.floats(0, 20_000))
 def test_healthy_never_before_kserve_rendered_the_edit(at: Seen, later: float) -> None:
     now, service, children = at
@@ -101,6 +107,7 @@ def test_healthy_never_before_kserve_rendered_the_edit(at: Seen, later: float) -
     assert rollout_outcome(health, now + later, LIMITS).state is not RolloutState.SUCCEEDED
 
 
+@unhurried
 @given(seen)
 def test_healthy_never_just_after_an_edit_that_shows_nowhere(at: Seen) -> None:
     now, service, children = at
@@ -113,6 +120,7 @@ def test_healthy_never_just_after_an_edit_that_shows_nowhere(at: Seen) -> None:
     assert health.health.phase is not HealthStatus.HEALTHY or not behind
 
 
+@unhurried
 @given(seen, st.floats(0, 20_000))
 def test_what_is_well_stays_so_until_an_object_changes(at: Seen, later: float) -> None:
     now, service, children = at
@@ -122,6 +130,7 @@ def test_what_is_well_stays_so_until_an_object_changes(at: Seen, later: float) -
     assert memo.health(service, children, now + later) == service_health(service, children, now + later, LIMITS)
 
 
+@unhurried
 @given(seen, seen, st.floats(0, 20_000))
 def test_health_that_is_remembered_is_never_another_objects(one: Seen, other: Seen, later: float) -> None:
     memo = HealthMemo(LIMITS)
@@ -129,6 +138,7 @@ def test_health_that_is_remembered_is_never_another_objects(one: Seen, other: Se
         assert memo.health(service, children, now + later) == service_health(service, children, now + later, LIMITS)
 
 
+@unhurried
 @given(st.data(), st.floats(0, 20_000))
 def test_status_of_odd_types_never_raises(data: st.DataObject, later: float) -> None:
     now, service, children = data.draw(seen)
@@ -146,6 +156,7 @@ def test_status_of_odd_types_never_raises(data: st.DataObject, later: float) -> 
     rollout_outcome(health, now + later, LIMITS)
 
 
+@unhurried
 @given(json)
 def test_status_that_is_no_status_is_unknown(odd: Any) -> None:
     assume(odd is not None and not isinstance(odd, dict))
@@ -153,6 +164,7 @@ def test_status_that_is_no_status_is_unknown(odd: Any) -> None:
     assert service_health(service, Children(), START, LIMITS).health.phase is HealthStatus.UNKNOWN
 
 
+@unhurried
 @given(
     st.sampled_from(["Pod", "Service", "PersistentVolumeClaim", "Namespace", "Deployment", "Job", "HTTPRoute", "Odd"]),
     st.sampled_from(["v1", "apps/v1", "batch/v1", "gateway.networking.k8s.io/v1", "x/v1"]),
