@@ -47,6 +47,8 @@ class ClusterObserved(ClusterView):
     not serve (yet), and `unknown` those of which nobody can say what there is, with the reason. `is_leader`: no other
     daemon acts on this cluster for this target; else `leader` does. `refusals` are what the API server and webhooks
     said when they were asked, by object and the hash of what would be applied; `answers` what engines said.
+    `speechless` says of services that have not proved themselves why no token comes back; empty: one does. A service
+    that is not in it was not asked.
     """
 
     wanted: tuple[DesiredObject, ...]
@@ -62,5 +64,6 @@ class ClusterObserved(ClusterView):
     pods: tuple[KubeObject, ...] = ()
     refusals: Mapping[tuple[ObjectId, str], tuple[Reason, ...]] = field(default_factory=dict)
     answers: Answers = NO_ANSWERS
+    speechless: Mapping[ServiceId, str] = field(default_factory=dict)
     is_leader: bool = True
     leader: str = ""

@@ -13,8 +13,8 @@ from functools import lru_cache
 from typing import Any
 
 from reconciler.cluster.health.look import ServingHealth
-from reconciler.cluster.health.problems import HealthLimits
-from reconciler.cluster.health.rollout import Rollout, rollout_outcome
+from reconciler.cluster.health.problems import Fault, HealthLimits
+from reconciler.cluster.health.rollout import Rollout, RolloutState, rollout_outcome
 from reconciler.cluster.objects.compare import Comparison, Drifted, InSync, Unconfirmed
 from reconciler.cluster.objects.owned import owned_fields
 from reconciler.cluster.observed import NO_CHILDREN, ClusterObserved
@@ -49,9 +49,12 @@ from reconciler.model import (
     Reason,
     ReasonCode,
     Reject,
+    progress,
 )
 
 _SERVER = "kserve-container"
+# Seconds until a service that gave no token is asked again.
+_TOKEN_AGAIN = 2.5
 Compare = Callable[[DesiredObject], Comparison]
 
 
@@ -209,7 +212,25 @@ def _live_digest(s: ServiceInputs, found: Comparison, compare: Compare) -> str:
 
 
 def _outcome(s: ServiceInputs, proven: bool) -> Rollout | None:
-    return rollout_outcome(s.health, s.seen.at, s.limits, proven=proven) if s.health else None
+    if s.health is None:
+        return None
+    found = rollout_outcome(s.health, s.seen.at, s.limits, proven=proven)
+    why = s.seen.speechless.get(s.desired.id, "")
+    if proven or not why or found.state is not RolloutState.SUCCEEDED:
+        return found
+    since = s.health.ready_since or s.seen.at
+    if s.seen.at - since > s.limits.loading:
+        text = f"its pods are ready, and no token came back for {s.limits.loading:g} s: {why}"
+        return replace(
+            found, state=RolloutState.FAILED, reason=progress(ReasonCode.NOT_SERVING, text), fault=Fault.COMMIT
+        )
+    text = f"its pods are ready; waiting for a first token: {why}"
+    return replace(
+        found,
+        state=RolloutState.UNDER_WAY,
+        reason=progress(ReasonCode.NOT_SERVING, text),
+        look_again_at=s.seen.at + _TOKEN_AGAIN,
+    )
 
 
 def _cluster_wide(name: str) -> ObjectId:

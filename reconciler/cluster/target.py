@@ -20,6 +20,7 @@ from reconciler.cluster.api.lease import Election, LeaseSettings
 from reconciler.cluster.api.trimming import hashed
 from reconciler.cluster.api.watch import KindState, Snapshot, WatchedKind, Watches
 from reconciler.cluster.crash_logs import CrashLogs
+from reconciler.cluster.first_token import FirstTokens
 from reconciler.cluster.health.children import Children, children_of
 from reconciler.cluster.health.children import Snapshot as Workloads
 from reconciler.cluster.health.look import Expected, ServingHealth
@@ -102,6 +103,7 @@ class ClusterTarget:
         self._refusals: Mapping[tuple[ObjectId, str], tuple[Reason, ...]] = {}
         self._health = HealthMemo(limits)
         self._logs = CrashLogs(self._client)
+        self._tokens = FirstTokens(settings.probe, wake) if settings.probe else None
         self._preflights = (
             Preflights(self._client, applied.with_name("preflights.json")) if settings.preflight else None
         )
@@ -122,6 +124,8 @@ class ClusterTarget:
     def close(self) -> None:
         """End threads. What serves keeps serving."""
         self._watches.close()
+        if self._tokens is not None:
+            self._tokens.close()
         if self._election is not None:
             self._election.close()
         self._succession.close()
@@ -214,10 +218,29 @@ class ClusterTarget:
             nodes=nodes,
             pods=pods,
             refusals=self._refusals,
+            speechless=self._speechless(desired, health, records),
             answers=self._answers(desired, wanted_by_id, seen, pods),
             is_leader=leadership is None or leadership.is_ours,
             leader=leadership.holder or leadership.why if leadership else "",
         )
+
+    def _speechless(
+        self,
+        desired: DesiredState,
+        health: Mapping[ServiceId, ServingHealth],
+        records: Mapping[ServiceId, ServiceRecord],
+    ) -> dict[ServiceId, str]:
+        """Of services that are ready and have not proved themselves yet."""
+        if self._tokens is None:
+            return {}
+        unproven = (
+            (one, found.generation)
+            for one in desired.services
+            if (found := health.get(one.id)) is not None
+            and found.ready_since is not None
+            and not (one.id in records and records[one.id].is_proven(one.digest))
+        )
+        return self._tokens.look_up(unproven)
 
     def _answers(
         self,

@@ -396,7 +396,8 @@ class ClusterSettings(_Section):
     preflight: bool = Field(False, description="Validate arguments with the image's own vLLM, in a Job without a GPU")
     probe: Url | None = Field(
         None,
-        description="Where the daemon reaches services: a URL with `{name}` and `{namespace}`; unset: not probed",
+        description="Where the daemon reaches services: a URL with `{name}` and `{namespace}`. A new version is "
+        "promoted once a token comes back from there; unset: as soon as KServe and its pods say that it is ready",
     )
     rollout: ClusterRollout = Field(default_factory=ClusterRollout, description="How patient a rollout is")
 

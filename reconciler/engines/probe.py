@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,19 +152,24 @@ class Probe:
         return "" if model in names else f"/v1/models lists {listed}, not {model}"
 
     def _speechless(self, address: Address, model: str, api_key: str | None) -> str:
-        for path, request in _REQUESTS:
-            body = json.dumps({"model": model, **request}).encode()
-            answer = self._client(self.completion_timeout).ask(address, "POST", path, body, api_key)
-            if answer.status in _NOT_HERE:
-                continue
-            if answer.status != 200:
-                return f"{path} answered {answer.status}{_message(answer)}"
-            return "" if _has_result(answer.body) else f"{path} answered without a result"
-        # A model that only transcribes, say: the list of models is the best proof there is.
-        return ""
+        client = self._client(self.completion_timeout)
+        return why_speechless(lambda path, body: client.ask(address, "POST", path, body, api_key), model)
 
     def _client(self, seconds: float | None = None) -> ReplicaClient:
         return ReplicaClient(seconds or self.timeout, self.tls, self.guard)
+
+
+def why_speechless(post: Callable[[str, bytes], ProbeResponse], model: str) -> str:
+    """Why no token of a model comes back; empty: one does. `post` sends a body to a path."""
+    for path, request in _REQUESTS:
+        answer = post(path, json.dumps({"model": model, **request}).encode())
+        if answer.status in _NOT_HERE:
+            continue
+        if answer.status != 200:
+            return f"{path} answered {answer.status}{_message(answer)}"
+        return "" if _has_result(answer.body) else f"{path} answered without a result"
+    # A model that only transcribes, say: the list of models is the best proof there is.
+    return ""
 
 
 def _from_json(body: bytes) -> Any:
