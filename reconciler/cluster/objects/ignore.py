@@ -115,7 +115,9 @@ def _with_data(body: KubeObject) -> dict[str, Any]:
         return dict(body)
     encoded = {key: base64.b64encode(str(text).encode()).decode() for key, text in texts.items() if text is not None}
     kept = {key: value for key, value in body.items() if key != "stringData"}
-    return kept | {"data": (body.get("data") or {}) | encoded}
+    data = body.get("data") or {}
+    # What is no map the API server refuses, at its line.
+    return kept | {"data": data | encoded if isinstance(data, dict) else data}
 
 
 def _label_of(one: ObjectId, live: KubeObject | None, applyset: str) -> str:
@@ -129,9 +131,11 @@ def _label_of(one: ObjectId, live: KubeObject | None, applyset: str) -> str:
 def _labelled(body: dict[str, Any], applyset: str) -> dict[str, Any]:
     if not applyset:
         return body
-    metadata = body.get("metadata") or {}
-    labels = (metadata.get("labels") or {}) | {PART_OF: applyset}
-    return body | {"metadata": metadata | {"labels": labels}}
+    metadata = body["metadata"]
+    labels = metadata.get("labels") or {}
+    if not isinstance(labels, dict):
+        return body
+    return body | {"metadata": metadata | {"labels": labels | {PART_OF: applyset}}}
 
 
 def _locations(place: Place, path: Path) -> Iterator[tuple[Location, Place]]:

@@ -58,8 +58,12 @@ def fields_of(value: Any) -> dict[str, Any]:
     if isinstance(value, dict):
         return {f"f:{key}": fields_of(each) for key, each in value.items()}
     if isinstance(value, list) and value and all(isinstance(each, dict) and "name" in each for each in value):
-        return {f'k:{{"name":"{each["name"]}"}}': {".": {}, **fields_of(each)} for each in value}
+        return {f"k:{_name_of(each)}": {".": {}, **fields_of(each)} for each in value}
     return {}
+
+
+def _name_of(item: dict[str, Any]) -> str:
+    return json.dumps({"name": item["name"]}, separators=(",", ":"))
 
 
 def fields_of_object(body: dict[str, Any]) -> dict[str, Any]:
