@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from reconciler.loop import preview, sync
 from reconciler.report.planned import plan_document
 from tests.controlplane.api import Api
 from tests.controlplane.control_plane import ControlPlane
+from tests.support.git_repository import git
 
 Document = dict[str, Any]
 CLUSTER = "apiVersion: reconciler/v1alpha1\nkind: Cluster\nmetadata: {name: prod}\n"
@@ -83,7 +83,7 @@ class ClusterRig:
                 path.write_text(text)
         self._git("add", "-A")
         message = f"{subject}\n\n{trailer}" if trailer else subject
-        self._git("-c", "user.name=t", "-c", "user.email=t@example.com", "commit", "-q", "-m", message)
+        self._git("commit", "-q", "-m", message)
         return self._git("rev-parse", "HEAD")
 
     def sync(self, seconds: float = 30) -> Document:
@@ -107,10 +107,8 @@ class ClusterRig:
         return [f"{each.verb} {each.resource}/{each.name}" for each in written if each.resource != "leases"]
 
     def _git(self, *arguments: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(self.repository), *arguments], check=True, capture_output=True, text=True
-        )
-        return done.stdout.strip()
+        # Not as a hook or `git bisect` has it: GIT_DIR would make it another repository's.
+        return git(self.repository, *arguments)
 
 
 def config_map(name: str, **data: str) -> str:
