@@ -37,7 +37,7 @@ from reconciler.cluster.rollout.last_good import (
     restored,
     secret_of,
 )
-from reconciler.cluster.rollout.strategy import ServiceChange, Transition, Way, choose
+from reconciler.cluster.rollout.strategy import ServiceChange, Transition, Way, choose, start_seconds
 from reconciler.model import (
     Desired,
     DesiredObject,
@@ -342,7 +342,9 @@ def records_of(s: ServiceInputs, decision: Decision) -> Records:
         return (Reject(goal.reject, str(goal.reject.reason)),), ()
     is_applied = isinstance(decision.found, InSync)
     if goal.promote and is_applied and not s.record.is_proven(s.desired.digest) and decision.version is not None:
-        return _written(s, s.record.promoted(_good_version(s, decision.version)), promoted=True)
+        record = s.record.promoted(_good_version(s, decision.version))
+        took = start_seconds(s.seen.children.get(s.desired.id, NO_CHILDREN).pods)
+        return _written(s, record if took is None else record.started(took), promoted=True)
     if goal.failed is not None:
         return _written(s, replace(s.record, failed=goal.failed), promoted=False)
     return (), ()
