@@ -28,6 +28,7 @@ from reconciler.cluster.health.memo import HealthMemo
 from reconciler.cluster.health.problems import HealthLimits
 from reconciler.cluster.memory import Memory
 from reconciler.cluster.objects.compare import applied as applied_now
+from reconciler.cluster.objects.compare import seen_again
 from reconciler.cluster.objects.ignore import IgnoreRule, Rules, applied_body
 from reconciler.cluster.objects.inventory import ClusterInventory, read_inventory
 from reconciler.cluster.objects.owned import owned_fields
@@ -184,7 +185,7 @@ class ClusterTarget:
         records = self._records(seen)
         ids = self._services(desired, inventory)
         wanted_by_id = {one.service: one for one in wanted if one.service is not None}
-        remembered = self._memory.now()
+        remembered = self._remembered(wanted, seen)
         health = {}
         for one in ids:
             body = seen.get(ObjectId(*SERVICE, one.namespace, one.name))
@@ -253,6 +254,15 @@ class ClusterTarget:
             return NO_ANSWERS
         services = ((one, wanted[one.id]) for one in desired.services if one.id in wanted)
         return self._preflights.look_up(services, _of(seen, *WATCHED), pods)
+
+    def _remembered(self, wanted: tuple[DesiredObject, ...], seen: Snapshot) -> Mapping[ObjectId, Remembered]:
+        """What is remembered, of live objects that only others changed as they are now."""
+        rules, known = self._rules(), self._memory.now()
+        pairs = ((one, known[one.id].applied, seen.get(one.id)) for one in wanted if one.id in known)
+        self._memory.confirm(
+            {one.id: seen_again(applied, one, live, rules) for one, applied, live in pairs if live is not None}
+        )
+        return self._memory.now()
 
     def _kinds(
         self, wanted: Iterable[DesiredObject], inventory: ClusterInventory, desired: DesiredState
@@ -387,7 +397,9 @@ class ClusterTarget:
         try:
             wanted = self._with_secret(action.wanted)
             live = self._watches.snapshot().get(wanted.id)
-            self._client.apply(applied_body(wanted, live, self._rules()), force=action.force, dry_run=True)
+            # What is to be taken over is not ours yet: then nobody's fields are in our way.
+            force = action.force or (live is not None and owned_fields(live) is None)
+            self._client.apply(applied_body(wanted, live, self._rules()), force=force, dry_run=True)
         except (NotFound, KindUnknown, NamespaceEnding):
             # What it needs may be part of the same plan.
             return ()

@@ -317,6 +317,12 @@ ROWS: Final[tuple[SupportRow, ...]] = (
     ),
     _row(
         Where.ANNOTATION,
+        "reconciler/take-over",
+        _idle("a host has no services of others"),
+        _yes("`true` takes over the object that another tool made"),
+    ),
+    _row(
+        Where.ANNOTATION,
         "reconciler/*",
         _no("unknown annotation; correct its name", code=ReasonCode.UNKNOWN_ANNOTATION),
         _no("unknown annotation; correct its name", code=ReasonCode.UNKNOWN_ANNOTATION),

@@ -17,12 +17,12 @@ APPLY, UPDATE = "Apply", "Update"
 
 @pytest.fixture
 def rig(tmp_path: Path, control_plane: ControlPlane, namespace: str) -> ClusterRig:
-    return ClusterRig(tmp_path / "rig", control_plane, namespace)
+    return ClusterRig(tmp_path / "rig", control_plane, namespace, {"take_over": True})
 
 
 def deployment(image: str = "a:1", **metadata: Any) -> dict[str, Any]:
     pod = {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": image}]}}
-    spec = {"replicas": 2, "selector": {"matchLabels": {"app": "web"}}, "template": pod}
+    spec = {"replicas": 2, "minReadySeconds": 0, "selector": {"matchLabels": {"app": "web"}}, "template": pod}
     return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", **metadata}, "spec": spec}
 
 
@@ -40,7 +40,7 @@ HELM = {
 def made_by(rig: ClusterRig, manager: str, how: str, marks: dict[str, Any]) -> dict[str, Any]:
     """A Deployment with a field that git does not have, as another tool has made it."""
     body = deployment(namespace=rig.namespace, **marks)
-    body["spec"]["revisionHistoryLimit"] = 3
+    body["spec"] |= {"revisionHistoryLimit": 3, "minReadySeconds": 5}
     if how == APPLY:
         return rig.api.apply(body, manager)
     path = rig.api.collection("apps/v1", "Deployment", rig.namespace)
@@ -67,7 +67,8 @@ def test_take_over_is_planned_and_then_follows_git(rig: ClusterRig, manager, how
     (shown,) = rig.plan()["objects"]
     assert shown["change"] == "take over"
     assert owner in shown["why"]
-    assert "spec.revisionHistoryLimit: 3 → (none)" in shown["differences"]
+    assert {"spec.revisionHistoryLimit: 3 → (none)", "spec.minReadySeconds: 5 → 0"} <= set(shown["differences"])
+    assert not shown["reasons"]
     assert rig.api.get(made)["metadata"].get("labels", {}) == marks.get("labels", {})
 
     rig.sync()
@@ -85,6 +86,17 @@ def test_take_over_is_planned_and_then_follows_git(rig: ClusterRig, manager, how
     rig.push({"prod/web.yaml": yaml.safe_dump(deployment("a:2"))})
     rig.sync()
     assert rig.api.get(made)["spec"]["template"]["spec"]["containers"][0]["image"] == "a:2"
+
+
+def test_take_over_waits_until_git_or_the_config_says_so(rig: ClusterRig) -> None:
+    made = made_by(rig, "helm", UPDATE, HELM)
+    rig.write_config(take_over=False)
+    rig.push({"prod/web.yaml": yaml.safe_dump(deployment())})
+    rig.sync()
+    assert rig.api.get(made)["metadata"]["labels"] == HELM["labels"]
+    rig.push({"prod/web.yaml": yaml.safe_dump(deployment(annotations={"reconciler/take-over": "true"}))})
+    rig.sync()
+    assert not HELM["labels"].keys() & rig.api.get(made)["metadata"]["labels"].keys()
 
 
 def test_take_over_leaves_replicas_to_the_autoscaler(rig: ClusterRig) -> None:

@@ -106,6 +106,15 @@ def applied(desired: DesiredObject, live: KubeObject, rules: Rules) -> Applied:
     return Applied(body_hash(desired, rules), metadata["uid"], projection, metadata["resourceVersion"])
 
 
+def seen_again(known: Applied, wanted: DesiredObject, live: KubeObject, rules: Rules) -> Applied:
+    """The same, where only others changed the live object since: then it is quickly compared from now on."""
+    metadata = live["metadata"]
+    if known.uid != metadata["uid"] or known.resource_version == metadata["resourceVersion"] or not known.projection:
+        return known
+    is_same = known.projection == projection_hash(live, ignored_paths(wanted, live, rules))
+    return replace(known, resource_version=metadata["resourceVersion"]) if is_same else known
+
+
 def compare(
     desired: DesiredObject, live: KubeObject | None, remembered: Applied | None, rules: Rules, is_member: bool = False
 ) -> Comparison:
@@ -113,12 +122,12 @@ def compare(
     if live is None:
         return Missing()
     metadata = live["metadata"]
+    if since := metadata.get("deletionTimestamp"):
+        return Terminating(since, tuple(metadata.get("finalizers") or ()))
     known = remembered if remembered and remembered.uid == metadata["uid"] else None
     is_same_body = known is not None and known.body == body_hash(desired, rules)
     if known and is_same_body and known.resource_version == metadata["resourceVersion"] != "":
         return InSync(known)
-    if since := metadata.get("deletionTimestamp"):
-        return Terminating(since, tuple(metadata.get("finalizers") or ()))
     if owned_fields(live) is None and known is None and not is_member:
         return TakeOver(owners_of(live), _changes(desired, as_taken_over(live), rules))
     if known and is_same_body:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from reconciler.cluster.objects.compare import (
     Unconfirmed,
     applied,
     compare,
+    seen_again,
 )
 from reconciler.cluster.objects.differences import FieldChange, differences
 from reconciler.cluster.objects.ignore import NO_RULES, Rules
@@ -56,6 +58,18 @@ def test_compare_after_apply_is_in_sync_and_stays_so() -> None:
     assert isinstance(found, InSync)
     assert found.applied.resource_version == "9"
     assert found.applied.projection == remembered.projection
+
+
+def test_seen_again_is_as_now_where_only_others_changed_it() -> None:
+    want, there = desired(deployment()), live(deployment(), ours(deployment()))
+    known = applied(want, there, NO_RULES)
+    assert seen_again(known, want, there, NO_RULES) is known
+    status = live(deployment() | {"status": {"replicas": 1}}, ours(deployment()), version="2")
+    assert seen_again(known, want, status, NO_RULES) == replace(known, resource_version="2")
+    edited = taken(deployment(), ["spec", "replicas"], 5, entry("kubectl-edit", EDIT))
+    assert seen_again(known, want, edited, NO_RULES) is known
+    another = live(deployment(), ours(deployment()), uid="u2", version="2")
+    assert seen_again(known, want, another, NO_RULES) is known
 
 
 def test_compare_drift_names_manager_and_field() -> None:
