@@ -57,8 +57,8 @@ compile_pins() {
   mkdir -p "$to"
   compile "$to/uv.txt" --group uv
   compile "$to/build.txt" --group build
-  compile "$to/dev.txt" pyproject.toml --extra dev --extra sops
-  compile "$to/image.txt" pyproject.toml --extra sops --constraints "$to/dev.txt"
+  compile "$to/dev.txt" pyproject.toml --extra dev --extra kubernetes --extra sops
+  compile "$to/image.txt" pyproject.toml --extra kubernetes --extra sops --constraints "$to/dev.txt"
   compile "$to/daemon.txt" pyproject.toml --constraints "$to/dev.txt"
   extra storage >"$SCRATCH/storage.in"
   compile "$to/storage.txt" "$SCRATCH/storage.in"
