@@ -9,6 +9,7 @@ import time
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import structlog
@@ -265,6 +266,9 @@ def make_cluster_place(
     evaluation: Evaluation | None = None,
 ) -> ManagedTarget:
     """One cluster, which nothing was asked of yet. Raises SettingsError."""
+    if find_spec("kubernetes") is None:
+        text = "needs the Kubernetes client, which is not installed: pip install 'vllm-reconciler[kubernetes]'"
+        raise SettingsError(f"target {settings.name}: kind kubernetes {text}")
     # Reading it takes a while, and hosts need none of it.
     from reconciler.loop.cluster_wing import ClusterWing
 

@@ -265,16 +265,26 @@ def _connect(access: Access, old: _Link | None) -> _Link:
 
 
 def _pool(access: Access, tls: Tls) -> urllib3.PoolManager:
-    options: dict[str, Any] = {
-        "ssl_context": tls_context(tls),
-        "maxsize": _MOST_CONNECTIONS,
-        "socket_options": [*urllib3.connection.HTTPConnection.default_socket_options, *_KEEP_ALIVE],
-    }
-    if tls.server_name is not None:
-        options["server_hostname"] = tls.server_name
+    """The connections of the Kubernetes client: it knows proxies, those of the environment as well, and keep-alive.
+
+    TLS is our own: the client takes keys only as files.
+    """
+    # It reads every model of every kind: half a second that only a cluster should cost.
+    from kubernetes.client import Configuration
+    from kubernetes.client.rest import RESTClientObject
+
+    configuration = Configuration(host=access.server)
     if access.proxy is not None:
-        return urllib3.ProxyManager(access.proxy, **options)
-    return urllib3.PoolManager(**options)
+        configuration.proxy = access.proxy
+        configuration.no_proxy = None
+    configuration.connection_pool_maxsize = _MOST_CONNECTIONS
+    configuration.socket_options = [*urllib3.connection.HTTPConnection.default_socket_options, *_KEEP_ALIVE]
+    configuration.tls_server_name = tls.server_name
+    pool: urllib3.PoolManager = RESTClientObject(configuration).pool_manager
+    for name in ("ca_certs", "cert_file", "key_file", "ca_cert_data", "cert_reqs"):
+        pool.connection_pool_kw.pop(name, None)
+    pool.connection_pool_kw["ssl_context"] = tls_context(tls)
+    return pool
 
 
 # What JSON leaves as it is and YAML, as which the server reads what is applied, does not: other controls, other ends of
