@@ -18,10 +18,12 @@ NO_CHILDREN = Children()
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What engines said of versions, by digest: verdicts, those that are awaited, and why there is none (yet). `mute`
-    are those of which no engine will ever say more: git does not tell what runs, or it is no vLLM."""
+    """What engines said of versions, by digest: verdicts, which flags of ours they do not know, which are awaited, and
+    why there is none (yet). `mute` are those of which no engine will ever say more: git does not tell what runs, or it
+    is no vLLM."""
 
     preflights: Mapping[str, Preflight] = field(default_factory=dict)
+    lacks: Mapping[str, frozenset[str]] = field(default_factory=dict)
     asking: frozenset[str] = frozenset()
     troubles: Mapping[str, Reason] = field(default_factory=dict)
     mute: frozenset[str] = frozenset()

@@ -71,6 +71,7 @@ class Preflights:
         by_name = {(str(job["metadata"]["namespace"]), str(job["metadata"]["name"])): job for job in jobs}
         found = tuple(pods)
         preflights: dict[str, Preflight] = {}
+        lacks: dict[str, frozenset[str]] = {}
         troubles: dict[str, Reason] = {}
         asking, mute, self._asked = set(), set(), {}
         for desired, git in services:
@@ -95,7 +96,8 @@ class Preflights:
                         asking.add(desired.digest)
             if verdict is not None:
                 preflights[desired.digest] = verdict.about(asked.question, desired.origin)
-        return Answers(preflights, frozenset(asking), troubles, frozenset(mute))
+                lacks[desired.digest] = frozenset(verdict.lacks)
+        return Answers(preflights, lacks, frozenset(asking), troubles, frozenset(mute))
 
     def ask(self, action: AskPreflight) -> None:
         """Make the Job. Raises Retryable."""

@@ -37,7 +37,7 @@ from reconciler.cluster.rollout.last_good import (
     restored,
     secret_of,
 )
-from reconciler.cluster.rollout.strategy import ServiceChange, Transition, Way, choose
+from reconciler.cluster.rollout.strategy import ServiceChange, Transition, Way, choose, start_seconds
 from reconciler.model import (
     Desired,
     DesiredObject,
@@ -282,7 +282,8 @@ def new_version(s: ServiceInputs, room: ClusterRoom) -> NewVersion:
     """Chooses strategy and drain settings anew: only now, as the pods are replaced anyway."""
     if s.git.rendered is None:
         return NewVersion(Version.of(s.git, NO_ADDITIONS), room)
-    drain, transition = drain_of(s.git, s.desired, s.drain), _transition(s, room)
+    lacks = s.seen.answers.lacks.get(s.desired.digest)
+    drain, transition = drain_of(s.git, s.desired, s.drain, lacks), _transition(s, room)
     fresh = replace(drain.additions, strategy=transition.strategy if transition else None)
     is_blocked = transition is not None and transition.way is Way.BLOCKED
     lacking = transition.lacking if transition else ()
@@ -296,8 +297,11 @@ def new_version(s: ServiceInputs, room: ClusterRoom) -> NewVersion:
     )
 
 
-def drain_of(git: DesiredObject, desired: Desired, settings: DrainSettings | None) -> Drain:
-    """What is added to a service so that its pods drain, as far as git tells what it runs."""
+def drain_of(
+    git: DesiredObject, desired: Desired, settings: DrainSettings | None, lacks: frozenset[str] | None = None
+) -> Drain:
+    """What is added to a service so that its pods drain, as far as git tells what it runs. `lacks` are flags that its
+    engine does not know, if it was asked."""
     rendered, spec = git.rendered, desired.spec
     if settings is None or rendered is None or spec is None:
         return Drain()
@@ -306,7 +310,7 @@ def drain_of(git: DesiredObject, desired: Desired, settings: DrainSettings | Non
     if container is None:
         return Drain()
     grace = _predictor(git.body).get("terminationGracePeriodSeconds")
-    return find_drain(git, Server(container, spec.command_line, grace, rendered.mode), settings)
+    return find_drain(git, Server(container, spec.command_line, grace, rendered.mode, lacks), settings)
 
 
 def _transition(s: ServiceInputs, room: ClusterRoom) -> Transition | None:
@@ -342,7 +346,9 @@ def records_of(s: ServiceInputs, decision: Decision) -> Records:
         return (Reject(goal.reject, str(goal.reject.reason)),), ()
     is_applied = isinstance(decision.found, InSync)
     if goal.promote and is_applied and not s.record.is_proven(s.desired.digest) and decision.version is not None:
-        return _written(s, s.record.promoted(_good_version(s, decision.version)), promoted=True)
+        record = s.record.promoted(_good_version(s, decision.version))
+        took = start_seconds(s.seen.children.get(s.desired.id, NO_CHILDREN).pods)
+        return _written(s, record if took is None else record.started(took), promoted=True)
     if goal.failed is not None:
         return _written(s, replace(s.record, failed=goal.failed), promoted=False)
     return (), ()

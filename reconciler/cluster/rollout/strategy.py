@@ -7,8 +7,9 @@ and none missing: where no GPU is spare, such a rollout waits for ever, beside a
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -171,6 +172,19 @@ def count_of(replicas: int) -> Count:
     if replicas <= 1:
         return Count.ONE
     return Count.MANY if replicas * _DEFAULT_PERCENT // 100 else Count.FEW
+
+
+def start_seconds(pods: Iterable[KubeObject]) -> float | None:
+    """How long the slowest of these pods took from its creation to be ready; None: none of them is."""
+    took = []
+    for pod in filter(_is_ready, pods):
+        ready = next(each for each in pod["status"]["conditions"] if each.get("type") == "Ready")
+        try:
+            created = datetime.fromisoformat(pod["metadata"]["creationTimestamp"])
+            took.append((datetime.fromisoformat(ready["lastTransitionTime"]) - created).total_seconds())
+        except (KeyError, TypeError, ValueError):
+            continue
+    return max((each for each in took if each > 0), default=None)
 
 
 def outage(r: ServiceChange) -> str:

@@ -22,6 +22,7 @@ from reconciler.cluster.rollout.strategy import (
     choose,
     count_of,
     find_row,
+    start_seconds,
 )
 from reconciler.model import NO_ORIGIN, Origin, ReasonCode, Strategy
 from tests.cluster.rollout.test_gpus import GPU, node, pod, spec
@@ -210,6 +211,20 @@ def test_parts_of_gpus_are_named_by_what_they_are() -> None:
     (reason,) = choose(r, read_room([node("a")], list(r.old))).lacking
     assert reason.code is ReasonCode.INSUFFICIENT_ACCELERATOR
     assert "needs 1 nvidia.com/mig-1g.10gb on one node" in reason.message
+
+
+def test_a_start_took_from_creation_to_ready() -> None:
+    def started(created: str, ready: str, status: str = "True") -> dict[str, Any]:
+        made = pod("a", 1)
+        made["metadata"]["creationTimestamp"] = created
+        made["status"]["conditions"] = [{"type": "Ready", "status": status, "lastTransitionTime": ready}]
+        return made
+
+    quick = started("2026-11-29T10:00:00Z", "2026-11-29T10:01:00Z")
+    slow = started("2026-11-29T10:00:00Z", "2026-11-29T10:05:12Z")
+    starting = started("2026-11-29T09:00:00Z", "2026-11-29T10:00:00Z", "False")
+    assert start_seconds([quick, slow, starting]) == 312
+    assert start_seconds([starting, started("", "x"), pod("a", 1)]) is None
 
 
 def test_counts_follow_the_rounding_of_kubernetes() -> None:
