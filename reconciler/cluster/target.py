@@ -69,6 +69,7 @@ from reconciler.secrets import SecretStore
 
 SERVICE = ("serving.kserve.io", "InferenceService")
 _RUNTIMES = (("serving.kserve.io", "ServingRuntime"), ("serving.kserve.io", "ClusterServingRuntime"))
+_WORKLOADS = (("apps", "Deployment"), ("apps", "ReplicaSet"), ("", "Node"), ("", "Pod"))
 # Seconds that a first look waits until every kind has been listed.
 _FIRST_LOOK = 20.0
 # With the two others it is refused if the object is not as it was read.
@@ -269,14 +270,20 @@ class ClusterTarget:
     ) -> Iterator[WatchedKind]:
         """Those of git and of what is ours; and where services are, what runs for them and where it may run."""
         own = self._settings.namespace
-        kinds = {(one.group, one.kind) for one in inventory.members} | {(one.id.group, one.id.kind) for one in wanted}
-        yield from (WatchedKind(group, kind) for group, kind in kinds)
+        versions: dict[tuple[str, str], set[str]] = {(one.group, one.kind): set() for one in inventory.members}
+        for one in wanted:
+            version = one.api_version.rpartition("/")[2]
+            versions.setdefault((one.id.group, one.id.kind), set()).add(version)
+        kinds = versions.keys()
+        for (group, kind), named in versions.items():
+            # As git writes it, so that what we applied and what we see of it are alike.
+            yield WatchedKind(group, kind, next(iter(named)) if len(named) == 1 else "")
         yield _watched(self._parent())
         if SERVICE in kinds or desired.services:
             spaces = {one.namespace for one in self._services(desired, inventory)}
-            for group, kind in (SERVICE, *_RUNTIMES, ("apps", "Deployment"), ("apps", "ReplicaSet"), ("", "Node")):
-                yield WatchedKind(group, kind)
-            yield WatchedKind("", "Pod")
+            for each in (SERVICE, *_RUNTIMES, *_WORKLOADS):
+                if each not in kinds:
+                    yield WatchedKind(*each)
             yield from (WatchedKind("", "Event", namespace=space) for space in spaces)
             if self._preflights is not None:
                 yield WatchedKind(*WATCHED, labels=PREFLIGHT)

@@ -247,3 +247,25 @@ def test_object_that_the_api_server_refuses_is_an_error_at_its_line(make_cluster
     assert rig.api.find(_config_map(rig, "a")) is not None
     with pytest.raises(ApiError):
         rig.api.get({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s", "namespace": rig.namespace}})
+
+
+def test_object_in_an_older_version_of_its_kind_stays_in_sync(make_cluster: MakeRig):
+    rig = make_cluster()
+    scaler = {
+        "apiVersion": "autoscaling/v1",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": "a"},
+        "spec": {
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "a"},
+            "maxReplicas": 2,
+            "targetCPUUtilizationPercentage": 50,
+        },
+    }
+    rig.push({"prod/a.yaml": yaml.safe_dump(scaler)})
+    rig.sync()
+    rig.writes()
+    place = {"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler"}
+    metadata = {"name": "a", "namespace": rig.namespace}
+    rig.api.patch(place | {"metadata": metadata}, {"status": {"desiredReplicas": 1}}, subresource="status")
+    rig.sync()
+    assert rig.writes() == []
