@@ -1,12 +1,12 @@
 """Run a plan on a cluster: the inventory first, then objects wave by wave, those of one wave side by side.
 
-What fails holds up later waves, as they may need it, and nothing else.
+What fails holds up later waves in its namespace, as they may need it, and everything where it has none; nothing else.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 
@@ -14,12 +14,24 @@ import structlog
 
 from reconciler.errors import ReconcileError, Terminal
 from reconciler.fault_isolation import unexpected
-from reconciler.model import Action, ApplyObject, Outcome, Plan, Result, WriteInventory
+from reconciler.model import (
+    Action,
+    ApplyObject,
+    DeleteObject,
+    KeepLastGood,
+    NoteTry,
+    Outcome,
+    Plan,
+    Result,
+    StopService,
+    WriteInventory,
+)
 from reconciler.model.target import Perform
 
 log = structlog.get_logger()
 
 _PARALLEL = 8
+_EVERYWHERE = ""
 
 
 def make_pool() -> ThreadPoolExecutor:
@@ -30,18 +42,20 @@ def make_pool() -> ThreadPoolExecutor:
 def execute(plan: Plan, perform: Perform, pool: ThreadPoolExecutor, waiting: Collection[Action]) -> tuple[Result, ...]:
     """The result of each action, in their order. Never raises for a failed one."""
     results: list[Result] = []
-    held = ""
+    held: dict[str, str] = {}
     for actions in _groups(plan.actions):
-        todo = [action for action in actions if action not in waiting]
-        skipped = [action for action in actions if action in waiting]
-        if held:
-            results += [Result(action, Outcome.SKIPPED, held) for action in actions]
-            continue
-        found = [*pool.map(lambda action: _run(action, perform), todo)]
-        found += [Result(action, Outcome.SKIPPED, "it failed before and is tried again later") for action in skipped]
+        later = [(action, _why_later(action, waiting, held)) for action in actions]
+        found = [*pool.map(lambda action: _run(action, perform), (action for action, why in later if not why))]
+        found += [Result(action, Outcome.SKIPPED, why) for action, why in later if why]
         results += found
-        held = _what_holds_up(found)
+        held = {**_what_holds_up(found), **held}
     return tuple(results)
+
+
+def _why_later(action: Action, waiting: Collection[Action], held: Mapping[str, str]) -> str:
+    if (text := held.get(_EVERYWHERE) or held.get(_namespace(action))) is not None:
+        return text
+    return "it failed before and is tried again later" if action in waiting else ""
 
 
 def _groups(actions: Iterable[Action]) -> Iterator[list[Action]]:
@@ -60,15 +74,29 @@ def _group(action: Action) -> tuple[int, int]:
             return 2, 0
 
 
-def _what_holds_up(results: Iterable[Result]) -> str:
+def _what_holds_up(results: Iterable[Result]) -> dict[str, str]:
+    """Namespaces in which later waves wait, and for what; "" is everywhere."""
+    found: dict[str, str] = {}
     for one in results:
         if one.outcome is Outcome.DONE:
             continue
         if isinstance(one.action, WriteInventory):
-            return "the inventory could not be written, and without it nothing is applied or deleted"
-        if isinstance(one.action, ApplyObject):
-            return f"it waits for {one.action.object}, which could not be applied"
-    return ""
+            found[_EVERYWHERE] = "the inventory could not be written, and without it nothing is applied or deleted"
+        elif isinstance(one.action, ApplyObject):
+            text = f"it waits for {one.action.object}, which could not be applied"
+            found.setdefault(one.action.object.namespace, text)
+    return found
+
+
+def _namespace(action: Action) -> str:
+    """Where an action is at home; records of services lie elsewhere, and are about their services."""
+    match action:
+        case ApplyObject() | DeleteObject() | StopService():
+            return action.object.namespace
+        case KeepLastGood() | NoteTry():
+            return action.service.namespace
+        case _:
+            return _EVERYWHERE
 
 
 def _run(action: Action, perform: Perform) -> Result:

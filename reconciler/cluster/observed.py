@@ -47,8 +47,8 @@ class ClusterObserved(ClusterView):
 
     `live` are the objects of the kinds that matter. `absent` are kinds, by group and name, that the API server does
     not serve (yet), and `unknown` those of which nobody can say what there is, with the reason. `is_leader`: no other
-    daemon acts on this cluster for this target; else `leader` does. `refusals` are what the API server and webhooks
-    said when they were asked, by object and the hash of what would be applied; `answers` what engines said.
+    daemon acts on this cluster for this target; else `leader` says which. `refusals` are what the API server and
+    webhooks said when they were asked, by object and the hash of what would be applied; `answers` what engines said.
     `speechless` says of services that have not proved themselves why no token comes back; empty: one does. A service
     that is not in it was not asked.
     """

@@ -183,8 +183,7 @@ class _Pass:
     def _notes(self) -> Iterator[Reason]:
         yield from (each for one in self.seen.wanted for each in options_of(one).warnings)
         if not self.seen.is_leader:
-            text = f"another daemon acts for this target: {self.seen.leader or 'nobody yet'}; this one only looks"
-            yield host_reason(ReasonCode.NOT_LEADER, text)
+            yield host_reason(ReasonCode.NOT_LEADER, f"this daemon only looks: {self.seen.leader}")
 
     # ------------------------------------------------------------ one object
 

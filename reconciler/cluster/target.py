@@ -16,7 +16,7 @@ from typing import Any
 from reconciler.cluster.api.client import Client
 from reconciler.cluster.api.connection import ClusterConnection
 from reconciler.cluster.api.errors import ApiError, Conflict, Invalid, KindUnknown, NamespaceEnding, NotFound
-from reconciler.cluster.api.lease import Election, LeaseSettings
+from reconciler.cluster.api.lease import Election, Leadership, LeaseSettings
 from reconciler.cluster.api.trimming import hashed
 from reconciler.cluster.api.watch import KindState, Snapshot, WatchedKind, Watches
 from reconciler.cluster.crash_logs import CrashLogs
@@ -72,6 +72,7 @@ _RUNTIMES = (("serving.kserve.io", "ServingRuntime"), ("serving.kserve.io", "Clu
 _WORKLOADS = (("apps", "Deployment"), ("apps", "ReplicaSet"), ("", "Node"), ("", "Pod"))
 # Seconds that a first look waits until every kind has been listed.
 _FIRST_LOOK = 20.0
+_LOOK_AGAIN = 0.02
 # With the two others it is refused if the object is not as it was read.
 _TAKEN_OVER = ("managedFields", "resourceVersion", "uid")
 # Objects that a plan asks about: each is a request.
@@ -117,11 +118,24 @@ class ClusterTarget:
 
     # ------------------------------------------------------------ the port
 
-    def lock(self) -> None:
-        """Take part in the election of who acts. It is not waited for: until it is won, nothing is done."""
+    def lock(self, wait: float = 0.0) -> None:
+        """Take part in the election of who acts, and wait so long for winning it: until then, nothing is done.
+
+        Raises Terminal, naming the leader, where it was waited for in vain.
+        """
         if self._election is None:
             names = LeaseSettings(self._settings.namespace, inventory_name(self.name), socket.gethostname())
             self._election = Election(self._connection, names, self._wake, self._succession.follow)
+
+        ends = time.monotonic() + wait
+        while time.monotonic() < ends and not self._election.leadership().is_ours:
+            time.sleep(_LOOK_AGAIN)
+        leadership = self._election.leadership()
+        if wait and not leadership.is_ours and leadership.holder:
+            raise Terminal(
+                f"target {self.name}: {leadership.holder} acts for it: end that daemon, or have it sync by "
+                "`reconciler sync` where it runs"
+            )
 
     def close(self) -> None:
         """End threads. What serves keeps serving."""
@@ -223,7 +237,7 @@ class ClusterTarget:
             speechless=self._speechless(desired, health, records),
             answers=self._answers(desired, wanted_by_id, seen, pods),
             is_leader=leadership is None or leadership.is_ours,
-            leader=leadership.holder or leadership.why if leadership else "",
+            leader=_leader(leadership) if leadership else "",
         )
 
     def _speechless(
@@ -465,9 +479,7 @@ class ClusterTarget:
             return
         leadership = self._election.leadership()
         if not leadership.is_ours:
-            raise Retryable(
-                f"target {self.name}: another daemon acts for it now: {leadership.holder or leadership.why}"
-            )
+            raise Retryable(f"target {self.name}: this daemon may not act now: {_leader(leadership)}")
 
 
 def _expected(git: DesiredObject | None, remembered: Mapping[ObjectId, Remembered]) -> Expected | None:
@@ -486,6 +498,10 @@ def _expected(git: DesiredObject | None, remembered: Mapping[ObjectId, Remembere
 def inventory_name(target: str) -> str:
     """Of the ConfigMap that holds a target's inventory, and of its Lease."""
     return f"reconciler-{target}"
+
+
+def _leader(leadership: Leadership) -> str:
+    return f"{leadership.holder} acts" if leadership.holder else leadership.why
 
 
 def _watched(one: ObjectId) -> WatchedKind:

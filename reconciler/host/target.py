@@ -128,7 +128,7 @@ class HostTarget:
         checks = StartChecks(self._workloads, self._supervisor, drain_timeout, reader, closed)
         return Preflights(self._workloads, runner, self._wake, fits, checks)
 
-    def lock(self) -> None:
+    def lock(self, wait: float = 0.0) -> None:
         """Take over this host. Raises Terminal, naming the holder, while another process has it."""
         if self._closed:
             raise Retryable(f"target {self.name}: already released; another process manages it")

@@ -48,6 +48,8 @@ from reconciler.web.metrics import Metrics
 
 _LONGEST_PREFLIGHT = 300.0
 _LONGEST_PAUSE = 1.0
+# A leader that is dead is succeeded within this.
+_LONGEST_ELECTION = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ def _parts(settings: Settings) -> Iterator[tuple[GitSource, list[ManagedTarget]]
     with _opened(settings, history) as (source, places):
         source.retry()
         for place in places:
-            place.target.lock()
+            place.target.lock(_LONGEST_ELECTION)
         keep_targets(settings, history)
         yield source, places
 

@@ -28,8 +28,11 @@ class Target(Protocol):
 
     name: str
 
-    def lock(self) -> None:
-        """Take it over, or go on with it. Raises Terminal, naming the holder, while another process has it."""
+    def lock(self, wait: float = 0.0) -> None:
+        """Take it over, or go on with it. Raises Terminal, naming the holder, while another process has it.
+
+        Where daemons elect who acts, the election is waited for so many seconds; 0: until then, it is only looked at.
+        """
 
     def perform(self, action: TargetAction) -> None:
         """Do one action, idempotently. Raises Retryable or Terminal."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import ctypes
 import json
 import os
 import signal
@@ -17,6 +19,7 @@ from reconciler.web.client import DaemonClient, NoDaemon
 from tests.cluster.rig import ClusterRig, Document
 from tests.controlplane.api import Object
 
+_PR_SET_PDEATHSIG = 1
 CRASHING = Path(__file__).parent / "crashing.py"
 
 
@@ -24,6 +27,15 @@ class DaemonRig(ClusterRig):
     """A target whose passes a daemon makes."""
 
     process: subprocess.Popen[bytes] | None = None
+
+    def twin(self, **target: Any) -> DaemonRig:
+        """Another daemon for the same repository and cluster, with a state folder of its own."""
+        other = copy.copy(self)
+        other.folder = self.folder.with_name("twin")
+        other.folder.mkdir()
+        other.config, other.process, other.target = other.folder / "config.yaml", None, dict(self.target)
+        other.write_config(**target)
+        return other
 
     def start(self, *, crashing: bool = False) -> None:
         """Start the daemon; `crashing`: one that dies at every boundary of an action, and comes back."""
@@ -38,6 +50,7 @@ class DaemonRig(ClusterRig):
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=_end_with_us,
             )
 
     def kill(self, number: int = signal.SIGKILL) -> None:
@@ -108,6 +121,12 @@ class DaemonRig(ClusterRig):
         found = self.api.find(self.config_map(name))
         return None if found is None else found.get("data") or {}
 
+    @property
+    def lease(self) -> Object:
+        """Where it is."""
+        metadata = {"name": "reconciler-prod", "namespace": self.namespace}
+        return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata}
+
     def members(self) -> dict[str, str]:
         """Of the inventory: kind and name → UID."""
         data = self.data("reconciler-prod") or {}
@@ -118,6 +137,11 @@ class DaemonRig(ClusterRig):
         """What the daemon asked since the last call: verb, resource and name; the election is left out."""
         requests = [each for each in self.plane.requests() if each.user_agent.startswith("reconciler")]
         return [f"{each.verb} {each.resource}/{each.name}" for each in requests if each.resource != "leases"]
+
+
+def _end_with_us() -> None:
+    """However a test ends, nothing that it started stays."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @contextlib.contextmanager
