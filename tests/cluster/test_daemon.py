@@ -110,4 +110,4 @@ def test_many_deletions_wait_for_approve(rig: DaemonRig):
 
     rig.converge()
     assert not any(rig.data(name) for name in "abcdef")
-    assert rig.members() == {}
+    rig.wait("the inventory to be empty", lambda: rig.members() == {})

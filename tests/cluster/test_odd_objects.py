@@ -44,13 +44,13 @@ def test_objects_that_cannot_be_applied_are_told_at_their_lines(rig: DaemonRig):
             "prod/status.yaml": "apiVersion: v1\nkind: Service\nmetadata: {name: st}\n"
             "spec: {ports: [{port: 80}]}\nstatus: {loadBalancer: {}}\n",
             "prod/version.yaml": yaml.safe_dump(hpa),
-            "prod/unknown.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: u, namespace: default}\nspecs: {x: 1}\n",
+            "prod/unknown.yaml": _text(metadata={"name": "u", "namespace": "default"}, specs={"x": "1"}),
             "prod/a.yaml": config_map("a", x="2"),
         }
     )
     rig.wait("what can be applied", lambda: rig.data("a") == {"x": "2"})
     told = rig.wait("what cannot", lambda: (t := rig.told()) and t["lastError"] and t)
-    assert "prod/unknown.yaml:4: specs: field not declared in schema" in told["lastError"]
+    assert "prod/unknown.yaml:6: specs: field not declared in schema" in told["lastError"]
     refused = {one["file"]: one["message"] for one in (*told["refused"], *told["notes"])}
     assert "metadata.name is missing" in refused["prod/generated.yaml"]
     assert "invalid name" in refused["prod/name.yaml"]
