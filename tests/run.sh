@@ -97,6 +97,7 @@ e2e() {
 cluster() {
   find_control_plane "$@"
   find_kubectl
+  find_engine
   find_nspawn
   find_containerd
   check cluster run_pytest cluster -m cluster -n 2 --dist worksteal "$@"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from tests.controlplane.existing import ExistingCluster
 from tests.controlplane.node import Node
 from tests.controlplane.nodes import make_node
 from tests.machines.machine import NoMachine
+from tests.support.engine.fixtures import NoEngine, find_place
 
 _NUMBERS = itertools.count(1)
 
@@ -73,13 +75,16 @@ def namespace(api: Api) -> Iterator[str]:
 
 @pytest.fixture
 def real_node(control_plane: ControlPlane) -> Iterator[Node]:
-    """A node whose pods are containers, with a real kubelet; `tests.controlplane.node` says what they need."""
+    """A node whose pods are containers, with a real kubelet; `tests.controlplane.node` says what they need.
+
+    They can run `engine_python` with `tiny_model`.
+    """
     name = f"real-{next(_NUMBERS)}"
     # Not below /tmp: a machine has one of its own.
     folder = Path("/run") / f"reconciler-tests-{os.getpid()}-{name}"
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        node = Node(control_plane, folder, name)
+        node = Node(control_plane, folder, name, _engine_folders())
     except NoMachine as error:
         pytest.skip(str(error))
     object_of_node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
@@ -90,6 +95,16 @@ def real_node(control_plane: ControlPlane) -> Iterator[Node]:
         control_plane.api.delete(object_of_node)
         node.close()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _engine_folders() -> list[Path]:
+    """What a preloaded engine needs to be seen, so far as it is there."""
+    try:
+        place = find_place()
+    except NoEngine:
+        return []
+    needed = [Path(__file__).parents[2], Path(sys.prefix), Path(sys.base_prefix), place.venv, place.folder]
+    return [path for path in needed if path.exists()]
 
 
 @pytest.fixture

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.controlplane.api import Api, wait_for
-from tests.controlplane.node import Node
+from tests.controlplane.node import THERE, Node
+from tests.support.engine.server import SERVICE, SMALL, Stream
 from tests.support.ports import free_port
 
 pytestmark = pytest.mark.cluster
@@ -24,30 +24,43 @@ def stop(*_):
     sys.exit(0)
 
 signal.signal(signal.SIGTERM, stop)
-http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), http.server.SimpleHTTPRequestHandler).serve_forever()
+
+class Healthy(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Healthy).serve_forever()
 """
 
 
-def make_pod(namespace: str, node: Node, port: int, folder: Path) -> dict[str, Any]:
+def make_pod(namespace: str, node: Node, port: int, *command: str) -> dict[str, Any]:
+    """What it says in /mnt/log is in the node's folder."""
     pre_stop = ["/bin/sh", "-c", "echo preStop >>/mnt/log; sleep 1"]
     container = {
         "name": "c",
         "image": node.add_image("acme/server"),
-        "command": ["/usr/bin/python3", "-c", SERVER, str(port)],
+        "command": list(command),
         "ports": [{"containerPort": port}],
+        "env": [{"name": "HOME", "value": "/tmp"}],
         "lifecycle": {"preStop": {"exec": {"command": pre_stop}}},
-        "readinessProbe": {"httpGet": {"host": "127.0.0.1", "port": port}, "periodSeconds": 1},
+        "readinessProbe": {"httpGet": {"host": "127.0.0.1", "port": port, "path": "/health"}, "periodSeconds": 1},
         "volumeMounts": [{"name": "log", "mountPath": "/mnt"}],
     }
     spec = {
         "nodeName": node.name,
         "hostNetwork": True,
-        "terminationGracePeriodSeconds": 20,
+        "terminationGracePeriodSeconds": 150,
         "containers": [container],
-        "volumes": [{"name": "log", "hostPath": {"path": str(folder)}}],
+        "volumes": [{"name": "log", "hostPath": {"path": str(THERE)}}],
     }
     metadata = {"name": "p", "namespace": namespace, "labels": {"app": "p"}}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def make_service(namespace: str, port: int) -> dict[str, Any]:
+    spec = {"selector": {"app": "p"}, "ports": [{"port": 80, "targetPort": port}]}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s", "namespace": namespace}, "spec": spec}
 
 
 def said(node: Node) -> list[str]:
@@ -61,15 +74,29 @@ def ready_endpoints(api: Api, namespace: str) -> int:
 
 
 def test_kubelet_runs_a_pod_and_stops_it_in_its_order(api: Api, namespace: str, real_node: Node) -> None:
-    port, folder = free_port(), Path("/srv/node")
-    service = {"selector": {"app": "p"}, "ports": [{"port": 80, "targetPort": port}]}
-    metadata = {"name": "s", "namespace": namespace}
-    api.create({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": service})
-    pod = api.create(make_pod(namespace, real_node, port, folder))
-    wait_for(lambda: ready_endpoints(api, namespace) == 1, what=real_node.log())
-    assert urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10).status == 200
+    port = free_port()
+    api.create(make_service(namespace, port))
+    pod = api.create(make_pod(namespace, real_node, port, "/usr/bin/python3", "-c", SERVER, str(port)))
+    wait_for(lambda: ready_endpoints(api, namespace) == 1, what="the pod is ready")
     api.delete(pod)
     wait_for(lambda: ready_endpoints(api, namespace) == 0)
     assert "end" not in said(real_node)
     wait_for(lambda: api.find(pod) is None)
     assert said(real_node) == ["preStop", "SIGTERM", "end"]
+
+
+def test_vllm_in_a_deleted_pod_ends_its_stream_complete(
+    api: Api, namespace: str, real_node: Node, engine_python: Path, tiny_model: Path
+) -> None:
+    port = free_port()
+    flags = [*SMALL, "--shutdown-timeout=120", f"--served-model-name={SERVICE}", f"--port={port}", "--host=127.0.0.1"]
+    engine = [str(engine_python), "-m", "vllm.entrypoints.openai.api_server", *flags, f"--model={tiny_model}"]
+    api.create(make_service(namespace, port))
+    pod = api.create(make_pod(namespace, real_node, port, *engine))
+    wait_for(lambda: ready_endpoints(api, namespace) == 1, 120, "the engine is ready")
+    stream = Stream(port, str(SERVICE), 2500)
+    api.delete(pod)
+    wait_for(lambda: ready_endpoints(api, namespace) == 0)
+    assert stream.is_complete()
+    wait_for(lambda: api.find(pod) is None, 60)
+    assert said(real_node) == ["preStop"]
