@@ -2,6 +2,10 @@
 
 import signal
 
+from hypothesis import settings
+
+from tests.support.examples import examples
+
 pytest_plugins = [
     "tests.support.engine.fixtures",
     "tests.support.nvml.driver",
@@ -12,3 +16,7 @@ pytest_plugins = [
 
 # A shell's background job has SIGINT ignored, and what it starts inherits that: here it is to end what is interrupted.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# For properties that say nothing else. How long one example takes tells nothing on a busy machine.
+settings.register_profile("ours", settings(), max_examples=examples(100), deadline=None)
+settings.load_profile("ours")

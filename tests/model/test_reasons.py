@@ -56,6 +56,7 @@ def test_no_reason_is_written_as_text() -> None:
     assert not found
 
 
+@pytest.mark.slow
 def test_every_reason_is_given_somewhere() -> None:
     used = {node.attr for tree in trees().values() for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     assert {each.name for each in ReasonCode} - used - {"UNKNOWN_REASON"} == set()
