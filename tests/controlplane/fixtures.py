@@ -86,6 +86,7 @@ def real_node(control_plane: ControlPlane) -> Iterator[Node]:
     try:
         node = Node(control_plane, folder, name, _engine_folders())
     except NoMachine as error:
+        shutil.rmtree(folder, ignore_errors=True)
         pytest.skip(str(error))
     object_of_node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
     try:

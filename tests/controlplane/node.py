@@ -71,7 +71,11 @@ class Node:
         others = sorted({str(path) for path in shown if not path.is_relative_to("/usr")})
         self._write_files(["/usr", *others])
         binds = {f"{path}:ro": path for path in (*others, str(control_plane.folder), str(self._programs()))}
-        self.machine = Machine(folder / "machine", name, {str(THERE): str(folder), **binds})
+        try:
+            self.machine = Machine(folder / "machine", name, {str(THERE): str(folder), **binds})
+        except NoMachine:
+            self._registry.close()
+            raise
         try:
             self._start()
         except BaseException:
