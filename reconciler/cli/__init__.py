@@ -5,6 +5,7 @@ Everything heavy is imported inside the commands: `--help` must be fast.
 passes   run, plan, sync, diff: make passes, or show what one would do
 daemon   status, history, logs, suspend, resume, restart: ask the daemon that runs
 local    render, validate, init, demo, version: need no daemon
+doctor   doctor: check the targets of the config
 host     host doctor, drain, undrain, install, uninstall
 target   target rename
 shared   exit codes, options and printing
@@ -17,7 +18,7 @@ import sys
 import click
 
 from reconciler import __version__
-from reconciler.cli import daemon, host, local, passes, target
+from reconciler.cli import daemon, doctor, host, local, passes, target
 from reconciler.cli.shared import BROKEN_PIPE, INTERRUPTED, NO, OK, UNAVAILABLE, WRONG
 from reconciler.cli.streams import OutputLost, end_output, guard_streams
 from reconciler.errors import ReconcileError, Retryable, Terminal
@@ -106,6 +107,7 @@ for _command in (
     local.validate,
     local.init,
     local.demo,
+    doctor.doctor,
     host.host,
     target.target,
     local.version,

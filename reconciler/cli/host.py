@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from reconciler.cli.doctor import report
 from reconciler.cli.shared import (
     NO,
     OK,
@@ -18,18 +19,15 @@ from reconciler.cli.shared import (
     log_to_stderr,
     manual_options,
     options,
-    print_json,
     settings_of,
     tell,
 )
 
 if TYPE_CHECKING:
-    from reconciler.host.doctor import CheckResult
     from reconciler.host.install import Step, System
     from reconciler.web.client import DaemonClient
 
 _ROOT = click.Path(exists=True, file_okay=False, path_type=Path)
-_COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
 
 
 @click.group()
@@ -46,34 +44,11 @@ def doctor(config: str | None, output: str) -> int:
     not change the exit code.
     """
     from reconciler.config.settings import config_path
-    from reconciler.host.doctor import Level, examine
+    from reconciler.host.doctor import examine
 
     log_to_stderr()
-    found: list[CheckResult] = []
-    for one in examine(config_path(config)):
-        found.append(one)
-        if output == "text":
-            _print_finding(one)
-    problems, warnings = (sum(one.level is level for one in found) for level in (Level.PROBLEM, Level.WARNING))
-    if output == "json":
-        keys = ("topic", "level", "message", "fix")
-        document = [{key: str(getattr(one, key)) for key in keys} for one in found]
-        print_json({"schema": "reconciler.host.doctor/v2", "fit": not problems, "findings": document})
-    else:
-        click.echo(f"{len(found)} checks: {problems} problems, {warnings} warnings")
-    return NO if problems else OK
-
-
-def _print_finding(finding: CheckResult) -> None:
-    from reconciler.report.redact import printable, scrub_text
-
-    mark = f"{finding.level:<8}"
-    if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
-        mark = click.style(mark, fg=_COLOURS[finding.level])
-    click.echo(f"{mark} {finding.topic}: {printable(scrub_text(finding.message))}")
-    if finding.fix:
-        click.echo(f"{'':<8} how to fix: {printable(scrub_text(finding.fix))}")
-    sys.stdout.flush()
+    keys = ("topic", "level", "message", "fix")
+    return report(examine(config_path(config)), output, "reconciler.host.doctor/v2", keys)
 
 
 @host.command()

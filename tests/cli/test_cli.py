@@ -31,6 +31,7 @@ from tests.web.test_web import FakeLoop
 COMMANDS = [
     "demo",
     "diff",
+    "doctor",
     "history",
     "host",
     "init",

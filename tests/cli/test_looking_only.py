@@ -54,6 +54,7 @@ READING = [
     ("status",),
     ("history",),
     ("logs", "tiny"),
+    ("doctor",),
     ("host", "doctor"),
 ]
 

@@ -12,9 +12,9 @@ import pytest
 
 from reconciler.config.settings import Settings
 from reconciler.errors import SettingsError
-from reconciler.host.doctor.finding import Level
 from reconciler.host.doctor.systemd import check_user
 from reconciler.host.root_replicas import only_root_may_push, refuse_root
+from reconciler.report.findings import Level
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs replicas as root")
 REMOTE = "https://forge.example.com/models.git"

@@ -6,6 +6,5 @@ made is a finding as well.
 """
 
 from reconciler.host.doctor.examine import examine
-from reconciler.host.doctor.finding import CheckResult, Level
 
-__all__ = ["CheckResult", "Level", "examine"]
+__all__ = ["examine"]

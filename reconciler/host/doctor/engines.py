@@ -14,8 +14,8 @@ from typing import Any
 from reconciler.config.settings import HostSettings
 from reconciler.engines.launch import OLDEST_VLLM
 from reconciler.host.doctor.ask import ask, fetch_user, fetcher_of, user_of
-from reconciler.host.doctor.finding import CheckResult, ok, problem, warning
 from reconciler.host.doctor.gpus import Driver, read_driver
+from reconciler.report.findings import CheckResult, ok, problem, warning
 
 # What an environment has, read from its files: importing vLLM takes seconds and may touch GPUs.
 _SCRIPT = """

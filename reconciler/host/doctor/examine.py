@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from reconciler.config.settings import HostSettings, Settings, TargetSettings
-from reconciler.errors import ReconcileError, SettingsError
+from reconciler.errors import SettingsError
 from reconciler.host.doctor import engines, folders, git, gpus, machine, network, podman, systemd, targets
-from reconciler.host.doctor.finding import CheckResult, ok, problem, raised
-
-Check = Callable[[], Iterable[CheckResult]]
+from reconciler.report.findings import Check, CheckResult, made, ok, problem
 
 
-def examine(path: Path) -> Iterator[CheckResult]:
-    """Findings about this host and the config at `path`; without a config that can be used, about the host alone."""
+def examine(path: Path, needs_host: bool = True) -> Iterator[CheckResult]:
+    """Findings about this host and the config at `path`; without a config that can be used, about the host alone.
+
+    Without `needs_host`, what only replicas need of a host is left out where no target is a host.
+    """
     settings, faults = _load(path)
     yield from faults
     if settings is not None:
         yield ok("config", f"{path}: {', '.join(_called(target) for target in settings.targets)}")
         yield from made("config", partial(folders.check_config, path))
-    for topic, check in checks(settings):
+    for topic, check in checks(settings, needs_host or settings is None or bool(settings.hosts)):
         yield from made(topic, check)
 
 
@@ -40,7 +41,7 @@ def _called(target: TargetSettings) -> str:
     return f"target {target.name} (kind {target.kind})"
 
 
-def checks(settings: Settings | None) -> Iterator[tuple[str, Check]]:
+def checks(settings: Settings | None, needs_host: bool = True) -> Iterator[tuple[str, Check]]:
     """Every check with its topic, prerequisites first."""
     yield "git", git.check_program
     yield "kustomize", git.check_kustomize
@@ -53,8 +54,10 @@ def checks(settings: Settings | None) -> Iterator[tuple[str, Check]]:
         for target in settings.hosts:
             yield from _target_checks(target, settings)
         yield "web", partial(network.check_web, settings)
-    yield "systemd", partial(systemd.check_systemd, settings)
     yield "clock", machine.check_clock
+    if not needs_host:
+        return
+    yield "systemd", partial(systemd.check_systemd, settings)
     yield "memory", machine.check_shared_memory
     yield "limits", partial(machine.check_files, settings)
     yield "limits", machine.check_inotify
@@ -71,16 +74,3 @@ def _target_checks(target: HostSettings, settings: Settings) -> Iterator[tuple[s
     yield "ports", partial(network.check_ports, target, settings)
     yield "proxy", network.check_envoy
     yield "proxy", partial(network.check_proxy, target, settings)
-
-
-def made(topic: str, check: Check) -> Iterator[CheckResult]:
-    """What a check finds, or why it could not be performed: the others continue."""
-    try:
-        yield from check()
-    except ReconcileError as error:
-        yield raised(topic, error)
-    except OSError as error:
-        yield problem(topic, f"cannot be checked: {error}", "run this as the daemon's user")
-    except Exception as error:
-        message = f"cannot be checked: {type(error).__name__}: {error}"
-        yield problem(topic, message, "this is a bug of the reconciler, please report it")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from reconciler.config.settings import HostSettings, Settings
 from reconciler.host.doctor.ask import ask, user_of
-from reconciler.host.doctor.finding import CheckResult, ok, problem, warning
+from reconciler.report.findings import CheckResult, ok, problem, warning
 from reconciler.secrets.folder import check_folder
 from reconciler.state.folder import faults
 from reconciler.state.target_registry import TargetRegistry

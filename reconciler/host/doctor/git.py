@@ -11,9 +11,9 @@ from pathlib import Path
 from reconciler.config.settings import Settings, SourceSettings
 from reconciler.errors import Retryable
 from reconciler.host.doctor.ask import ask
-from reconciler.host.doctor.finding import CheckResult, ok, problem, warning
 from reconciler.manifests import kustomize
 from reconciler.model import File
+from reconciler.report.findings import CheckResult, ok, problem, warning
 from reconciler.secrets import sops
 from reconciler.source import GitSource
 from reconciler.source.address import AGAIN, Address, parse_address

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from reconciler.config.settings import HostSettings
 from reconciler.host.doctor.ask import ask, user_of
-from reconciler.host.doctor.finding import CheckResult, ok, problem, warning
 from reconciler.host.gpus.devices import Gpus
 from reconciler.model import Gpu
+from reconciler.report.findings import CheckResult, ok, problem, warning
 
 _GIB = 1 << 30
 _UNIFIED_MEMORY = Path("/dev/nvidia-uvm")

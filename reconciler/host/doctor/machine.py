@@ -11,9 +11,9 @@ from pathlib import Path
 
 from reconciler.config.settings import HostSettings, Settings
 from reconciler.host.checks.fits import Machine
-from reconciler.host.doctor.finding import CheckResult, ok, problem, warning
 from reconciler.host.doctor.systemd import properties
 from reconciler.host.gpus.devices import Gpus
+from reconciler.report.findings import CheckResult, ok, problem, warning
 from reconciler.system.unix_sockets import listener_pid
 
 _GIB = 1 << 30

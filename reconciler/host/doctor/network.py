@@ -12,10 +12,10 @@ from reconciler.config.settings import HostSettings, Settings
 from reconciler.config.values import parse_listen, split_listen
 from reconciler.errors import ReconcileError
 from reconciler.host.doctor.ask import ask
-from reconciler.host.doctor.finding import CheckResult, ok, problem, warning
 from reconciler.host.inventory import Inventory
 from reconciler.host.routing import process
 from reconciler.host.routing.process import holder_of, is_free
+from reconciler.report.findings import CheckResult, ok, problem, warning
 from reconciler.report.status import Document
 from reconciler.state.target_registry import TargetRegistry
 from reconciler.system import procfs

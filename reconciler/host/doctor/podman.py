@@ -11,9 +11,9 @@ import yaml
 
 from reconciler.config.settings import HostSettings
 from reconciler.host.doctor.ask import ask
-from reconciler.host.doctor.finding import CheckResult, ok, problem
 from reconciler.host.gpus.devices import Gpus
 from reconciler.host.systemd.podman import PODMAN
+from reconciler.report.findings import CheckResult, ok, problem
 
 # The first that takes names of CDI for devices.
 _OLDEST = (4, 1)

@@ -12,8 +12,8 @@ from typing import assert_never
 
 from reconciler.config.settings import HostSettings, Settings
 from reconciler.host.doctor.ask import ask
-from reconciler.host.doctor.finding import CheckResult, ok, problem, warning
 from reconciler.host.root_replicas import root_refusals
+from reconciler.report.findings import CheckResult, ok, problem, warning
 
 _BOOTED = Path("/run/systemd/system")
 _CONTROLLERS = Path("/sys/fs/cgroup/cgroup.controllers")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from reconciler.config.settings import Settings
 from reconciler.errors import SettingsError
-from reconciler.host.doctor.finding import CheckResult, ok, problem, warning
+from reconciler.report.findings import CheckResult, ok, problem, warning
 from reconciler.state.target_registry import TargetRegistry
 
 

@@ -18,14 +18,15 @@ import yaml
 from reconciler import __version__
 from reconciler.cli import run
 from reconciler.config.settings import Settings
-from reconciler.host.doctor import CheckResult, Level, examine, gpus, network, systemd
-from reconciler.host.doctor.examine import checks, made
+from reconciler.host.doctor import examine, gpus, network, systemd
+from reconciler.host.doctor.examine import checks
 from reconciler.host.doctor.folders import check_config
 from reconciler.host.inventory import Inventory
 from reconciler.host.routing import process
 from reconciler.host.routing.envoy import EnvoyProxy
 from reconciler.model import Deletion, GuardLimits, JudgedDeletions
 from reconciler.model.guard import examine as examine_deletions
+from reconciler.report.findings import CheckResult, Level, made
 from reconciler.source import GitSource
 from reconciler.system import procfs
 from reconciler.web.metrics import Metrics
@@ -573,3 +574,13 @@ def test_scripts_get_the_same_as_json(host: Host, capsys: pytest.CaptureFixture[
     document = yaml.safe_load(capsys.readouterr().out)
     assert (document["schema"], document["fit"]) == ("reconciler.host.doctor/v2", True)
     assert all(set(one) == {"topic", "level", "message", "fix"} for one in document["findings"])
+
+
+def test_doctor_of_all_targets_checks_hosts_as_host_doctor_does(host: Host, capsys: pytest.CaptureFixture[str]):
+    host.settings()
+    found = []
+    for command in (["host", "doctor"], ["doctor"]):
+        assert run([*command, "--config", str(host.path), "-o", "json"]) == 0
+        found.append([one["topic"] for one in yaml.safe_load(capsys.readouterr().out)["findings"]])
+    assert found[0] == found[1]
+    assert "systemd" in found[1]

@@ -1,7 +1,8 @@
-"""What a check found."""
+"""What the checks of a doctor find, of a host and of a cluster."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -18,12 +19,19 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One line of the report. `fix` says what to do; it is empty when nothing is wrong."""
+    """One line of the report. `fix` says what to do; it is empty when nothing is wrong.
+
+    `target` is empty where the finding is about the machine or the whole config.
+    """
 
     topic: str
     level: Level
     message: str
     fix: str = ""
+    target: str = ""
+
+
+Check = Callable[[], Iterable[CheckResult]]
 
 
 def ok(topic: str, message: str) -> CheckResult:
@@ -42,3 +50,16 @@ def raised(topic: str, error: ReconcileError) -> CheckResult:
     """Our errors say what to do next after their last semicolon."""
     message, _, fix = str(error).rpartition("; ")
     return problem(topic, message or fix, fix if message else "fix that, then run the check again")
+
+
+def made(topic: str, check: Check) -> Iterator[CheckResult]:
+    """What a check finds, or why it could not be performed: the others continue."""
+    try:
+        yield from check()
+    except ReconcileError as error:
+        yield raised(topic, error)
+    except OSError as error:
+        yield problem(topic, f"cannot be checked: {error}", "run this as the daemon's user")
+    except Exception as error:
+        message = f"cannot be checked: {type(error).__name__}: {error}"
+        yield problem(topic, message, "this is a bug of the reconciler, please report it")
