@@ -208,7 +208,8 @@ class Story:
 
     def _git(self, *arguments: str) -> str:
         argv = ["git", "-C", str(self.repository), *arguments]
-        return subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()
+        env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+        return subprocess.run(argv, check=True, capture_output=True, text=True, env=env).stdout.strip()
 
 
 def _is_applied(status: Document, revision: str) -> bool:
