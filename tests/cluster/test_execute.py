@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from reconciler.cluster.execute import execute
 from reconciler.errors import Retryable
+from reconciler.host.rollout import failures
 from reconciler.model import (
     Action,
     ApplyObject,
@@ -87,3 +88,16 @@ def test_every_action_has_one_result_and_waves_begin_in_order(
         before = [each for each in actions if each.wave < action.wave and each in failing and each in done]
         if any(each.object.namespace in ("", action.object.namespace) for each in before):
             assert found[action] is Outcome.SKIPPED
+
+
+def test_each_object_waits_for_its_own_retry(pool: ThreadPoolExecutor):
+    bad, good = applied("bad"), applied("good")
+    plan = Plan("prod", "r", 0.0, (bad, good))
+
+    def perform(action: Action) -> None:
+        if action == bad:
+            raise Retryable("no")
+
+    known = failures.count({}, plan, execute(plan, perform, pool, ()))
+
+    assert failures.waiting(known, plan) == (bad,)
