@@ -29,6 +29,7 @@ from reconciler.cluster.objects.ignore import IgnoreRule, Rules
 from reconciler.cluster.objects.inventory import Member, confirm, inventory_body, is_ours, shrink, union
 from reconciler.cluster.objects.options import Options, options_of
 from reconciler.cluster.objects.order import Order, Ordered, apply_order
+from reconciler.cluster.objects.own_namespace import why_not_allowed
 from reconciler.cluster.observed import ClusterObserved
 from reconciler.cluster.pruning import Pruning, prune
 from reconciler.cluster.rollout.batches import BatchSettings
@@ -75,7 +76,8 @@ _BY_HAND = Reason(ReasonCode.SUSPENDED, "suspended manually; `reconciler resume`
 
 @dataclass(frozen=True, slots=True)
 class ClusterPolicy:
-    """What the config says of a cluster. `drain` None: nothing is added to let pods drain."""
+    """What the config says of a cluster. `drain` None: nothing is added to let pods drain. `shares_namespace`: services
+    are in the namespace of our own objects, too."""
 
     health: HealthLimits = field(default_factory=HealthLimits)
     drain: DrainSettings | None = field(default_factory=DrainSettings)
@@ -83,6 +85,7 @@ class ClusterPolicy:
     batches: BatchSettings = field(default_factory=BatchSettings)
     take_over: bool = False
     preflight: bool = False
+    shares_namespace: bool = False
 
 
 def make_plan(
@@ -213,6 +216,9 @@ class _Pass:
         kind = (wanted.id.group, wanted.id.kind)
         if (why := order.blocked.get(wanted.id)) is not None:
             return ObjectChange.KEEP, why
+        own, is_shared = self.seen.inventory.namespace, self.policy.shares_namespace
+        if text := why_not_allowed(wanted.id, own, is_shared):
+            return ObjectChange.KEEP, Reason(ReasonCode.OWN_NAMESPACE, text, wanted.origin)
         if not options.reconciles:
             text = "left alone: an annotation in git says so"
             return ObjectChange.NONE, Reason(ReasonCode.SUSPENDED, text, wanted.origin)

@@ -27,6 +27,7 @@ def policy_of(settings: ClusterSettings) -> ClusterPolicy:
         batches=BatchSettings(then=rollout.batch),
         take_over=settings.take_over,
         preflight=settings.preflight,
+        shares_namespace=settings.namespace == settings.default_namespace,
     )
 
 

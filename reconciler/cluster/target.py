@@ -38,7 +38,7 @@ from reconciler.cluster.preflight_job import PREFLIGHT
 from reconciler.cluster.preflights import WATCHED, Preflights
 from reconciler.cluster.rollout.additions import NO_ADDITIONS, Additions
 from reconciler.cluster.rollout.gpus import is_holding, requests_of
-from reconciler.cluster.rollout.last_good import RECORD_OF, ServiceRecord, read_secret
+from reconciler.cluster.rollout.last_good import RECORD_OF, ServiceRecord, read_secret, secret_name
 from reconciler.cluster.succession import Succession
 from reconciler.config.settings import ClusterSettings
 from reconciler.errors import ReconcileError, Retryable, Terminal
@@ -366,7 +366,9 @@ class ClusterTarget:
                 except ValueError:
                     # One that cannot be read is as good as none: it is written again.
                     continue
-                found[record.service] = record
+                # Of its own name alone: others may have records of the same services here.
+                if metadata["name"] == secret_name(record.service, inventory_name(self.name)):
+                    found[record.service] = record
         return found
 
     def _pods_of(self, service: ServiceId) -> list[KubeObject]:

@@ -259,6 +259,7 @@ class ReasonCode(StrEnum):
     NOT_LEADER = "NotLeader", "another daemon acts on this cluster for the target"
     FAILED_MOUNT = "FailedMount", "a volume of the pod cannot be mounted"
     MISSING = "Missing", "the object is not on the cluster"
+    OWN_NAMESPACE = "OwnNamespace", "the object is in the namespace of the reconciler's own objects"
     NODE_LOST = "NodeLost", "the pod's node does not answer any more"
     OBJECT_FAILED = "ObjectFailed", "the object's own controller says that it failed"
     OOM_KILLED = "OOMKilled", "a container used more memory than its limit"

@@ -293,6 +293,10 @@ HELP: Mapping[str, Mapping[R, Help]] = {
         R.MISSING: ("applies it, unless the plan says why not", "nothing"),
         R.NODE_LOST: (ON_CLUSTER_WAITS, "repair the node, or delete it so that its pods start elsewhere"),
         R.OBJECT_FAILED: ("shows it, and goes on with what does not depend on it", "correct what the message names"),
+        R.OWN_NAMESPACE: (
+            "does not touch the object; the rest goes on",
+            "use another namespace than `targets[].namespace`, or another name",
+        ),
         R.OOM_KILLED: (CLUSTER_REJECTS, "raise `resources.limits.memory`, or make the model need less"),
         R.QUOTA_EXCEEDED: (ON_CLUSTER_WAITS, "raise the ResourceQuota, or free what uses it"),
         R.UNREADABLE_STATUS: ("changes nothing of the object because of it", "see who wrote the field"),
