@@ -209,6 +209,12 @@ def test_namespace_that_is_not_there_is_a_problem(rig: ClusterRig, kserve_crds: 
     assert (found["webhooks"].level, "nor-there does not exist" in found["webhooks"].message) == (Level.WARNING, True)
 
 
+def test_nodes_without_gpus_are_a_warning(rig: ClusterRig, add_node: AddNode) -> None:
+    add_node(gpus=0)
+    found = only(rig, "gpus")
+    assert (found.level, found.message[:29]) == (Level.WARNING, "no node has GPUs (nodes: 1), ")
+
+
 @pytest.mark.parametrize(("seconds", "words"), [(100, "ahead of"), (-100, "behind")])
 def test_clock_that_differs_is_a_warning(
     seconds: int, words: str, rig: ClusterRig, monkeypatch: pytest.MonkeyPatch

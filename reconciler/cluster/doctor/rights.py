@@ -94,7 +94,7 @@ def _of_git(client: Client, settings: ClusterSettings) -> Iterator[_Right]:
     for kind, _ in KINDS:
         kinds.setdefault((SERVICE[0], kind), set()).update(_places(kind, settings))
     if settings.preflight:
-        kinds.setdefault(("batch", "Job"), set()).add(settings.default_namespace)
+        kinds.setdefault(("batch", "Job"), set()).update(kinds[SERVICE])
     for one, spaces in sorted(kinds.items()):
         if resource := _plural(client, *one):
             # Git may well have none of them.

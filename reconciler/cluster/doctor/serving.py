@@ -97,7 +97,7 @@ def check_gpus(client: Client) -> Iterator[CheckResult]:
         yield ok("gpus", f"{having} of {len(nodes)} nodes have {shown(devices)}")
         return
     fix = "see whether the device plugin of the GPUs runs; where nodes are made on demand, nothing is to be done"
-    yield warning("gpus", f"none of {len(nodes)} nodes has GPUs, so what asks for them stays pending", fix)
+    yield warning("gpus", f"no node has GPUs (nodes: {len(nodes)}), so what asks for them stays pending", fix)
 
 
 def _devices(allocatable: Mapping[str, Any]) -> dict[str, int]:

@@ -19,10 +19,13 @@ def examine(path: Path, needs_host: bool = True) -> Iterator[CheckResult]:
     """
     settings, faults = _load(path)
     yield from faults
+    needs_host = needs_host or settings is None or bool(settings.hosts)
     if settings is not None:
         yield ok("config", f"{path}: {', '.join(_called(target) for target in settings.targets)}")
+    if settings is not None and needs_host:
+        # In a pod it is a ConfigMap, which others may read.
         yield from made("config", partial(folders.check_config, path))
-    for topic, check in checks(settings, needs_host or settings is None or bool(settings.hosts)):
+    for topic, check in checks(settings, needs_host):
         yield from made(topic, check)
 
 
