@@ -11,20 +11,13 @@ from dataclasses import dataclass, field, replace
 
 from reconciler.cluster.health.objects import Surroundings, object_health
 from reconciler.cluster.health.problems import HealthLimits
-from reconciler.cluster.health.rollout import RolloutState
+from reconciler.cluster.object_plan import Decided, apply_action, said_of
 from reconciler.cluster.objects.compare import (
-    Applied,
-    Changed,
     Comparison,
-    Drifted,
     InSync,
-    Missing,
     TakeOver,
-    Terminating,
-    Unconfirmed,
     compare,
 )
-from reconciler.cluster.objects.differences import FieldChange
 from reconciler.cluster.objects.ignore import IgnoreRule, Rules
 from reconciler.cluster.objects.inventory import Member, confirm, inventory_body, is_ours, shrink, union
 from reconciler.cluster.objects.options import Options, options_of
@@ -34,16 +27,22 @@ from reconciler.cluster.observed import ClusterObserved
 from reconciler.cluster.pruning import Pruning, prune
 from reconciler.cluster.rollout.batches import BatchSettings
 from reconciler.cluster.rollout.drain import DrainSettings
-from reconciler.cluster.rollout.goal import Goal, GoalKind
 from reconciler.cluster.rollout.gpus import ClusterRoom, read_room
 from reconciler.cluster.runtime_plan import RuntimePlan, as_object, plan_runtimes
 from reconciler.cluster.service_plan import Decision, ServiceInputs, decide, keep_on_copy, records_of
+from reconciler.cluster.service_verdict import (
+    again_at,
+    health_of,
+    kept_as_it_is,
+    service_verdict,
+    suspended,
+    suspended_object,
+    why_applied,
+)
 from reconciler.fault_isolation import Faults
 from reconciler.model import (
-    NO_ORIGIN,
     Action,
     ApplyObject,
-    AskPreflight,
     Desired,
     DesiredObject,
     DesiredState,
@@ -67,11 +66,8 @@ from reconciler.model import (
     progress,
 )
 
-_LONGEST_LIST = 50
 # Seconds until a kind that is not served is looked for again.
 _KIND_AGAIN = 5.0
-# A person did it, without git.
-_BY_HAND = Reason(ReasonCode.SUSPENDED, "suspended manually; `reconciler resume` resumes it", NO_ORIGIN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,18 +98,6 @@ def make_plan(
 
 
 @dataclass(slots=True)
-class _Decided:
-    """What was decided of one object."""
-
-    said: ObjectPlan
-    actions: tuple[Action, ...] = ()
-    verdict: ServicePlan | None = None
-    look_again_at: float | None = None
-    applied: Applied | None = None
-    copy: KubeObject | None = None
-
-
-@dataclass(slots=True)
 class _Pass:
     desired: DesiredState
     seen: ClusterObserved
@@ -140,9 +124,7 @@ class _Pass:
         pruning = prune(self.desired, self.seen, self.holds)
         return self._made(decided, pruning, options)
 
-    def _made(
-        self, decided: Mapping[ObjectId, _Decided], pruning: Pruning, options: Mapping[ObjectId, Options]
-    ) -> Plan:
+    def _made(self, decided: Mapping[ObjectId, Decided], pruning: Pruning, options: Mapping[ObjectId, Options]) -> Plan:
         applies = [action for each in decided.values() for action in each.actions if isinstance(action, ApplyObject)]
         copies = self._copies(decided)
         others = [action for each in decided.values() for action in each.actions if not isinstance(action, ApplyObject)]
@@ -176,7 +158,7 @@ class _Pass:
             objects=objects,
         )
 
-    def _copies(self, decided: Mapping[ObjectId, _Decided]) -> Iterator[ApplyObject]:
+    def _copies(self, decided: Mapping[ObjectId, Decided]) -> Iterator[ApplyObject]:
         """Copies of runtimes that services need and that are not there: before anything else, as these name them."""
         wanted = [*self._runtimes.copies, *(each.copy for each in decided.values() if each.copy is not None)]
         for copy in {ObjectId.of(each): each for each in wanted}.values():
@@ -198,13 +180,13 @@ class _Pass:
         waves: Mapping[ObjectId, int],
         rules: Rules,
         services: Mapping[ServiceId, Desired],
-    ) -> _Decided:
+    ) -> Decided:
         """An object that makes us raise is left alone, and the others are looked after."""
         try:
             if (why := self._why_not(wanted, options, order)) is not None:
                 return self._left(wanted, *why)
             if self.holds.suspends_everything and wanted.service is None:
-                return _Decided(_suspended_object(wanted))
+                return Decided(suspended_object(wanted))
             if wanted.service is not None and wanted.service in services:
                 return self._service(wanted, services[wanted.service], options, waves[wanted.id], rules)
             return self._object(wanted, options, waves[wanted.id], rules)
@@ -229,7 +211,7 @@ class _Pass:
             return ObjectChange.KEEP, host_reason(ReasonCode.TARGET_UNREACHABLE, unknown)
         return None
 
-    def _left(self, wanted: DesiredObject, change: ObjectChange, why: Reason) -> _Decided:
+    def _left(self, wanted: DesiredObject, change: ObjectChange, why: Reason) -> Decided:
         is_told = change is not ObjectChange.NONE
         sync = Sync.SYNCED if not is_told else Sync.UNKNOWN
         phase = HealthStatus.PROGRESSING if change is ObjectChange.WAIT else HealthStatus.UNKNOWN
@@ -242,20 +224,20 @@ class _Pass:
         if wanted.service is not None:
             verdict = ServicePlan(wanted.service, sync, health, step=why.message, kept=why if reasons else None)
         again = self.seen.at + _KIND_AGAIN if change is ObjectChange.WAIT else None
-        return _Decided(said, verdict=verdict, look_again_at=again)
+        return Decided(said, verdict=verdict, look_again_at=again)
 
-    def _object(self, wanted: DesiredObject, options: Options, wave: int, rules: Rules) -> _Decided:
+    def _object(self, wanted: DesiredObject, options: Options, wave: int, rules: Rules) -> Decided:
         found = self._compare(wanted, rules)
         live = self.seen.live.get(wanted.id)
         health, again = self._health(wanted, live)
         said = self._told(wanted, found, options, health)
-        action = None if said.reasons else _action(wanted, found, options, wave, said.why)
+        action = None if said.reasons else apply_action(wanted, found, options, wave, said.why)
         if (text := self._runtimes.texts.get(wanted.id)) and not isinstance(found, InSync):
             said = replace(said, why=f"{said.why}: {text}")
         if action is not None and wanted.id in self._runtimes.withheld:
             said, action = replace(said, change=ObjectChange.WAIT), None
         applied = found.applied if isinstance(found, InSync) else None
-        return _Decided(said, (action,) if action else (), look_again_at=again, applied=applied)
+        return Decided(said, (action,) if action else (), look_again_at=again, applied=applied)
 
     def _compare(self, wanted: DesiredObject, rules: Rules) -> Comparison:
         live = self.seen.live.get(wanted.id)
@@ -273,7 +255,7 @@ class _Pass:
         return found.health, found.look_again_at
 
     def _told(self, wanted: DesiredObject, found: Comparison, options: Options, health: Health) -> ObjectPlan:
-        said = _said(wanted, found, options, health)
+        said = said_of(wanted, found, options, health)
         refused = self.seen.refusals.get((wanted.id, wanted.hash), ()) if not isinstance(found, InSync) else ()
         reasons = (*said.reasons, *self._not_taken_over(wanted, found, options), *refused)
         return replace(said, reasons=reasons) if reasons else said
@@ -289,7 +271,7 @@ class _Pass:
 
     # ------------------------------------------------------------ one service
 
-    def _service(self, git: DesiredObject, desired: Desired, options: Options, wave: int, rules: Rules) -> _Decided:
+    def _service(self, git: DesiredObject, desired: Desired, options: Options, wave: int, rules: Rules) -> Decided:
         failed = tuple(each for (one, _), each in self.holds.quarantines.items() if one == desired.id)
         s = ServiceInputs(
             desired,
@@ -302,28 +284,28 @@ class _Pass:
             self.policy.preflight,
         )
         if self.holds.suspends(desired.id):
-            return _suspended(s)
+            return suspended(s)
         decision = self._decision(s, rules)
         if decision.new is not None and not decision.goal.blocked:
             self._room = decision.new.room
         return self._service_decided(s, decision, options, wave)
 
-    def _service_decided(self, s: ServiceInputs, decision: Decision, options: Options, wave: int) -> _Decided:
-        health, goal, version = _service_health(s), decision.goal, decision.version
+    def _service_decided(self, s: ServiceInputs, decision: Decision, options: Options, wave: int) -> Decided:
+        health, goal, version = health_of(s), decision.goal, decision.version
         if version is None or decision.found is None:
-            return _kept(s, decision, health)
+            return kept_as_it_is(s, decision, health)
         said = self._told(version.wanted, decision.found, options, health)
-        why = _why_applied(said, goal)
-        action = _action(version.wanted, decision.found, options, wave, why) if not said.reasons else None
+        why = why_applied(said, goal)
+        action = apply_action(version.wanted, decision.found, options, wave, why) if not said.reasons else None
         if action is not None:
             action = replace(action, additions=version.additions)
         records, warnings = records_of(s, decision)
-        plan = _service_verdict(s, decision, replace(said, why=why), health, bool(records))
+        plan = service_verdict(s, decision, replace(said, why=why), health, bool(records))
         said = replace(said, sync=plan.sync, service=s.desired.id, why=why)
         actions: tuple[Action, ...] = (*records, *((action,) if action else ()))
         applied = decision.found.applied if isinstance(decision.found, InSync) else None
         plan = replace(plan, blocked=(*plan.blocked, *said.reasons, *warnings))
-        return _Decided(said, actions, plan, _again(s, decision), applied, decision.copy)
+        return Decided(said, actions, plan, again_at(s, decision), applied, decision.copy)
 
     def _decision(self, s: ServiceInputs, rules: Rules) -> Decision:
         def compared(wanted: DesiredObject) -> Comparison:
@@ -385,199 +367,6 @@ def _ordered(wanted: Collection[DesiredObject], options: Mapping[ObjectId, Optio
     for each in wanted:
         found = options[each.id]
         yield Ordered(each.id, found.wave, found.depends_on, each.origin)
-
-
-# ---------------------------------------------------------------- one comparison
-
-
-def _said(wanted: DesiredObject, found: Comparison, options: Options, health: Health) -> ObjectPlan:
-    change, why, changes = _told(found)
-    reasons = _conflicts(wanted, found) if not options.force_conflicts else ()
-    sync = Sync.SYNCED if isinstance(found, InSync) else Sync.OUT_OF_SYNC
-    lines = tuple(_line(each) for each in changes[:_LONGEST_LIST])
-    if len(changes) > _LONGEST_LIST:
-        lines = (*lines, f"and {len(changes) - _LONGEST_LIST} more")
-    return ObjectPlan(wanted.id, sync, health, change, wanted.origin, why, lines, reasons, wanted.service)
-
-
-def _told(found: Comparison) -> tuple[ObjectChange, str, tuple[FieldChange, ...]]:
-    match found:
-        case Missing():
-            return ObjectChange.CREATE, "new in git", ()
-        case InSync():
-            return ObjectChange.NONE, "", ()
-        case Unconfirmed():
-            return ObjectChange.CHANGE, "no field differs; one apply makes sure that all of it is ours", ()
-        case Changed(changes):
-            return ObjectChange.CHANGE, f"git changed {_fields(changes)}", changes
-        case Drifted(changes):
-            who = ", ".join(sorted({each.manager for each in changes if each.manager})) or "somebody"
-            return ObjectChange.REPAIR, f"{who} changed {_fields(changes)}; git's values are restored", changes
-        case TakeOver(owners, changes):
-            whose = ", ".join(owners)
-            return ObjectChange.TAKE_OVER, f"it exists, and is of {whose}: from now on it follows git", changes
-        case Terminating(since, finalizers):
-            held = f"; it waits for {', '.join(finalizers)}" if finalizers else ""
-            return ObjectChange.WAIT, f"it is being deleted since {since}{held}; once it is gone it is made again", ()
-        case _:
-            return ObjectChange.WAIT, "its kind is not served yet", ()
-
-
-def _fields(changes: tuple[FieldChange, ...]) -> str:
-    if not changes:
-        return "how it is written"
-    first = changes[0].path
-    return first if len(changes) == 1 else f"{first} and {len(changes) - 1} more fields"
-
-
-def _line(change: FieldChange) -> str:
-    return f"{change.path}: {_value(change.before)} → {_value(change.after)}"
-
-
-def _value(value: object) -> str:
-    text = "(none)" if value is None else str(value)
-    return text if len(text) <= 200 else f"{text[:200]}…"
-
-
-def _conflicts(wanted: DesiredObject, found: Comparison) -> tuple[Reason, ...]:
-    """What the API server would refuse: fields that others apply."""
-    if not isinstance(found, Changed | Drifted | TakeOver):
-        return ()
-    if isinstance(found, Drifted) and found.force:
-        return ()
-    return tuple(
-        Reason(
-            ReasonCode.FIELD_CONFLICT,
-            f"{each.path} belongs to {each.manager}, which sets it to {_value(each.before)}; leave the field to one of "
-            f'both, or take it over by the annotation reconciler/force-conflicts: "true"',
-            wanted.origin_of(each.path),
-        )
-        for each in found.changes
-        if each.manager and each.applies
-    )
-
-
-def _action(
-    wanted: DesiredObject,
-    found: Comparison,
-    options: Options,
-    wave: int,
-    why: str,
-) -> ApplyObject | None:
-    if isinstance(found, InSync | Terminating):
-        return None
-    takes = (isinstance(found, Drifted) and found.force) or _takes_from_editors(found)
-    return ApplyObject(wanted, why, options.force_conflicts or bool(takes), wave)
-
-
-def _takes_from_editors(found: Comparison) -> bool:
-    """Values that were set by hand or by a tool that does not apply belong to git; nobody claims them for good."""
-    return isinstance(found, Changed | TakeOver) and any(each.manager for each in found.changes)
-
-
-# ---------------------------------------------------------------- one service
-
-
-def _why_applied(said: ObjectPlan, goal: Goal) -> str:
-    if goal.kind is GoalKind.KEEP and goal.why:
-        return f"kept on a copy of its runtime: {goal.why.message}"
-    if goal.kind is not GoalKind.RESTORE or said.change is ObjectChange.NONE:
-        return said.why
-    return f"falls back to the last good version: {goal.why}"
-
-
-def _kept(s: ServiceInputs, decision: Decision, health: Health) -> _Decided:
-    """What is there stays as it is."""
-    goal = decision.goal
-    why = goal.why
-    text = why.message if why else "stays as it is"
-    said = ObjectPlan(
-        s.git.id,
-        Sync.OUT_OF_SYNC,
-        health,
-        ObjectChange.KEEP if decision.found else ObjectChange.NONE,
-        s.git.origin,
-        text,
-        reasons=goal.blocked,
-        service=s.desired.id,
-    )
-    records, _ = records_of(s, decision)
-    asks: tuple[Action, ...] = ()
-    if goal.ask and s.desired.spec is not None:
-        asks = (AskPreflight(s.desired.id, s.desired.digest, s.desired.spec, s.desired.origin, text),)
-    strategy = decision.new.strategy if decision.new else ""
-    plan = ServicePlan(s.desired.id, Sync.OUT_OF_SYNC, health, text, strategy, goal.blocked, goal.rejected)
-    return _Decided(said, (*records, *asks), plan, _again(s, decision))
-
-
-def _service_health(s: ServiceInputs) -> Health:
-    if s.health is not None:
-        return s.health.health
-    return Health(HealthStatus.MISSING, progress(ReasonCode.MISSING, "it is not on the cluster"))
-
-
-def _suspended(s: ServiceInputs) -> _Decided:
-    said = _suspended_object(s.git)
-    return _Decided(said, verdict=ServicePlan(s.desired.id, Sync.UNKNOWN, said.health, step="suspended"))
-
-
-def _suspended_object(wanted: DesiredObject) -> ObjectPlan:
-    shown = Health(HealthStatus.SUSPENDED, _BY_HAND)
-    return ObjectPlan(
-        wanted.id, Sync.UNKNOWN, shown, origin=wanted.origin, why=_BY_HAND.message, service=wanted.service
-    )
-
-
-def _service_verdict(
-    s: ServiceInputs, decision: Decision, said: ObjectPlan, health: Health, is_recorded: bool
-) -> ServicePlan:
-    sync = _sync(s, decision, is_recorded)
-    if sync is not Sync.SYNCED and health.phase in (HealthStatus.HEALTHY, HealthStatus.MISSING):
-        health = _on_the_way(decision, said, health)
-    new = decision.new
-    steps = [said.why, *(one.message for one in (new.notes if new else ()))]
-    return ServicePlan(
-        s.desired.id,
-        sync,
-        health,
-        step="; ".join(filter(None, steps)) or _waiting(decision),
-        strategy=new.strategy if new else "",
-        blocked=decision.goal.blocked,
-        rejected=decision.goal.rejected,
-    )
-
-
-def _sync(s: ServiceInputs, decision: Decision, is_recorded: bool) -> Sync:
-    """In sync is what is as git says and has proved itself, or is asked to run nothing."""
-    is_git = decision.goal.kind in (GoalKind.ROLL, GoalKind.SUSPEND) and isinstance(decision.found, InSync)
-    if not is_git or is_recorded:
-        return Sync.OUT_OF_SYNC
-    is_idle = decision.outcome is not None and decision.outcome.state is RolloutState.IDLE
-    is_proven = s.record.is_proven(s.desired.digest)
-    return Sync.SYNCED if is_idle or is_proven else Sync.OUT_OF_SYNC
-
-
-def _on_the_way(decision: Decision, said: ObjectPlan, health: Health) -> Health:
-    """What is there may be well; git's version is still to come, or failed."""
-    if decision.goal.rejected is None and not decision.goal.blocked:
-        text = said.why or _waiting(decision) or "it must stay ready for a while before it is promoted"
-        return Health(HealthStatus.PROGRESSING, progress(ReasonCode.PROGRESSING, text))
-    return health
-
-
-def _waiting(decision: Decision) -> str:
-    if decision.outcome is None or decision.outcome.state is not RolloutState.UNDER_WAY:
-        return ""
-    return decision.outcome.reason.message
-
-
-def _again(s: ServiceInputs, decision: Decision) -> float | None:
-    times = (
-        s.health.look_again_at if s.health else None,
-        decision.outcome.look_again_at if decision.outcome else None,
-        decision.goal.again_at,
-    )
-    return min((each for each in times if each is not None), default=None)
 
 
 def _nothing(desired: DesiredState, observed: Unreachable, holds: Holds) -> Plan:
