@@ -39,7 +39,8 @@ class HoldUp:
 
 def holds_up(desired: DesiredState, plan: Plan) -> tuple[HoldUp, ...]:
     """Everything that holds up the revision permanently: first what concerns all services, then services by name."""
-    whole = filter(None, (plan.holds.drained_by_hand, *desired.unreadable, *desired.refused))
+    # What cannot be read may be refused as well.
+    whole = filter(None, dict.fromkeys((plan.holds.drained_by_hand, *desired.unreadable, *desired.refused)))
     objects = (reason for one in plan.objects.values() if one.service is None for reason in one.reasons)
     return (*(HoldUp(None, reason) for reason in (*whole, *objects)), *_services(desired, plan))
 
