@@ -106,22 +106,23 @@ class _Pass:
     failures: tuple[FailedAction, ...]
     faults: Faults = field(default_factory=lambda: Faults("planning"))
     _room: ClusterRoom | None = None
+    _odd: dict[ObjectId, Reason] = field(default_factory=dict)
     _runtimes: RuntimePlan = field(default_factory=RuntimePlan)
 
     def plan(self) -> Plan:
         rules = Rules(self.policy.ignore, self.seen.inventory.applyset)
-        options = {each.id: options_of(each) for each in self.seen.wanted}
+        options = {each.id: self._options(each) for each in self.seen.wanted}
         order = apply_order(_ordered(self.seen.wanted, options))
         waves = {one: number for number, wave in enumerate(order.waves) for one in wave}
         services = {one.id: one for one in self.desired.services}
         self._runtimes = plan_runtimes(
-            self.desired, self.seen, self.holds, lambda one: self._compare(one, rules), self.policy.batches
+            self.desired, self.seen, self.holds, lambda one: self._compare(one, rules), self.policy.batches, self.faults
         )
         decided = {
             each.id: self._safely(each, options[each.id], order, waves, rules, services)
             for each in sorted(self.seen.wanted, key=lambda each: (waves.get(each.id, 0), each.id))
         }
-        pruning = prune(self.desired, self.seen, self.holds)
+        pruning = prune(self.desired, self.seen, self.holds, self.faults)
         return self._made(decided, pruning, options)
 
     def _made(self, decided: Mapping[ObjectId, Decided], pruning: Pruning, options: Mapping[ObjectId, Options]) -> Plan:
@@ -150,7 +151,7 @@ class _Pass:
             else (),
             verdicts=verdicts,
             look_again_at=min(times, default=None),
-            notes=(*self.desired.unreadable, *self.desired.notes, *self._notes()),
+            notes=(*self.desired.unreadable, *self.desired.notes, *self._notes(options)),
             looks=looks | ({ServiceId("", ""): min(times)} if times and not looks else {}),
             bugs=tuple(self.faults.bugs),
             holds=self.holds,
@@ -165,12 +166,19 @@ class _Pass:
             if ObjectId.of(copy) not in self.seen.live:
                 yield ApplyObject(as_object(copy), "services are kept on this copy of their runtime", wave=-1)
 
-    def _notes(self) -> Iterator[Reason]:
-        yield from (each for one in self.seen.wanted for each in options_of(one).warnings)
+    def _notes(self, options: Mapping[ObjectId, Options]) -> Iterator[Reason]:
+        yield from (each for one in options.values() for each in one.warnings)
         if not self.seen.is_leader:
             yield host_reason(ReasonCode.NOT_LEADER, f"this daemon only looks: {self.seen.leader}")
 
     # ------------------------------------------------------------ one object
+
+    def _options(self, wanted: DesiredObject) -> Options:
+        try:
+            return options_of(wanted)
+        except Exception as error:
+            self._odd[wanted.id] = self.faults.note_other(f"reading annotations of {wanted.id}", error, wanted.origin)
+            return Options()
 
     def _safely(
         self,
@@ -196,6 +204,8 @@ class _Pass:
 
     def _why_not(self, wanted: DesiredObject, options: Options, order: Order) -> tuple[ObjectChange, Reason] | None:
         kind = (wanted.id.group, wanted.id.kind)
+        if (why := self._odd.get(wanted.id) or self._runtimes.odd.get(wanted.id)) is not None:
+            return ObjectChange.KEEP, why
         if (why := order.blocked.get(wanted.id)) is not None:
             return ObjectChange.KEEP, why
         own, is_shared = self.seen.inventory.namespace, self.policy.shares_namespace

@@ -19,6 +19,7 @@ from reconciler.cluster.rollout.deletion import (
 )
 from reconciler.cluster.rollout.deletion import StopService as StopStep
 from reconciler.cluster.rollout.gpus import is_holding, requests_of
+from reconciler.fault_isolation import Faults
 from reconciler.model import (
     GPU,
     NO_ORIGIN,
@@ -62,25 +63,29 @@ class Pruning:
     look_again_at: float | None = None
 
 
-def prune(desired: DesiredState, seen: ClusterObserved, holds: Holds) -> Pruning:
-    """The next step of everything that goes. What a person suspended, and what the guard holds, stays."""
+def prune(desired: DesiredState, seen: ClusterObserved, holds: Holds, faults: Faults) -> Pruning:
+    """The next step of everything that goes. What a person suspended, what the guard holds, and what makes us raise,
+    stays."""
     members = seen.inventory.members
     live = {one: seen.live.get(one) for one in members if (one.group, one.kind) not in seen.unknown}
     found = objects.prune(seen.inventory, replace(desired, objects=seen.wanted), objects.Surroundings(live))
     kept = dict(found.kept) | {one: _unseen(one) for one in found.unknown}
+    kept |= {one: why for one in found.ending if seen.live.get(one) and (why := _odd(one, seen, faults))}
     going = {}
     for each in found.delete:
         service = service_of(each.id)
         if holds.suspends_everything or (service is not None and holds.suspends(service)):
             kept[each.id] = host_reason(ReasonCode.SUSPENDED, "suspended manually; `reconciler resume` resumes it")
+        elif why := _odd(each.id, seen, faults):
+            kept[each.id] = why
         else:
             going[each.id] = each.uid
     judged = judge_deletions(going, seen, holds)
     if judged.held is not None:
         held = {each.key for each in judged.held.deletions}
         text = f"kept, because its deletion needs approval: {judged.held.reasons[0].message}"
-        why = host_reason(ReasonCode.APPROVAL_REQUIRED, text)
-        kept |= {one: why for one, uid in going.items() if (str(one), uid) in held}
+        for one in (one for one, uid in going.items() if (str(one), uid) in held):
+            kept[one] = Reason(ReasonCode.APPROVAL_REQUIRED, text, _origin(one, seen))
     steps = {one: _step(one, seen) for one in (*going, *found.ending) if one not in kept and seen.live.get(one)}
     later = _later(steps, seen)
     # Of what git has but cannot be used, its own verdict says why it stays.
@@ -99,6 +104,15 @@ def prune(desired: DesiredState, seen: ClusterObserved, holds: Holds) -> Pruning
         deletions=judged,
         look_again_at=min(looks, default=None),
     )
+
+
+def _odd(one: ObjectId, seen: ClusterObserved, faults: Faults) -> Reason | None:
+    """A bug that shows when this object is looked at."""
+    try:
+        _gpus_of(one, seen), _step(one, seen), _ordered(one, seen)
+    except Exception as error:
+        return faults.note_other(f"planning {one}", error, _origin(one, seen))
+    return None
 
 
 def _unseen(one: ObjectId) -> Reason:

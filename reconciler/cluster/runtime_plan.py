@@ -27,6 +27,7 @@ from reconciler.cluster.rollout.batches import (
 )
 from reconciler.cluster.rollout.gpus import is_accelerator, is_holding, requests_of
 from reconciler.cluster.rollout.last_good import ServiceRecord
+from reconciler.fault_isolation import Faults
 from reconciler.model import (
     NO_ORIGIN,
     DeleteObject,
@@ -61,13 +62,15 @@ class RuntimeStep:
 @dataclass(frozen=True, slots=True)
 class RuntimePlan:
     """`kept` are services that stay on a copy, or go to it: the name of it, and why. `withheld` are runtimes that are
-    not applied yet, and why. `copies` are to be applied, `deletes` are copies that nothing needs any more."""
+    not applied yet, and why. `copies` are to be applied, `deletes` are copies that nothing needs any more. `odd`
+    are runtimes that make us raise, and why they stay as they are."""
 
     kept: Mapping[ServiceId, tuple[str, Reason]] = field(default_factory=dict)
     withheld: Mapping[ObjectId, Reason] = field(default_factory=dict)
     copies: tuple[KubeObject, ...] = ()
     deletes: tuple[DeleteObject, ...] = ()
     texts: Mapping[ObjectId, str] = field(default_factory=dict)
+    odd: Mapping[ObjectId, Reason] = field(default_factory=dict)
 
 
 def plan_runtimes(
@@ -76,19 +79,33 @@ def plan_runtimes(
     holds: Holds,
     compare: Callable[[DesiredObject], Comparison],
     settings: BatchSettings,
+    faults: Faults,
 ) -> RuntimePlan:
-    """For each runtime of git whose services run: what comes next."""
+    """For each runtime of git whose services run: what comes next. One that makes us raise stays as it is, and its
+    services where they are."""
     copies = _copies(seen)
     services = {one.id: one for one in desired.services}
     live = [body for one, body in seen.live.items() if (one.group, one.kind) == SERVICE] if copies or services else []
-    steps = []
+    steps, odd = [], {}
     for one in seen.wanted:
         if one.id.group == _GROUP and one.id.kind in _KINDS and (body := seen.live.get(one.id)) is not None:
             own = {name for name, each in copies.items() if _is_copy_of(each, one.id)}
-            step = _step(one, body, own, live, services, seen, holds, compare(one), settings)
+            try:
+                step = _step(one, body, own, live, services, seen, holds, compare(one), settings)
+            except Exception as error:
+                odd[one.id] = faults.note_other(f"planning who uses {one.id}", error, one.origin)
+                steps.append(_left_alone(one, own, live, odd[one.id]))
+                continue
             if step is not None:
                 steps.append(step)
-    return _joined(steps, copies.values(), live)
+    return _joined(steps, copies.values(), live, odd)
+
+
+def _left_alone(wanted: DesiredObject, copies: set[str], services: Iterable[KubeObject], why: Reason) -> RuntimeStep:
+    """Nobody moves from a copy of it, or to one."""
+    on_copies = (body["metadata"] for body in services if named_runtime(body) in copies)
+    staying = tuple(ServiceId(metadata["namespace"], metadata["name"]) for metadata in on_copies)
+    return RuntimeStep(wanted.id, Batch(waiting=staying, text=why.message), None, wanted.origin)
 
 
 def _copies(seen: ClusterObserved) -> dict[str, KubeObject]:
@@ -173,7 +190,12 @@ def _devices(service: ServiceId, seen: ClusterObserved) -> tuple[tuple[str, int]
     return tuple(sorted(held.items()))
 
 
-def _joined(steps: Iterable[RuntimeStep], copies: Iterable[KubeObject], services: Iterable[KubeObject]) -> RuntimePlan:
+def _joined(
+    steps: Iterable[RuntimeStep],
+    copies: Iterable[KubeObject],
+    services: Iterable[KubeObject],
+    odd: Mapping[ObjectId, Reason],
+) -> RuntimePlan:
     kept: dict[ServiceId, tuple[str, Reason]] = {}
     withheld: dict[ObjectId, Reason] = {}
     made, texts = [], {}
@@ -195,7 +217,7 @@ def _joined(steps: Iterable[RuntimeStep], copies: Iterable[KubeObject], services
     deletes = tuple(
         DeleteObject(one, uids[one], "no service is kept on this copy of its runtime any more") for one in going
     )
-    return RuntimePlan(kept, withheld, tuple(made), deletes, texts)
+    return RuntimePlan(kept, withheld, tuple(made), deletes, texts, odd)
 
 
 def as_object(copy: KubeObject, origin: Origin | NoOrigin = NO_ORIGIN) -> DesiredObject:
