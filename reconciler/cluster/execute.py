@@ -1,25 +1,27 @@
 """Run a plan on a cluster: the inventory first, then objects wave by wave, those of one wave side by side.
 
-What fails holds up later waves in its namespace, as they may need it, and everything where it has none; nothing else.
+What fails holds up what comes later and may need it: its namespace, the services of a runtime, and what git puts behind
+it by a sync wave or a dependency. What it may replace is not deleted meanwhile. The rest goes on.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 
 import structlog
 
+from reconciler.cluster.objects.options import options_of
+from reconciler.cluster.rollout.additions import Additions
 from reconciler.errors import ReconcileError, Terminal
 from reconciler.fault_isolation import unexpected
 from reconciler.model import (
     Action,
     ApplyObject,
     DeleteObject,
-    KeepLastGood,
-    NoteTry,
+    ObjectId,
     Outcome,
     Plan,
     Result,
@@ -31,7 +33,18 @@ from reconciler.model.target import Perform
 log = structlog.get_logger()
 
 _PARALLEL = 8
-_EVERYWHERE = ""
+_SERVICE = ("serving.kserve.io", "InferenceService")
+_RUNTIMES = frozenset({("serving.kserve.io", "ServingRuntime"), ("serving.kserve.io", "ClusterServingRuntime")})
+# They are of the whole cluster, and nothing that is applied fails without them.
+_MISSED_LATER = frozenset(
+    {
+        ("rbac.authorization.k8s.io", "ClusterRole"),
+        ("rbac.authorization.k8s.io", "ClusterRoleBinding"),
+        ("scheduling.k8s.io", "PriorityClass"),
+        ("storage.k8s.io", "StorageClass"),
+        ("", "PersistentVolume"),
+    }
+)
 
 
 def make_pool() -> ThreadPoolExecutor:
@@ -42,19 +55,17 @@ def make_pool() -> ThreadPoolExecutor:
 def execute(plan: Plan, perform: Perform, pool: ThreadPoolExecutor, waiting: Collection[Action]) -> tuple[Result, ...]:
     """The result of each action, in their order. Never raises for a failed one."""
     results: list[Result] = []
-    held: dict[str, str] = {}
+    undone = _Undone()
     for actions in _groups(plan.actions):
-        later = [(action, _why_later(action, waiting, held)) for action in actions]
+        later = [(action, undone.why_later(action) or _why_waiting(action, waiting)) for action in actions]
         found = [*pool.map(lambda action: _run(action, perform), (action for action, why in later if not why))]
         found += [Result(action, Outcome.SKIPPED, why) for action, why in later if why]
         results += found
-        held = {**_what_holds_up(found), **held}
+        undone.add(each.action for each in found if each.outcome is not Outcome.DONE)
     return tuple(results)
 
 
-def _why_later(action: Action, waiting: Collection[Action], held: Mapping[str, str]) -> str:
-    if (text := held.get(_EVERYWHERE) or held.get(_namespace(action))) is not None:
-        return text
+def _why_waiting(action: Action, waiting: Collection[Action]) -> str:
     return "it failed before and is tried again later" if action in waiting else ""
 
 
@@ -74,29 +85,73 @@ def _group(action: Action) -> tuple[int, int]:
             return 2, 0
 
 
-def _what_holds_up(results: Iterable[Result]) -> dict[str, str]:
-    """Namespaces in which later waves wait, and for what; "" is everywhere."""
-    found: dict[str, str] = {}
-    for one in results:
-        if one.outcome is Outcome.DONE:
-            continue
-        if isinstance(one.action, WriteInventory):
-            found[_EVERYWHERE] = "the inventory could not be written, and without it nothing is applied or deleted"
-        elif isinstance(one.action, ApplyObject):
-            text = f"it waits for {one.action.object}, which could not be applied"
-            found.setdefault(one.action.object.namespace, text)
-    return found
+class _Undone:
+    """What was not done, by what may make others need it. One object of each suffices: thousands may fail at once."""
 
+    def __init__(self) -> None:
+        self._inventory = False
+        self._ids: set[ObjectId] = set()
+        self._runtimes: dict[str, ObjectId] = {}
+        self._namespaces: dict[str, ObjectId] = {}
+        self._names: dict[str, ObjectId] = {}
+        self._for_all: ObjectId | None = None
+        self._first: tuple[int, ObjectId] | None = None
 
-def _namespace(action: Action) -> str:
-    """Where an action is at home; records of services lie elsewhere, and are about their services."""
-    match action:
-        case ApplyObject() | DeleteObject() | StopService():
-            return action.object.namespace
-        case KeepLastGood() | NoteTry():
-            return action.service.namespace
-        case _:
-            return _EVERYWHERE
+    def add(self, actions: Iterable[Action]) -> None:
+        for action in actions:
+            if isinstance(action, ApplyObject):
+                self._add(action.object, options_of(action.wanted).wave)
+            self._inventory = self._inventory or isinstance(action, WriteInventory)
+
+    def _add(self, one: ObjectId, wave: int) -> None:
+        kind = (one.group, one.kind)
+        self._ids.add(one)
+        self._names[one.name] = one
+        self._first = min(self._first or (wave, one), (wave, one))
+        if kind in _RUNTIMES:
+            self._runtimes[one.name] = one
+        elif one.namespace or kind == ("", "Namespace"):
+            self._namespaces[one.namespace or one.name] = one
+        elif kind not in _MISSED_LATER:
+            self._for_all = one
+
+    def why_later(self, action: Action) -> str:
+        """Why an action must wait; empty: it need not."""
+        if self._inventory:
+            return "the inventory could not be written, and without it nothing is applied or deleted"
+        other = self._needed_by(action)
+        return f"it waits for {other}, which could not be applied" if other else ""
+
+    def _needed_by(self, action: Action) -> ObjectId | None:
+        match action:
+            case ApplyObject():
+                return self._needed_by_apply(action)
+            case DeleteObject() | StopService():
+                # It may take the place of what goes.
+                one = action.object
+                return self._names.get(one.name) or self._namespaces.get(one.namespace) or self._for_all
+            case _:
+                # What is only asked or noted.
+                return None
+
+    def _needed_by_apply(self, action: ApplyObject) -> ObjectId | None:
+        options = options_of(action.wanted)
+        if self._first is not None and self._first[0] < options.wave:
+            return self._first[1]
+        if (other := next((each for each in options.depends_on if each in self._ids), None)) is not None:
+            return other
+        return self._runtime_of(action) or self._namespaces.get(action.object.namespace) or self._for_all
+
+    def _runtime_of(self, action: ApplyObject) -> ObjectId | None:
+        """That of a service, or the copy that it is kept on; where git does not tell, it may be any."""
+        if (action.object.group, action.object.kind) != _SERVICE or not self._runtimes:
+            return None
+        rendered = action.wanted.rendered
+        if rendered is None:
+            return next(iter(self._runtimes.values()))
+        copy = action.additions.runtime if isinstance(action.additions, Additions) else ""
+        named = rendered.runtime
+        return self._runtimes.get(copy) or (named if named in self._ids else None)
 
 
 def _run(action: Action, perform: Perform) -> Result:
