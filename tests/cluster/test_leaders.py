@@ -76,5 +76,19 @@ def test_killed_daemon_leads_again_without_waiting_for_its_lease(rig: DaemonRig)
     assert _seconds(taken["acquireTime"]) - _seconds(held["renewTime"]) < held["leaseDurationSeconds"]
 
 
+def test_inventory_of_another_target_is_refused_and_left_as_it_is(rig: DaemonRig):
+    inventory = rig.config_map("reconciler-prod")
+    rig.api.patch(inventory, {"metadata": {"annotations": {"reconciler/owner": "another"}}})
+    rig.push({"prod/a.yaml": None, "prod/b.yaml": config_map("b", x="1")})
+
+    rig.wait("it to be refused", lambda: not rig.told()["reachable"])
+
+    assert 'belongs to "another"' in rig.told()["reason"]
+    assert (rig.data("a"), rig.data("b")) == ({"x": "1"}, None)
+    rig.api.patch(inventory, {"metadata": {"annotations": {"reconciler/owner": "prod"}}})
+    rig.converge()
+    assert (rig.data("a"), rig.data("b")) == (None, {"x": "1"})
+
+
 def _seconds(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +10,7 @@ import yaml
 
 from tests.cluster.daemon_rig import DaemonRig, running
 from tests.cluster.rig import config_map
-from tests.controlplane.api import Object
+from tests.controlplane.api import ApiError, Object
 from tests.controlplane.control_plane import ControlPlane
 
 pytestmark = pytest.mark.cluster
@@ -107,3 +108,46 @@ def test_object_made_again_by_others_is_theirs_until_it_is_gone(rig: DaemonRig):
     rig.converge()
     assert rig.data("a") == {"x": "1"}
     assert rig.members()["ConfigMap/a"] not in ("", before)
+
+
+def test_kind_that_is_deleted_while_git_has_objects_of_it_is_waited_for(rig: DaemonRig):
+    group = f"{rig.namespace}.example.com"
+    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    crd = {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"things.{group}"},
+        "spec": {
+            "group": group,
+            "names": {"kind": "Thing", "plural": "things"},
+            "scope": "Namespaced",
+            "versions": [
+                {"name": "v1beta1", "served": True, "storage": False, "schema": schema},
+                {"name": "v1", "served": True, "storage": True, "schema": schema},
+            ],
+        },
+    }
+    thing = {"apiVersion": f"{group}/v1beta1", "kind": "Thing", "metadata": {"name": "x"}, "spec": {"size": 1}}
+    rig.api.create(crd)
+    try:
+        rig.push({"prod/thing.yaml": yaml.safe_dump(thing)})
+        rig.converge()
+        assert rig.api.get(_placed(rig, thing))["spec"] == {"size": 1}
+
+        rig.api.delete(crd)
+        rig.push({"prod/a.yaml": config_map("a", x="2")})
+        rig.wait("the rest to go on", lambda: rig.data("a") == {"x": "2"})
+        rig.wait("it to be waited for", lambda: [o for o in rig.told()["objects"] if o["change"] == "wait"], 90)
+
+        rig.wait("its kind to be gone", lambda: rig.api.find(crd) is None)
+        rig.api.create(crd)
+        rig.wait("it to be made again", lambda: _find(rig, _placed(rig, thing)), 90)
+        rig.converge()
+    finally:
+        rig.api.delete(crd)
+
+
+def _find(rig: DaemonRig, body: Object) -> Object | None:
+    with contextlib.suppress(ApiError):
+        return rig.api.find(body)
+    return None
