@@ -21,6 +21,7 @@ from reconciler.model import (
     HealthStatus,
     Origin,
     Plan,
+    Quarantine,
     Reason,
     ReasonCode,
     Reject,
@@ -28,11 +29,12 @@ from reconciler.model import (
     Sync,
     service_of,
 )
+from tests.contract.parts import BROKEN, reasons, unusable
 from tests.contract.wings import WINGS, Breakable, OnCluster, Wing, serving_runtime
 from tests.support.simulation import wanted
 
 A, B = ServiceId("default", "a"), ServiceId("default", "b")
-BROKEN = Reason(ReasonCode.INVALID_YAML, "mapping values are not allowed here", Origin("a.yaml", 3))
+CRASHED = Reason(ReasonCode.CRASHED, "it crashed before", Origin("a.yaml", 5))
 SILENCES: dict[str, dict[str, Any]] = {
     "unreadable file": {"unreadable": (BROKEN,)},
     "unreadable file elsewhere": {"unreadable": (replace(BROKEN, origin=Origin("other.yaml", 1)),)},
@@ -46,22 +48,9 @@ def wing(request: pytest.FixtureRequest) -> Wing:
     return WINGS[request.param]()
 
 
-def unusable(name: str) -> Desired:
-    return replace(wanted(name, "good2"), spec=None, digest="", problems=(BROKEN,))
-
-
 def about(plan: Plan, service: ServiceId) -> list[str]:
     """What the plan does to it."""
     return [type(each).__name__ for each in plan.actions if service_of(each) == service]
-
-
-def reasons(plan: Plan, git: DesiredState, service: ServiceId) -> list[Reason]:
-    """Why it is not as git says, as people are told."""
-    found = plan.verdicts[service]
-    rejected = (found.rejected.reason,) if found.rejected else ()
-    problems = [each for one in git.services if one.id == service for each in one.problems]
-    kept = (found.kept,) if found.kept else ()
-    return [*problems, *kept, *rejected, *found.blocked, found.health.reason]
 
 
 def test_unreachable_target_plans_nothing(wing: Wing) -> None:
@@ -135,9 +124,9 @@ def test_failed_version_is_quarantined_and_the_last_good_one_comes_back(wing: Wi
     assert wing.runs() == {"a": "good1"}
     assert [one for one, _ in wing.quarantines] == [A]
     assert plan.verdicts[A].rejected == wing.quarantines[A, "crash2-a"]
-    tried = wing.begun().count("crash2")
+    tried = wing.begun().count(("a", "crash2"))
     wing.converge(git)
-    assert wing.begun().count("crash2") == tried
+    assert wing.begun().count(("a", "crash2")) == tried
     wing.converge(wing.git(wanted("a", "good3")))
     assert wing.runs() == {"a": "good3"}
 
@@ -145,12 +134,20 @@ def test_failed_version_is_quarantined_and_the_last_good_one_comes_back(wing: Wi
 def test_failed_version_without_a_good_one_is_not_tried_again(wing: Wing) -> None:
     git = wing.git(wanted("a", "crash1"), wanted("b", "good1"))
     wing.converge(git)
-    tried = wing.begun().count("crash1")
+    tried = wing.begun().count(("a", "crash1"))
     plan = wing.converge(git)
     assert (A, "crash1-a") in wing.quarantines
-    assert wing.begun().count("crash1") == tried
+    assert wing.begun().count(("a", "crash1")) == tried
     assert not about(plan, A)
     assert wing.runs()["b"] == "good1"
+
+
+def test_version_that_failed_before_is_not_begun(wing: Wing) -> None:
+    wing.quarantines[A, "good1-a"] = Quarantine(A, "good1-a", CRASHED, "a" * 40, 1.0)
+    git = wing.git(wanted("a", "good1"), wanted("b", "good2"))
+    plan = wing.converge(git)
+    assert wing.begun() == [("b", "good2")]
+    assert CRASHED in reasons(plan, git, A)
 
 
 def test_failure_after_the_promotion_is_an_incident(wing: Wing) -> None:
@@ -160,7 +157,9 @@ def test_failure_after_the_promotion_is_an_incident(wing: Wing) -> None:
     plans = [wing.step(git, DeletionRules()) for _ in range(20)]
     assert not [each for plan in plans for each in plan.actions if isinstance(each, Reject)]
     assert not wing.quarantines
-    assert plans[-1].verdicts[A].health.phase is not HealthStatus.HEALTHY
+    told = plans[-1].verdicts[A]
+    assert told.health.phase is not HealthStatus.HEALTHY
+    assert (told.rejected, told.blocked) == (None, ())
 
 
 def test_service_whose_document_cannot_be_used_is_kept(wing: Wing) -> None:

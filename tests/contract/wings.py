@@ -96,8 +96,8 @@ class Wing(ABC):
         """From now on, what runs of a service crashes."""
 
     @abstractmethod
-    def begun(self) -> list[str]:
-        """Every version that was started or applied so far."""
+    def begun(self) -> list[tuple[str, str]]:
+        """Every version that was started or applied so far: service and version."""
 
     @property
     @abstractmethod
@@ -143,8 +143,9 @@ class OnHost(Wing):
     def fail(self, name: str) -> None:
         self.host.broken |= {one.digest for one in self.host.replicas.values() if one.service.name == name}
 
-    def begun(self) -> list[str]:
-        return [one.digest.partition("-")[0] for one in self.host.log if isinstance(one, Start)]
+    def begun(self) -> list[tuple[str, str]]:
+        starts = (one for one in self.host.log if isinstance(one, Start))
+        return [(one.replica.service.name, one.digest.partition("-")[0]) for one in starts]
 
     @property
     def quarantines(self) -> dict[tuple[ServiceId, str], Quarantine]:
@@ -172,7 +173,7 @@ class OnCluster(Wing):
     failed: dict[tuple[ServiceId, str], Quarantine] = field(default_factory=dict)
     applied: dict[ObjectId, tuple[str, float]] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
-    log: list[str] = field(default_factory=list)
+    log: list[tuple[str, str]] = field(default_factory=list)
 
     def git(self, *services: Desired, **more: Any) -> DesiredState:
         usable = tuple(_inference_service(one) for one in services if not one.problems)
@@ -199,7 +200,7 @@ class OnCluster(Wing):
     def fail(self, name: str) -> None:
         self.broken.add(name)
 
-    def begun(self) -> list[str]:
+    def begun(self) -> list[tuple[str, str]]:
         return self.log
 
     @property
@@ -260,7 +261,7 @@ class OnCluster(Wing):
         self.remembered[git.id] = Remembered(applied(git, self.live[git.id], rules), additions, self.now)
         if git.service is not None:
             self.applied[git.id] = (_version(body), self.now)
-            self.log.append(_version(body))
+            self.log.append((git.id.name, _version(body)))
 
 
 def _version(body: KubeObject) -> str:
