@@ -1,9 +1,9 @@
 """A preflight in the cluster: a Job runs the engine's own parser in the exact image, without a GPU. Pure.
 
 The Job is named after all that its verdict depends on, so that one which is there need not run again, and equal
-services share it. It reads no model: what names a file of one is left to the engine's start. Its log ends with the
-answer. What keeps it from answering, such as an image that cannot be pulled, a quota or nodes that are full, says
-nothing of the arguments.
+services of a namespace share it. It reads no model: what names a file of one is left to the engine's start. Its log
+ends with the answer. What keeps it from answering, such as an image that cannot be pulled, a quota or nodes that are
+full, says nothing of the arguments.
 """
 
 from __future__ import annotations
@@ -80,9 +80,10 @@ class Asked:
 
     @property
     def key(self) -> str:
-        """Equal keys, equal verdicts."""
+        """Equal keys, equal verdicts. Whoever owns a namespace may make up what its Jobs say: others never hear it."""
         asked = self.question
         parts = [
+            self.namespace,
             self.image,
             str(asked.python),
             texts(asked.argv),
@@ -204,6 +205,14 @@ class Reading:
     final: bool = False
     variable: str = ""
     index: int | None = None
+
+
+def is_pod_of(pod: KubeObject, job: KubeObject) -> bool:
+    """By its controller: anybody may write the label."""
+    metadata, uid = pod["metadata"], job["metadata"]["uid"]
+    owners = metadata.get("ownerReferences") or ()
+    is_made = any(owner.get("controller") and owner.get("uid") == uid for owner in owners)
+    return bool(is_made and metadata["namespace"] == job["metadata"]["namespace"])
 
 
 def read_job(job: KubeObject, pods: Sequence[KubeObject], log: str, events: Sequence[KubeObject] = ()) -> Reading:

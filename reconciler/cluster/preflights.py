@@ -16,12 +16,12 @@ from reconciler.cluster.api.client import Client
 from reconciler.cluster.observed import Answers
 from reconciler.cluster.preflight_job import (
     LOG_BYTES,
-    PREFLIGHT,
     Asked,
     JobSettings,
     Reading,
     TooLargeToAsk,
     absent_folders,
+    is_pod_of,
     job_name,
     job_of,
     read_job,
@@ -118,8 +118,7 @@ class Preflights:
     def _reading(self, key: str, job: KubeObject, pods: tuple[KubeObject, ...]) -> Reading:
         if (known := self._read.get(key)) is not None and not known.waits:
             return known
-        namespace = job["metadata"]["namespace"]
-        own = [pod for pod in pods if _key_of(pod) == key and pod["metadata"]["namespace"] == namespace]
+        own = [pod for pod in pods if is_pod_of(pod, job)]
         reading = read_job(job, own, self._log(own))
         self._read[key] = reading
         if reading.verdict is not None:
@@ -157,10 +156,6 @@ def asked_of(desired: Desired, git: DesiredObject) -> Asked | None:
     except ValueError:
         return None
     return Asked(asked, desired.id.namespace, spec.image, rendered.pod, absent_folders(container, asked.files))
-
-
-def _key_of(pod: KubeObject) -> str:
-    return str((pod["metadata"].get("labels") or {}).get(PREFLIGHT))
 
 
 def _is_due(job: KubeObject) -> bool:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from reconciler.cluster.objects.compare import Changed, Comparison, Drifted, TakeOver
+from reconciler.cluster.objects.ignore import PART_OF
+from reconciler.cluster.objects.owned import owned_fields
 from reconciler.cluster.observed import NO_CHILDREN, ClusterObserved
 from reconciler.cluster.rollout.batches import (
     CLUSTER_RUNTIME,
@@ -89,7 +91,7 @@ def plan_runtimes(
     steps, odd = [], {}
     for one in seen.wanted:
         if one.id.group == _GROUP and one.id.kind in _KINDS and (body := seen.live.get(one.id)) is not None:
-            own = {name for name, each in copies.items() if _is_copy_of(each, one.id)}
+            own = {copy.name for copy, each in copies.items() if _is_copy_of(each, one.id)}
             try:
                 step = _step(one, body, own, live, services, seen, holds, compare(one), settings)
             except Exception as error:
@@ -108,11 +110,16 @@ def _left_alone(wanted: DesiredObject, copies: set[str], services: Iterable[Kube
     return RuntimeStep(wanted.id, Batch(waiting=staying, text=why.message), None, wanted.origin)
 
 
-def _copies(seen: ClusterObserved) -> dict[str, KubeObject]:
+def _copies(seen: ClusterObserved) -> dict[ObjectId, KubeObject]:
+    """Those that we made: others may write our label, and another target has copies of its own."""
+    git = {one.id for one in seen.wanted}
     found = {}
     for one, body in seen.live.items():
-        if one.group == _GROUP and one.kind in _KINDS and COPY_OF in (body["metadata"].get("labels") or {}):
-            found[one.name] = body
+        if one.group == _GROUP and one.kind in _KINDS and one not in git:
+            labels = body["metadata"].get("labels") or {}
+            is_ours = labels.get(PART_OF) == seen.inventory.applyset and owned_fields(body) is not None
+            if COPY_OF in labels and is_ours:
+                found[one] = body
     return found
 
 

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from reconciler.model import ApplyObject, ObjectChange, ReasonCode
-from tests.cluster.seen import git_object, plan_of
+from typing import Any
+
+from reconciler.cluster.objects.ignore import PART_OF
+from reconciler.cluster.objects.inventory import ClusterInventory
+from reconciler.cluster.preflight_job import PREFLIGHT, is_pod_of
+from reconciler.cluster.rollout.batches import COPY_OF
+from reconciler.model import ApplyObject, DeleteObject, ObjectChange, ReasonCode
+from tests.cluster.seen import git_object, kube_object, plan_of
+
+KSERVE = "serving.kserve.io"
 
 
 def test_inventory_in_git_is_not_applied() -> None:
@@ -13,3 +21,37 @@ def test_inventory_in_git_is_not_applied() -> None:
     said = plan.objects[forged.id]
     assert said.change is ObjectChange.KEEP
     assert [each.code for each in said.reasons] == [ReasonCode.OWN_NAMESPACE]
+
+
+def test_pod_with_our_preflights_label_is_not_its_jobs() -> None:
+    job = kube_object("Job", "preflight-1", group="batch")
+    ours, label = {"uid": "uid-preflight-1", "controller": True}, {"labels": {PREFLIGHT: "1"}}
+    assert is_pod_of(kube_object("Pod", "real", metadata={**label, "ownerReferences": [ours]}), job)
+    assert not is_pod_of(kube_object("Pod", "forged", metadata=label), job)
+    assert not is_pod_of(kube_object("Pod", "far", "theirs", metadata={**label, "ownerReferences": [ours]}), job)
+
+
+def test_copy_of_a_runtime_that_others_made_is_not_deleted() -> None:
+    ours = ClusterInventory("reconciler-main", "reconciler", "main").applyset
+    copies = (
+        _copy("stale", {COPY_OF: "vllm", PART_OF: ours}, "reconciler"),
+        _copy("labelled", {COPY_OF: "vllm"}, "kubectl"),
+        _copy("forged", {COPY_OF: "vllm", PART_OF: ours}, "kubectl"),
+        _copy("of-another-target", {COPY_OF: "vllm", PART_OF: "applyset-other-v1"}, "reconciler"),
+    )
+    service = kube_object("InferenceService", "llama", group=KSERVE)
+    plan = plan_of(live=(*copies, service))
+    assert [each.object.name for each in plan.actions if isinstance(each, DeleteObject)] == ["stale"]
+
+
+def test_runtime_in_git_that_is_labelled_as_a_copy_is_not_deleted() -> None:
+    ours = ClusterInventory("reconciler-main", "reconciler", "main").applyset
+    live = _copy("vllm", {COPY_OF: "other", PART_OF: ours}, "reconciler")
+    git = git_object("ServingRuntime", "vllm", group=KSERVE, metadata={"labels": {COPY_OF: "other"}}, spec={})
+    assert not [each for each in plan_of(git, live=(live,)).actions if isinstance(each, DeleteObject)]
+
+
+def _copy(name: str, labels: dict[str, str], manager: str) -> dict[str, Any]:
+    entry = {"manager": manager, "operation": "Apply", "fieldsV1": {"f:spec": {}}}
+    metadata = {"labels": labels, "managedFields": [entry]}
+    return kube_object("ServingRuntime", name, group=KSERVE, metadata=metadata, spec={})

@@ -87,10 +87,11 @@ def _owned(
     found: dict[ServiceId, list[KubeObject]] = defaultdict(list)
     for body in bodies:
         service = owners.get(_controller_uid(body))
-        if service is None:
+        metadata = body["metadata"] if service is not None else {}
+        # No controller makes anything in another namespace: whoever writes that there means to deceive.
+        if service is None or metadata.get("namespace") != service.namespace:
             continue
         found[service].append(body)
-        metadata = body["metadata"]
         uid, name = metadata.get("uid"), metadata.get("name")
         if isinstance(uid, str) and isinstance(name, str):
             owners[uid] = names[(kind, service.namespace, name)] = service
@@ -148,7 +149,8 @@ def _about(
             service = owners.get(uid) if uid else names.get(_named(about))
         except OddField:
             continue
-        if service is not None:
+        # Of a uid in another namespace anybody may tell.
+        if service is not None and text(about, "namespace") == service.namespace:
             found[service].append(event)
     return found
 

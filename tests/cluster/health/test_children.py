@@ -50,6 +50,15 @@ def test_copied_labels_make_no_child() -> None:
     assert (found.deployments, found.pods, found.events) == ((), (), ())
 
 
+def test_child_in_another_namespace_is_nobodys() -> None:
+    pod = body("Pod", "forged", SET)
+    pod["metadata"]["namespace"] = "theirs"
+    told = event(pod)
+    told["involvedObject"]["uid"] = A["metadata"]["uid"]
+    found = children_of(Snapshot([A], [DEPLOYMENT], [SET], [pod], [told]))[ID]
+    assert (found.pods, found.events) == ((), ())
+
+
 def test_child_of_a_service_of_that_name_that_is_gone_is_not_taken_over() -> None:
     again = body("InferenceService", "a", uid="another")
     found = children_of(Snapshot([again], [DEPLOYMENT], [SET], [POD]))[ID]
