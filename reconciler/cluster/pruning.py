@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from reconciler.cluster.objects import prune as objects
+from reconciler.cluster.objects.inventory import ClusterInventory, Member
 from reconciler.cluster.objects.options import options_of
 from reconciler.cluster.objects.order import Ordered, deletion_order
 from reconciler.cluster.observed import NO_CHILDREN, ClusterObserved
@@ -68,8 +69,9 @@ def prune(desired: DesiredState, seen: ClusterObserved, holds: Holds, faults: Fa
     stays."""
     members = seen.inventory.members
     live = {one: seen.live.get(one) for one in members if (one.group, one.kind) not in seen.unknown}
-    found = objects.prune(seen.inventory, replace(desired, objects=seen.wanted), objects.Surroundings(live))
-    kept = dict(found.kept) | {one: _unseen(one) for one in found.unknown}
+    around = objects.Surroundings(live)
+    found, odd = _found(seen.inventory, replace(desired, objects=seen.wanted), around, faults)
+    kept = odd | dict(found.kept) | {one: _unseen(one) for one in found.unknown}
     kept |= {one: why for one in found.ending if seen.live.get(one) and (why := _odd(one, seen, faults))}
     going = {}
     for each in found.delete:
@@ -85,7 +87,7 @@ def prune(desired: DesiredState, seen: ClusterObserved, holds: Holds, faults: Fa
         held = {each.key for each in judged.held.deletions}
         text = f"kept, because its deletion needs approval: {judged.held.reasons[0].message}"
         for one in (one for one, uid in going.items() if (str(one), uid) in held):
-            kept[one] = Reason(ReasonCode.APPROVAL_REQUIRED, text, _origin(one, seen))
+            kept[one] = Reason(ReasonCode.APPROVAL_REQUIRED, text, _origin(seen.inventory.members[one]))
     steps = {one: _step(one, seen) for one in (*going, *found.ending) if one not in kept and seen.live.get(one)}
     later = _later(steps, seen)
     # Of what git has but cannot be used, its own verdict says why it stays.
@@ -106,12 +108,30 @@ def prune(desired: DesiredState, seen: ClusterObserved, holds: Holds, faults: Fa
     )
 
 
+def _found(
+    inventory: ClusterInventory, desired: DesiredState, around: objects.Surroundings, faults: Faults
+) -> tuple[objects.Pruning, dict[ObjectId, Reason]]:
+    """What becomes of members that git does not have, and those at which a bug shows: only if one does are they looked
+    at one by one."""
+    try:
+        return objects.prune(inventory, desired, around), {}
+    except Exception:
+        odd = {}
+    for one, member in sorted(inventory.members.items()):
+        try:
+            objects.prune(replace(inventory, members={one: member}), desired, around)
+        except Exception as error:
+            odd[one] = faults.note_other(f"planning {one}", error, _origin(member))
+    others = {one: member for one, member in inventory.members.items() if one not in odd}
+    return objects.prune(replace(inventory, members=others), desired, around), odd
+
+
 def _odd(one: ObjectId, seen: ClusterObserved, faults: Faults) -> Reason | None:
     """A bug that shows when this object is looked at."""
     try:
         _gpus_of(one, seen), _step(one, seen), _ordered(one, seen)
     except Exception as error:
-        return faults.note_other(f"planning {one}", error, _origin(one, seen))
+        return faults.note_other(f"planning {one}", error, _origin(seen.inventory.members[one]))
     return None
 
 
@@ -180,14 +200,14 @@ def _ordered(one: ObjectId, seen: ClusterObserved) -> Ordered:
 
 
 def _kept(one: ObjectId, seen: ClusterObserved, why: Reason) -> _Told:
-    origin, service = _origin(one, seen), service_of(one)
+    origin, service = _origin(seen.inventory.members[one]), service_of(one)
     health = Health(HealthStatus.UNKNOWN, why)
     said = ObjectPlan(one, Sync.OUT_OF_SYNC, health, ObjectChange.KEEP, origin, why.message, (), (why,), service)
     return _Told(said, verdict=_verdict(said, service, why))
 
 
 def _going(one: ObjectId, seen: ClusterObserved, step: Step, before: ObjectId | None) -> _Told:
-    origin, service = _origin(one, seen), service_of(one)
+    origin, service = _origin(seen.inventory.members[one]), service_of(one)
     reason = step.reason if not isinstance(step, Deleted) else "deleted in git"
     action, again = _next(one, step, service)
     if before is not None:
@@ -197,9 +217,8 @@ def _going(one: ObjectId, seen: ClusterObserved, step: Step, before: ObjectId | 
     return _Told(said, action, _verdict(said, service, None), again)
 
 
-def _origin(one: ObjectId, seen: ClusterObserved) -> Origin | NoOrigin:
-    file = seen.inventory.members[one].file
-    return Origin(file, 1) if file else NO_ORIGIN
+def _origin(member: Member) -> Origin | NoOrigin:
+    return Origin(member.file, 1) if member.file else NO_ORIGIN
 
 
 def _next(one: ObjectId, step: Step, service: ServiceId | None) -> tuple[Action | None, float | None]:

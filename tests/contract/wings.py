@@ -13,6 +13,7 @@ from reconciler.cluster import plan as cluster_plan
 from reconciler.cluster import pruning as cluster_pruning
 from reconciler.cluster.health.look import ServingHealth
 from reconciler.cluster.health.problems import Fault, Problem
+from reconciler.cluster.objects import prune as cluster_prune
 from reconciler.cluster.objects.compare import applied
 from reconciler.cluster.objects.ignore import Rules, applied_body
 from reconciler.cluster.objects.inventory import ClusterInventory, read_inventory
@@ -164,6 +165,7 @@ class OnCluster(Wing):
         (cluster_plan, "compare"),
         (cluster_plan, "options_of"),
         (cluster_pruning, "_step"),
+        (cluster_prune, "_reason_to_keep"),
     )
     now: float = _START
     live: dict[ObjectId, KubeObject] = field(default_factory=dict)
