@@ -31,6 +31,7 @@ from reconciler.model import (
 )
 from tests.contract.parts import BROKEN, reasons, unusable
 from tests.contract.wings import WINGS, Breakable, OnCluster, Wing, serving_runtime
+from tests.support.breaking import break_for
 from tests.support.simulation import wanted
 
 A, B = ServiceId("default", "a"), ServiceId("default", "b")
@@ -198,7 +199,7 @@ def test_bug_in_one_service_leaves_the_others_planned(
 ) -> None:
     wing = kind()
     wing.converge(wing.git(wanted("a", "good1"), wanted("b", "good1"), wanted("c", "good1"), wanted("d", "good1")))
-    raised = break_for(monkeypatch, where, A)
+    raised = break_for(monkeypatch, *where, A)
     for git in (
         wing.git(wanted("a", "good2"), wanted("b", "good2"), wanted("c", "good1")),
         wing.git(wanted("b", "good2"), wanted("c", "good1")),
@@ -222,7 +223,7 @@ def test_bug_in_one_service_of_an_edited_runtime_leaves_the_others_planned(monke
         return replace(found, objects=(serving_runtime(runtime), *found.objects))
 
     wing.converge(git("v1", wanted("a", "good1"), wanted("b", "good1"), wanted("c", "good1")))
-    raised = break_for(monkeypatch, (runtime_plan, "_dependant"), A)
+    raised = break_for(monkeypatch, runtime_plan, "_dependant", A)
     plan = wing.plan(git("v2", wanted("a", "good1"), wanted("b", "good2")))
     assert raised
     assert plan.bugs
@@ -231,31 +232,6 @@ def test_bug_in_one_service_of_an_edited_runtime_leaves_the_others_planned(monke
     runtime = plan.objects[serving_runtime("v2").id]
     assert runtime.reasons[0].code is ReasonCode.INTERNAL_ERROR
     assert "vllm" not in [each.object.name for each in plan.actions if isinstance(each, ApplyObject)]
-
-
-def break_for(patched: pytest.MonkeyPatch, where: Breakable, service: ServiceId) -> list[str]:
-    """That function raises for this service; the list grows with every time it did."""
-    module, name = where
-    known, raised = getattr(module, name), []
-
-    def judge(*given: Any, **more: Any) -> Any:
-        if any(is_about(one, service) for one in given):
-            raised.append(name)
-            raise OverflowError("1e999")
-        return known(*given, **more)
-
-    patched.setattr(module, name, judge)
-    return raised
-
-
-def is_about(thing: Any, service: ServiceId) -> bool:
-    if isinstance(thing, dict):
-        thing = thing.get("metadata", {})
-        return (thing.get("namespace"), thing.get("name")) == (service.namespace, service.name)
-    if (getattr(thing, "namespace", None), getattr(thing, "name", None)) == (service.namespace, service.name):
-        return True
-    inner = (getattr(thing, name, None) for name in ("id", "service", "desired", "replica"))
-    return any(is_about(one, service) for one in inner if one is not None)
 
 
 BLAMED = {

@@ -52,35 +52,12 @@ from reconciler.system import procfs
 from tests.crash.harness import make_ready, settings
 from tests.loop.test_reconcile import Target, make_reconciler, snapshot
 from tests.support.arguments import written
+from tests.support.breaking import break_for, is_about
 from tests.support.report_world import desired, observed, owned, replica, report, state, status_of
 from tests.support.world import record
 
 ODD, FINE = ServiceId("default", "odd"), ServiceId("default", "fine")
 PATIENCE = Patience(1.0, 60.0, 60.0, 10.0)
-
-
-def is_about(thing: Any, service: ServiceId) -> bool:
-    if isinstance(thing, ServiceId):
-        return thing == service
-    if isinstance(thing, dict):
-        return (thing.get("namespace"), thing.get("name")) == (service.namespace, service.name)
-    inner = [getattr(thing, name, None) for name in ("id", "service", "replica", "action")]
-    return any(is_about(one, service) for one in inner if one is not None)
-
-
-def break_for(patched: pytest.MonkeyPatch, where: Any, name: str, service: ServiceId = ODD) -> list[str]:
-    """That function raises for this service; the list grows with every time it did."""
-    known, raised = getattr(where, name), []
-
-    def judge(*given: Any, **more: Any) -> Any:
-        if any(is_about(one, service) for one in given):
-            raised.append(name)
-            raise OverflowError("1e999")
-        return known(*given, **more)
-
-    patched.setattr(where, name, judge)
-    return raised
-
 
 # ---------------------------------------------------------------- a pass over a simulated host
 
@@ -123,7 +100,7 @@ def test_service_that_raises_while_planned_is_kept_as_others_go_on(
         reconciler, target, both, 1, lambda: all(one.promoted for one in target.host.owned.values()) and _all_up(target)
     )
     before = {each: serves(target, each, 1) for each in both}
-    raised = break_for(monkeypatch, where, name)
+    raised = break_for(monkeypatch, where, name, ODD)
     plan = follow(reconciler, target, both, 2, lambda: bool(serves(target, "fine", 1) - before["fine"]))
     assert raised
     with closing(History(tmp_path / "state" / HISTORY)) as history:
@@ -144,7 +121,7 @@ def _all_up(target: Target) -> bool:
 def test_result_that_cannot_be_told_holds_up_no_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x").mkdir()
     reconciler, target = make_reconciler(tmp_path)
-    raised = break_for(monkeypatch, recorder.Recorder, "_record_result")
+    raised = break_for(monkeypatch, recorder.Recorder, "_record_result", ODD)
     with structlog.testing.capture_logs() as logs:
         follow(reconciler, target, ("odd", "fine"), 1, lambda: _all_up(target))
     assert raised
@@ -153,7 +130,7 @@ def test_result_that_cannot_be_told_holds_up_no_pass(tmp_path: Path, monkeypatch
 
 
 def test_finding_that_raises_is_told_as_a_bug_of_its_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    raised = break_for(monkeypatch, source_recorder, "_finding")
+    raised = break_for(monkeypatch, source_recorder, "_finding", ODD)
     health, faults = Health(HealthStatus.UNKNOWN, progress(ReasonCode.BLOCKED, "x")), Faults("telling of")
     verdicts = {key: ServicePlan(key, Sync.UNKNOWN, health, blocked=(health.reason,)) for key in (ODD, FINE)}
     found = source_recorder.findings(state(), Plan("box", "r", 1.0, (), verdicts), faults)
@@ -173,7 +150,7 @@ def test_hold_up_that_raises_is_told_as_a_bug_of_its_service(monkeypatch: pytest
 
 @pytest.mark.parametrize("name", ["_service", "_change", "_headline"])
 def test_service_that_raises_in_a_plan_document_hides_no_other(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    break_for(monkeypatch, planned, name)
+    break_for(monkeypatch, planned, name, ODD)
     wanted, seen = state(desired(ODD), desired(FINE)), observed()
     plan = make_plan(wanted, seen, Holds(), PATIENCE)
     told = plan_document(status_of(report(desired=wanted, observed=seen, plan=plan)), [(wanted, seen, plan)])
@@ -257,7 +234,7 @@ def test_service_that_raises_while_looked_at_hides_no_other(
         gpus = replace(wanted[0].spec, resources=cast(Any, _Raising()))  # type: ignore[type-var]
         wanted = (replace(wanted[0], spec=gpus), wanted[1])
     else:
-        assert break_for(monkeypatch, where, name) == []
+        assert break_for(monkeypatch, where, name, ODD) == []
     for _ in range(2):
         seen = target.observe(wanted)
         assert isinstance(seen, Observed), seen
@@ -280,7 +257,7 @@ def test_replica_that_nobody_can_look_at_is_still_there(
     looking: tuple[HostTarget, tuple[Desired, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target, wanted = looking
-    break_for(monkeypatch, type(target._supervisor), "_state")
+    break_for(monkeypatch, type(target._supervisor), "_state", ODD)
     seen = target.observe(wanted)
     assert isinstance(seen, Observed)
     assert {one.service: one.alive for one in seen.replicas} == {ODD: True, FINE: True}
