@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from reconciler.cluster.objects.ignore import PART_OF
 from reconciler.cluster.objects.inventory import ClusterInventory
 from reconciler.cluster.preflight_job import PREFLIGHT, is_pod_of
@@ -55,3 +57,25 @@ def _copy(name: str, labels: dict[str, str], manager: str) -> dict[str, Any]:
     entry = {"manager": manager, "operation": "Apply", "fieldsV1": {"f:spec": {}}}
     metadata = {"labels": labels, "managedFields": [entry]}
     return kube_object("ServingRuntime", name, group=KSERVE, metadata=metadata, spec={})
+
+
+@pytest.mark.parametrize("labels", [{}, {PART_OF: "applyset-other-v1"}], ids=["unlabelled", "another target's"])
+def test_object_applied_under_our_name_by_others_is_not_taken_over(labels: dict[str, str]) -> None:
+    """A push must not reach what another target of the cluster has."""
+    theirs = _applied(kube_object("ConfigMap", "theirs", metadata={"labels": labels}, data={"x": "1"}))
+    plan = plan_of(git_object("ConfigMap", "theirs", data={"x": "2"}), live=(theirs,))
+    assert plan.actions == ()
+    (said,) = plan.objects.values()
+    assert [each.code for each in said.reasons] == [ReasonCode.NOT_OURS]
+
+
+def test_object_of_ours_is_ours_though_its_inventory_was_lost() -> None:
+    ours = ClusterInventory("reconciler-main", "reconciler", "main").applyset
+    live = _applied(kube_object("ConfigMap", "ours", metadata={"labels": {PART_OF: ours}}, data={"x": "1"}))
+    plan = plan_of(git_object("ConfigMap", "ours", data={"x": "2"}), live=(live,))
+    assert [each.object.name for each in plan.actions if isinstance(each, ApplyObject)] == ["ours"]
+
+
+def _applied(live: dict[str, Any]) -> dict[str, Any]:
+    entry = {"manager": "reconciler", "operation": "Apply", "apiVersion": "v1", "fieldsV1": {"f:data": {"f:x": {}}}}
+    return live | {"metadata": live["metadata"] | {"managedFields": [entry]}}

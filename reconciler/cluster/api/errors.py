@@ -208,6 +208,7 @@ _DENIED = (
 _WEBHOOK_FAILED = re.compile(r'failed calling webhook "(?P<by>[^"]+)": (?P<why>.*)', re.S)
 # A server-side apply of unknown fields or wrong types is answered 500, without any reason (seen: 1.36).
 _NOT_TYPED = re.compile(r"failed to create typed patch object \([^)]*\): (?:errors:)?(?P<problems>.*)", re.S)
+_GOT = re.compile(r", got &?value\..*", re.S)
 _DECODING = re.compile(
     r"(?:strict decoding error|error strict decoding YAML|error decoding from json): (?P<problem>.*)", re.S
 )
@@ -371,7 +372,8 @@ def _private(answer: _Answer, message: str) -> str:
 def _typed_problems(answer: _Answer, text: str) -> Iterator[FieldProblem]:
     """`.spec.zz: field not declared in schema`, one a line."""
     for line in filter(None, map(str.strip, text.splitlines())):
-        written, _, message = line.partition(": ")
+        # The value is in git, at the line that is named; here it may be a password.
+        written, _, message = _GOT.sub("", line).partition(": ")
         yield FieldProblem(answer.path(written), message) if message else FieldProblem("", line)
 
 

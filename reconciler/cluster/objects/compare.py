@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from reconciler.cluster.objects.differences import FieldChange, differences
-from reconciler.cluster.objects.ignore import Rules, applied_body, ignored_paths
+from reconciler.cluster.objects.ignore import PART_OF, Rules, applied_body, ignored_paths
 from reconciler.cluster.objects.owned import owned_fields, projection_hash
 from reconciler.cluster.objects.owners import as_taken_over, owners_of
-from reconciler.model import DesiredObject, KubeObject
+from reconciler.kserve import names
+from reconciler.model import DesiredObject, KubeObject, ObjectId
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +129,21 @@ def compare(
     is_same_body = known is not None and known.body == body_hash(desired, rules)
     if known and is_same_body and known.resource_version == metadata["resourceVersion"] != "":
         return InSync(known)
-    if owned_fields(live) is None and known is None and not is_member:
+    if known is None and not is_member and not _is_made_by_us(live, rules.applyset):
         return TakeOver(owners_of(live), _changes(desired, as_taken_over(live), rules))
     if known and is_same_body:
         return _since_our_apply(desired, live, known, rules)
     changes = _changes(desired, live, rules)
     return Changed(changes) if changes or known else Unconfirmed()
+
+
+def _is_made_by_us(live: KubeObject, applyset: str) -> bool:
+    """Though neither we nor the inventory remember it. Another target, or a tool that calls itself as we do, applies
+    under the same name; services that were taken over have no label of ours."""
+    if owned_fields(live) is None:
+        return False
+    found, label = ObjectId.of(live), (live["metadata"].get("labels") or {}).get(PART_OF, "")
+    return label == applyset or (not label and (found.group, found.kind) in names.METADATA_REACHES_PODS)
 
 
 def _since_our_apply(desired: DesiredObject, live: KubeObject, known: Applied, rules: Rules) -> Comparison:

@@ -90,6 +90,21 @@ def test_one_field_of_a_wrong_type_is_invalid() -> None:
     assert error.fields == (FieldProblem("spec.replicas", "expected numeric"),)
 
 
+def test_value_of_a_wrong_type_is_not_repeated() -> None:
+    message = (
+        "failed to create typed patch object (bench/s; /v1, Kind=Secret): errors:\n"
+        "  .stringData.password: expected string, got &value.valueUnstructured{Value:20261129}\n"
+        "  .data.key: expected string, got &value.valueUnstructured{Value:4711}"
+    )
+    error = answered(500, message)
+    assert error.fields == (
+        FieldProblem("stringData.password", "expected string"),
+        FieldProblem("data.key", "expected string"),
+    )
+    assert "20261129" not in str(error)
+    assert "4711" not in str(error)
+
+
 def test_invalid_values_name_their_fields() -> None:
     causes = [
         {"reason": "FieldValueRequired", "message": "Required value", "field": f"{CONTAINER}[1].image"},
