@@ -263,7 +263,7 @@ class Sequence:
 
 def read(path: Path) -> Sequence:
     """One file of the folder."""
-    found = yaml.safe_load(path.read_text())
+    found = yaml.load(path.read_bytes(), Loader=yaml.CSafeLoader)
     return Sequence(path.stem, found["title"], found["frames"], found.get("end", {}), found.get("later", {}))
 
 

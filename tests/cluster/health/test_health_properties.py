@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import deepcopy
+from functools import cache
 from typing import Any
 
 from hypothesis import HealthCheck, assume, given, settings
@@ -22,10 +23,17 @@ LIMITS = HealthLimits()
 # A busy machine may take long over one example.
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 Seen = tuple[float, dict[str, Any], Children]
-SEEN: list[Seen] = [
-    (now, deepcopy(cluster.service), cluster.children()) for each in SEQUENCES for now, cluster, _ in each.play()
-]
-seen = st.sampled_from(SEEN)
+
+
+@cache
+def everything_seen() -> list[Seen]:
+    return [
+        (now, deepcopy(cluster.service), cluster.children()) for each in SEQUENCES for now, cluster, _ in each.play()
+    ]
+
+
+# Played only where it is needed: every worker imports this file.
+seen = st.deferred(lambda: st.sampled_from(everything_seen()))
 json = st.recursive(
     st.none() | st.booleans() | st.integers(-3, 2**70) | st.floats(allow_nan=False) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),

@@ -16,7 +16,7 @@ from reconciler.cluster.health.service import service_health
 from reconciler.model import ServiceId
 from tests.cluster.health.recorded import START, pod_status, stamp
 
-CASES = yaml.safe_load((Path(__file__).parent / "cases.yaml").read_text())
+CASES = yaml.load((Path(__file__).parent / "cases.yaml").read_bytes(), Loader=yaml.CSafeLoader)
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda each: str(each["name"]))
 
 
