@@ -37,6 +37,7 @@ from reconciler.cluster.service_verdict import (
     service_verdict,
     suspended,
     suspended_object,
+    suspended_verdict,
     why_applied,
 )
 from reconciler.fault_isolation import Faults
@@ -334,7 +335,9 @@ class _Pass:
         """Services whose documents cannot be used: what is there is kept."""
         found = {}
         for one in self.desired.services:
-            if one.id not in known:
+            if one.id not in known and self.holds.suspends(one.id):
+                found[one.id] = suspended_verdict(one.id)
+            elif one.id not in known:
                 health = self.seen.health.get(one.id)
                 why = one.problems[0] if one.problems else host_reason(ReasonCode.NOT_YET_OBSERVED, "not looked at yet")
                 shown = health.health if health else Health(HealthStatus.MISSING, why)

@@ -201,8 +201,10 @@ def _ordered(one: ObjectId, seen: ClusterObserved) -> Ordered:
 
 def _kept(one: ObjectId, seen: ClusterObserved, why: Reason) -> _Told:
     origin, service = _origin(seen.inventory.members[one]), service_of(one)
-    health = Health(HealthStatus.UNKNOWN, why)
-    said = ObjectPlan(one, Sync.OUT_OF_SYNC, health, ObjectChange.KEEP, origin, why.message, (), (why,), service)
+    is_suspended = why.code is ReasonCode.SUSPENDED
+    health = Health(HealthStatus.SUSPENDED if is_suspended else HealthStatus.UNKNOWN, why)
+    sync = Sync.UNKNOWN if is_suspended else Sync.OUT_OF_SYNC
+    said = ObjectPlan(one, sync, health, ObjectChange.KEEP, origin, why.message, (), (why,), service)
     return _Told(said, verdict=_verdict(said, service, why))
 
 
@@ -236,7 +238,7 @@ def _next(one: ObjectId, step: Step, service: ServiceId | None) -> tuple[Action 
 def _verdict(said: ObjectPlan, service: ServiceId | None, why: Reason | None) -> ServicePlan | None:
     if service is None:
         return None
-    return ServicePlan(service, Sync.OUT_OF_SYNC, said.health, step=said.why, kept=why)
+    return ServicePlan(service, said.sync, said.health, step=said.why, kept=why)
 
 
 def gpus_of(pod: KubeObject) -> int:

@@ -18,6 +18,7 @@ from reconciler.model import (
     ObjectPlan,
     Reason,
     ReasonCode,
+    ServiceId,
     ServicePlan,
     Sync,
     progress,
@@ -66,8 +67,11 @@ def health_of(s: ServiceInputs) -> Health:
 
 
 def suspended(s: ServiceInputs) -> Decided:
-    said = suspended_object(s.git)
-    return Decided(said, verdict=ServicePlan(s.desired.id, Sync.UNKNOWN, said.health, step="suspended"))
+    return Decided(suspended_object(s.git), verdict=suspended_verdict(s.desired.id))
+
+
+def suspended_verdict(service: ServiceId) -> ServicePlan:
+    return ServicePlan(service, Sync.UNKNOWN, Health(HealthStatus.SUSPENDED, _BY_HAND), step="suspended")
 
 
 def suspended_object(wanted: DesiredObject) -> ObjectPlan:

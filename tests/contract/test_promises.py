@@ -118,6 +118,15 @@ def test_suspended_service_gets_no_action(wing: Wing) -> None:
     assert about(wing.plan(wing.git(wanted("a", "good2")), B), A)
 
 
+@pytest.mark.parametrize("said", ["changed", "unusable", "dropped"])
+def test_suspended_service_is_called_suspended_whatever_git_says(wing: Wing, said: str) -> None:
+    wing.converge(wing.git(wanted("a", "good1")))
+    services = {"changed": (wanted("a", "good2"),), "unusable": (unusable("a"),), "dropped": ()}[said]
+    verdict = wing.plan(wing.git(*services), A).verdicts[A]
+    assert (verdict.sync, verdict.health.phase) == (Sync.UNKNOWN, HealthStatus.SUSPENDED)
+    assert verdict.health.reason.code is ReasonCode.SUSPENDED
+
+
 def test_failed_version_is_quarantined_and_the_last_good_one_comes_back(wing: Wing) -> None:
     wing.converge(wing.git(wanted("a", "good1")))
     git = wing.git(wanted("a", "crash2"))
