@@ -68,7 +68,14 @@ def prune(desired: DesiredState, seen: ClusterObserved, holds: Holds, faults: Fa
     """The next step of everything that goes. What a person suspended, what the guard holds, and what makes us raise,
     stays."""
     members = seen.inventory.members
-    live = {one: seen.live.get(one) for one in members if (one.group, one.kind) not in seen.unknown}
+    # Which namespace an object of git has is not known while its kind is not: it may be that of the member.
+    unplaced = {(one.id.group, one.id.kind, one.id.name) for one in seen.wanted if not one.id.namespace}
+    live = {
+        one: seen.live.get(one)
+        for one in members
+        if (one.group, one.kind) not in seen.unknown
+        and not (one.namespace and (one.group, one.kind, one.name) in unplaced)
+    }
     around = objects.Surroundings(live)
     found, odd = _found(seen.inventory, replace(desired, objects=seen.wanted), around, faults)
     kept = odd | dict(found.kept) | {one: _unseen(one) for one in found.unknown}

@@ -15,6 +15,7 @@ from typing import Any
 
 from reconciler.cluster.api.client import Client
 from reconciler.cluster.api.connection import ClusterConnection
+from reconciler.cluster.api.discovery import Resource
 from reconciler.cluster.api.errors import ApiError, Conflict, Invalid, KindUnknown, NamespaceEnding, NotFound
 from reconciler.cluster.api.lease import Election, Leadership, LeaseSettings
 from reconciler.cluster.api.trimming import hashed
@@ -37,7 +38,7 @@ from reconciler.cluster.observed import NO_ANSWERS, NO_CHILDREN, Answers, Cluste
 from reconciler.cluster.preflight_job import PREFLIGHT
 from reconciler.cluster.preflights import WATCHED, Preflights
 from reconciler.cluster.rollout.additions import NO_ADDITIONS, Additions
-from reconciler.cluster.rollout.gpus import is_holding, requests_of
+from reconciler.cluster.rollout.gpus import allocatable, is_holding, requests_of
 from reconciler.cluster.rollout.last_good import RECORD_OF, ServiceRecord, read_secret, secret_name
 from reconciler.cluster.succession import Succession
 from reconciler.config.settings import ClusterSettings
@@ -75,6 +76,8 @@ _FIRST_LOOK = 20.0
 _LOOK_AGAIN = 0.02
 # With the two others it is refused if the object is not as it was read.
 _TAKEN_OVER = ("managedFields", "resourceVersion", "uid")
+# Namespaces whose events are watched one by one: each takes a thread.
+_MOST_SPACES = 100
 # Objects that a plan asks about: each is a request.
 _MOST_REHEARSED = 500
 
@@ -290,15 +293,19 @@ class ClusterTarget:
             versions.setdefault((one.id.group, one.id.kind), set()).add(version)
         kinds = versions.keys()
         for (group, kind), named in versions.items():
-            # As git writes it, so that what we applied and what we see of it are alike.
-            yield WatchedKind(group, kind, next(iter(named)) if len(named) == 1 else "")
+            # As git writes it, so that what we applied and what we see of it are alike. Of a version that is not
+            # served nothing can be seen, and what is there in another one is not gone.
+            version = next(iter(named)) if len(named) == 1 else ""
+            yield WatchedKind(group, kind, version if self._resource(group, kind, version) else "")
         yield _watched(self._parent())
         if SERVICE in kinds or desired.services:
             spaces = {one.namespace for one in self._services(desired, inventory)}
             for each in (SERVICE, *_RUNTIMES, *_WORKLOADS):
                 if each not in kinds:
                     yield WatchedKind(*each)
-            yield from (WatchedKind("", "Event", namespace=space) for space in spaces)
+            yield from (
+                WatchedKind("", "Event", namespace=s) for s in (spaces if len(spaces) <= _MOST_SPACES else [""])
+            )
             if self._preflights is not None:
                 yield WatchedKind(*WATCHED, labels=PREFLIGHT)
             if ("", "Secret") not in kinds:
@@ -325,7 +332,7 @@ class ClusterTarget:
         if one.is_encrypted:
             data = store.data(one.id.namespace, one.id.name)
             return one if data is None else self._opened(one, data)
-        if one.id.namespace or (resource := self._client.resource(one.id.group, one.id.kind)) is None:
+        if one.id.namespace or (resource := self._resource(one.id.group, one.id.kind)) is None:
             return one
         if not resource.namespaced:
             return one
@@ -341,7 +348,15 @@ class ClusterTarget:
         return replace(one, body={**one.body, "data": values}, hash=f"{one.hash}+{fingerprint}")
 
     def _is_unplaced(self, one: DesiredObject) -> bool:
-        return not one.id.namespace and self._client.resource(one.id.group, one.id.kind) is None
+        return not one.id.namespace and self._resource(one.id.group, one.id.kind) is None
+
+    def _resource(self, group: str, kind: str, version: str = "") -> Resource | None:
+        """None: it is not served, or its group does not answer: one of an extension that is down must not stop the
+        others. Its watch says why."""
+        try:
+            return self._client.resource(group, kind, version)
+        except ReconcileError:
+            return None
 
     def _inventory(self) -> ClusterInventory:
         """By the watch while we lead: then nobody else writes it. A stale one could not be written, by its version."""
@@ -554,7 +569,7 @@ def _held_gpus(pods: Iterable[KubeObject]) -> int:
 
 
 def _total_gpus(nodes: Iterable[KubeObject]) -> int:
-    return sum(int(((node.get("status") or {}).get("allocatable") or {}).get(GPU, 0)) for node in nodes)
+    return sum(allocatable(node).get(GPU, 0) // 1000 for node in nodes)
 
 
 def _facts(

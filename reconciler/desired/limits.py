@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from reconciler.errors import NotUnderstood
-from reconciler.manifests import Manifests
+from reconciler.manifests import Manifest, Manifests
 from reconciler.model import (
     Desired,
     EffectiveSpec,
@@ -26,6 +26,8 @@ from reconciler.model import (
 
 # Of one target: readable documents and those that are not.
 MAX_DOCUMENTS = 20_000
+# On a cluster each is watched, by a thread of its own.
+MAX_KINDS = 200
 # Files that are there and not read: hidden or ignored ones.
 MAX_SKIPPED = 100_000
 # Of one container. Linux itself gives a process no more than some 2 MiB of both.
@@ -71,6 +73,17 @@ def check_documents(manifests: Manifests, snapshot: Snapshot, target: str) -> No
         raise NotUnderstood(
             f"it has {len(snapshot.skipped):,} hidden or ignored files in the folders of {target}, more than "
             f"{MAX_SKIPPED:,}; move them out of there, or name smaller folders in targets[].paths"
+        )
+
+
+def check_kinds(documents: Iterable[Manifest], target: str) -> None:
+    """Raises NotUnderstood where a cluster would have to be watched for more kinds than the limits allow."""
+    kinds = {(each.api_version.rpartition("/")[0], each.kind): each for each in documents}
+    if len(kinds) > MAX_KINDS:
+        last = list(kinds.values())[-1]
+        raise NotUnderstood(
+            f"it has objects of {len(kinds):,} kinds for {target}, more than {MAX_KINDS:,}; the last of them is "
+            f"{last.kind} ({last.origin}). Remove what is not needed"
         )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from reconciler.config.settings import ClusterSettings
 from reconciler.desired.context import faults_without_services, skipped_files
-from reconciler.desired.limits import MAX_NOTES, check_documents, first, too_large
+from reconciler.desired.limits import MAX_NOTES, check_documents, check_kinds, first, too_large
 from reconciler.desired.origins import Origins
 from reconciler.desired.secrets import as_kserve_sees
 from reconciler.desired.serving_options import is_on_dashboard, is_stopped, read_display_name, read_serving_options
@@ -87,6 +87,7 @@ def build_cluster_desired(
     every = replace(manifests, documents=(*manifests.documents, *manifests.others))
     check_documents(every, snapshot, target.name)
     documents = [each for each in every.documents if each.api_version != OUR_API]
+    check_kinds(documents, target.name)
     doubles = find_duplicates(documents, target.default_namespace)
     doubled = {each: duplicate_of(each, group) for group in doubles for each in group}
     tree = _tree_of(documents, target, secrets, cache)

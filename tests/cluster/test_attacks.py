@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from reconciler.cluster.objects.ignore import PART_OF
-from reconciler.cluster.objects.inventory import ClusterInventory
+from reconciler.cluster.objects.inventory import ClusterInventory, Member
 from reconciler.cluster.preflight_job import PREFLIGHT, is_pod_of
 from reconciler.cluster.rollout.batches import COPY_OF
-from reconciler.model import ApplyObject, DeleteObject, ObjectChange, ReasonCode
+from reconciler.model import ApplyObject, DeleteObject, ObjectChange, ObjectId, ReasonCode
 from tests.cluster.seen import git_object, kube_object, plan_of
 
 KSERVE = "serving.kserve.io"
@@ -79,3 +79,15 @@ def test_object_of_ours_is_ours_though_its_inventory_was_lost() -> None:
 def _applied(live: dict[str, Any]) -> dict[str, Any]:
     entry = {"manager": "reconciler", "operation": "Apply", "apiVersion": "v1", "fieldsV1": {"f:data": {"f:x": {}}}}
     return live | {"metadata": live["metadata"] | {"managedFields": [entry]}}
+
+
+def test_object_whose_kind_is_not_known_for_a_moment_is_not_pruned() -> None:
+    """Git names no namespace, and the API server does not say whether the kind has one."""
+    live = _applied(kube_object("Widget", "w", group="example.com"))
+    one = ObjectId("example.com", "Widget", "models", "w")
+    git = git_object("Widget", "w", "", "example.com")
+    plan = plan_of(git, live=(live,), members={one: Member("uid-w", "w.yaml", "body")})
+    assert not [each for each in plan.actions if isinstance(each, DeleteObject)]
+
+    without = plan_of(live=(live,), members={one: Member("uid-w", "w.yaml", "body")})
+    assert [each.object for each in without.actions if isinstance(each, DeleteObject)] == [one]

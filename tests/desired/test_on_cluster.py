@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.config.settings import ClusterSettings
+from reconciler.desired import limits
 from reconciler.desired.on_cluster import ClusterCache, build_cluster_desired, hash_of
+from reconciler.errors import NotUnderstood
 from reconciler.manifests import ManifestCache, read_manifests
 from reconciler.model import DesiredState, File, Origin, ReasonCode, Snapshot
 
@@ -146,3 +149,15 @@ def test_hash_does_not_depend_on_the_order_of_keys(value: Any):
         return [turned(each) for each in tree] if isinstance(tree, list) else tree
 
     assert hash_of(value) == hash_of(turned(value))
+
+
+def test_more_kinds_than_can_be_watched_refuse_the_revision(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(limits, "MAX_KINDS", 3)
+
+    def kinds(count: int) -> dict[str, str]:
+        text = "apiVersion: example.com/v1\nkind: Made{0}\nmetadata: {{name: x}}\n"
+        return {f"prod/{number}.yaml": text.format(number) for number in range(count)}
+
+    assert len(desired_of(kinds(3)).objects) == 3
+    with pytest.raises(NotUnderstood, match="objects of 4 kinds for prod, more than 3"):
+        desired_of(kinds(4))

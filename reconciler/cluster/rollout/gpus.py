@@ -215,12 +215,17 @@ def node_of(pod: KubeObject) -> str:
 # ---------------------------------------------------------------- nodes
 
 
+def allocatable(node: KubeObject) -> Amounts:
+    """What a node has for pods."""
+    return _amounts((node.get("status") or {}).get("allocatable"))
+
+
 def _room_of(node: KubeObject, taken: Amounts) -> NodeRoom:
     metadata, spec, status = node["metadata"], node.get("spec") or {}, node.get("status") or {}
     taints = tuple(_taint(each) for each in spec.get("taints") or ())
     if spec.get("unschedulable") and _UNSCHEDULABLE not in taints:
         taints = (*taints, _UNSCHEDULABLE)
-    free = {kind: count - taken.get(kind, 0) for kind, count in _amounts(status.get("allocatable")).items()}
+    free = {kind: count - taken.get(kind, 0) for kind, count in allocatable(node).items()}
     return NodeRoom(Node(metadata["name"], metadata.get("labels") or {}, taints), free, _closed(metadata, status))
 
 
