@@ -21,6 +21,11 @@ class CrashLogs:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._known: dict[_Key, tuple[str, ...]] = {}
+        self._left = _MOST
+
+    def begin_look(self) -> None:
+        """From now on, as many may be read again: what is left over, the next look reads."""
+        self._left = _MOST
 
     def of(self, pods: Iterable[KubeObject]) -> dict[str, tuple[str, ...]]:
         """By the pod's name; of pods without a crash nothing."""
@@ -29,7 +34,8 @@ class CrashLogs:
             for container, restarts, previous in _crashed(pod):
                 metadata = pod["metadata"]
                 key = (str(metadata["uid"]), container, restarts)
-                if key not in self._known and len(found) < _MOST:
+                if key not in self._known and self._left > 0:
+                    self._left -= 1
                     self._known[key] = self._read(metadata["namespace"], metadata["name"], container, previous)
                 if lines := self._known.get(key):
                     found[str(metadata["name"])] = lines

@@ -205,6 +205,7 @@ class ClusterTarget:
         wanted_by_id = {one.service: one for one in wanted if one.service is not None}
         remembered = self._remembered(wanted, seen)
         health = {}
+        self._logs.begin_look()
         for one in ids:
             body = seen.get(ObjectId(*SERVICE, one.namespace, one.name))
             if body is not None:
