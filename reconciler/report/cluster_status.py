@@ -146,6 +146,7 @@ def object_document(one: ObjectPlan) -> Document:
         "kind": one.object.kind,
         "namespace": one.object.namespace,
         "name": one.object.name,
+        "service": str(one.service) if one.service else None,
         "origin": str(one.origin or ""),
         "sync": one.sync.value,
         "health": {

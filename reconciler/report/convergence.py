@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from reconciler.model import HealthStatus, ReasonCode, Sync
+from reconciler.model import HealthStatus, ObjectChange, ReasonCode, Sync
 from reconciler.report.status import Document
 
 _FINE = (HealthStatus.HEALTHY, HealthStatus.SUSPENDED)
 # What hangs is replaced.
 _REPLACED = (ReasonCode.SILENT, ReasonCode.HUNG)
+_LASTING = (ObjectChange.NONE, ObjectChange.KEEP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +34,12 @@ class Convergence:
 
 
 def convergence_of(status: Document) -> Convergence:
-    """Converged needs: every target reached, every service Synced and Healthy or Suspended, git read without error."""
+    """Converged needs: every target reached, every service Synced and Healthy or Suspended, every other object Synced
+    and not Degraded, git read without error."""
     faults = [*_source_faults(status), *_leftover_faults(status), *_target_faults(status)]
-    moving = any(is_moving(service, target) for target, service in services(status))
+    moving = any(is_moving(service, target) for target, service in services(status)) or any(
+        is_changing(one, target) for target in status["targets"] for one in other_objects(target)
+    )
     unsettled = moving or _awaits_observation(status) or (_awaits_applied(status) and not faults)
     return Convergence(converged=not faults and not unsettled, settled=not unsettled, faults=tuple(faults))
 
@@ -48,9 +52,13 @@ def services(status: Document) -> Iterator[tuple[Document, Document]]:
 
 
 def only(status: Document, name: str) -> Document:
-    """The part of the document about one service: its targets, without their other services."""
+    """The part of the document about one service: its targets, without their other services and objects."""
     targets = [
-        target | {"services": [one for one in target["services"] if full_name(one) == name]}
+        target
+        | {
+            "services": [one for one in target["services"] if full_name(one) == name],
+            "objects": [one for one in target["objects"] if one["service"] == name],
+        }
         for target in status["targets"]
     ]
     return status | {"targets": [target for target in targets if target["services"]]}
@@ -68,6 +76,35 @@ def is_fine(service: Document) -> bool:
 def is_elsewhere(service: Document) -> bool:
     """Is it for other hosts, with no replica here?"""
     return is_fine(service) and bool(service["health"]["reason"] == ReasonCode.NOT_FOR_THIS_HOST)
+
+
+def other_objects(target: Document) -> list[Document]:
+    """A cluster's objects that belong to no service."""
+    return [one for one in target["objects"] if one["service"] is None]
+
+
+def object_name(one: Document) -> str:
+    """`ConfigMap team/settings`, as kubectl would find it."""
+    kind = f"{one['kind']}.{one['group']}" if one["group"] else one["kind"]
+    return f"{kind} {one['namespace']}/{one['name']}" if one["namespace"] else f"{kind} {one['name']}"
+
+
+def object_fault(one: Document) -> str:
+    """Why an object is out of sync or Degraded, in one line; empty when it is not."""
+    health = one["health"]
+    if one["sync"] == Sync.SYNCED and health["status"] not in (HealthStatus.DEGRADED, HealthStatus.MISSING):
+        return ""
+    if one["reasons"]:
+        return "; ".join(place(each) for each in one["reasons"])
+    if one["sync"] != Sync.SYNCED and one["why"]:
+        return f"{one['sync']}: {one['why']}"
+    return f"{one['sync']}, {health['status']}: {health['message'] or health['reason']}"
+
+
+def is_changing(one: Document, target: Document) -> bool:
+    """Will a later pass change this object without intervention?"""
+    held = not target["reachable"] or target["suspended"] or target["lastError"] or one["reasons"]
+    return not held and one["change"] not in _LASTING
 
 
 def fault(service: Document) -> str:
@@ -136,6 +173,9 @@ def _target_faults(status: Document) -> Iterator[str]:
         for service in target["services"]:
             if why := fault(service):
                 yield f"{full_name(service)}: {why}"
+        for one in other_objects(target):
+            if why := object_fault(one):
+                yield f"{object_name(one)}: {why}"
 
 
 def unknown_because(target: Document) -> str:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from reconciler.fault_isolation import caught
 from reconciler.model import Action, ClusterView, DesiredState, ObjectChange, Observed, Plan, ReasonCode, Unreachable
 from reconciler.report.actions import action_name, services_of, subject_of
-from reconciler.report.convergence import fault, full_name, is_elsewhere, is_fine
+from reconciler.report.convergence import fault, full_name, is_elsewhere, is_fine, other_objects
 from reconciler.report.redact import scrub_text
 from reconciler.report.status import Document
 
@@ -20,7 +20,7 @@ def plan_document(status: Document, plans: Sequence[Planned]) -> Document:
     """The planned actions for the state that `status` describes. Specs are left out: they may hold secrets."""
     actions = {plan.target: plan.actions for _, _, plan in plans}
     targets = [_target(target, actions.get(target["name"], ())) for target in status["targets"]]
-    return {"schema": SCHEMA, "revision": status["revision"], "targets": targets, "counts": _counts(targets)}
+    return {"schema": SCHEMA, "revision": status["revision"], "targets": targets, "counts": _counts(status, targets)}
 
 
 class PlannedChange(StrEnum):
@@ -161,11 +161,12 @@ def _headline(service: Document, change: PlannedChange) -> str:
     return "; ".join(filter(None, parts)) or str(service["health"]["message"])
 
 
-def _counts(targets: Iterable[Document]) -> dict[str, int]:
+def _counts(status: Document, targets: Iterable[Document]) -> dict[str, int]:
     changes = [one["change"] for target in targets for one in target["services"]]
     return {
         "actions": sum(len(target["actions"]) for target in targets),
         "services": len(changes),
+        "objects": sum(len(other_objects(target)) for target in status["targets"]),
         **{
             change: changes.count(change)
             for change in PlannedChange

@@ -15,6 +15,9 @@ from reconciler.report.convergence import (
     full_name,
     is_elsewhere,
     manual_text,
+    object_fault,
+    object_name,
+    other_objects,
     place,
     services,
     unknown_because,
@@ -67,7 +70,8 @@ def status_blocks(status: Document, *, wide: bool = False, detail: bool = False)
         yield _target_line(target)
         if target["services"]:
             yield _services_table(target, wide)
-            yield from _failures(target)
+        yield from _failures(target)
+        yield from _objects_line(target)
         if detail:
             yield from _replica_blocks(target)
     if faults := convergence_of(status).faults:
@@ -94,10 +98,17 @@ def _services_table(target: Document, wide: bool) -> Table:
     return Table(header, rows)
 
 
+def _objects_line(target: Document) -> Iterator[str]:
+    """How many other objects there are; those out of sync stand under `Out of sync`."""
+    if found := other_objects(target):
+        good = sum(not object_fault(one) for one in found)
+        yield f"{_number(len(found), 'other object')}: {good} in sync, {len(found) - good} not"
+
+
 def _failures(target: Document) -> Iterator[str]:
-    """The last action that failed: of the proxy or the host, and under its name of each service."""
+    """The last action that failed: of the proxy or an object, and under its name of each service."""
     for name, last in (
-        ("the host", target["lastFailure"]),
+        (f"the {target['kind']}", target["lastFailure"]),
         *((full_name(one), one["lastFailure"]) for one in target["services"]),
     ):
         if last is not None:
@@ -371,10 +382,8 @@ _OBJECT_MARKS: Mapping[str, str] = {
 
 def object_lines(one: Document) -> Iterator[str]:
     """One object of a cluster, why it changes, and how."""
-    group = f".{one['group']}" if one["group"] else ""
-    name = f"{one['namespace']}/{one['name']}" if one["namespace"] else one["name"]
     origin = f" ({one['origin']})" if one["origin"] else ""
-    yield one_line(f"  {_OBJECT_MARKS.get(one['change'], '!')} {one['kind']}{group} {name}{origin}: {one['why']}")
+    yield one_line(f"  {_OBJECT_MARKS.get(one['change'], '!')} {object_name(one)}{origin}: {one['why']}")
     yield from (f"      {one_line(place(reason))}" for reason in one["reasons"])
     yield from (f"      {one_line(line)}" for line in one["differences"])
 
@@ -387,7 +396,8 @@ def _count_line(counts: Document, *, drained: bool) -> str:
     parts = [f"{counts[change]} {change}" for change in _MARKS if counts[change]]
     others = f"{counts['elsewhere']} not for this host" if counts["elsewhere"] else ""
     if not parts and not counts["actions"]:
-        text = f"Nothing to do: {_number(counts['services'] - counts['elsewhere'], 'service')} in sync"
+        objects = f" and {_number(counts['objects'], 'other object')}" if counts["objects"] else ""
+        text = f"Nothing to do: {_number(counts['services'] - counts['elsewhere'], 'service')}{objects} in sync"
         text = "Nothing to do while the host is drained manually" if drained else text
         return ", ".join(filter(None, (text, others))) + "."
     parts += filter(None, (f"{counts['unchanged']} unchanged", others))

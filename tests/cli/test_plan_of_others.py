@@ -34,7 +34,9 @@ def test_plan_is_made_where_one_service_cannot_be_asked_about(error: Exception) 
             raise error
 
     place: Any = SimpleNamespace(
-        reconciler=SimpleNamespace(run_pass=run_pass), target=SimpleNamespace(perform=perform), wake=threading.Event()
+        reconciler=SimpleNamespace(run_pass=run_pass, rehearse=lambda plan: False),
+        target=SimpleNamespace(perform=perform),
+        wake=threading.Event(),
     )
     _, _, plan = _look(place, None, said.append)  # type: ignore[arg-type]
     assert [action.service.name for action in plan.actions if isinstance(action, AskPreflight)] == ["bad"]
