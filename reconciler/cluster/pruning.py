@@ -69,12 +69,13 @@ def prune(desired: DesiredState, seen: ClusterObserved, holds: Holds, faults: Fa
     stays."""
     members = seen.inventory.members
     # Which namespace an object of git has is not known while its kind is not: it may be that of the member.
+    named = {(one.id.group, one.id.kind, one.id.name) for one in seen.wanted}
     unplaced = {(one.id.group, one.id.kind, one.id.name) for one in seen.wanted if not one.id.namespace}
     live = {
         one: seen.live.get(one)
         for one in members
         if (one.group, one.kind) not in seen.unknown
-        and not (one.namespace and (one.group, one.kind, one.name) in unplaced)
+        and (one.group, one.kind, one.name) not in (unplaced if one.namespace else named)
     }
     around = objects.Surroundings(live)
     found, odd = _found(seen.inventory, replace(desired, objects=seen.wanted), around, faults)

@@ -325,7 +325,7 @@ class ClusterTarget:
             made = tuple(self._where_it_belongs(one, store) for one in desired.objects)
             self._wanted = known = (desired.objects, store, made)
             if any(self._is_unplaced(one) for one in made):
-                # Its kind is not served yet: once it is, it may have a namespace.
+                # Its kind is not served yet: once it is, it may have a namespace, or none.
                 self._wanted = None
         return known[2]
 
@@ -333,11 +333,11 @@ class ClusterTarget:
         if one.is_encrypted:
             data = store.data(one.id.namespace, one.id.name)
             return one if data is None else self._opened(one, data)
-        if one.id.namespace or (resource := self._resource(one.id.group, one.id.kind)) is None:
+        resource = self._resource(one.id.group, one.id.kind)
+        if resource is None or resource.namespaced == bool(one.id.namespace):
             return one
-        if not resource.namespaced:
-            return one
-        namespace = self._settings.default_namespace
+        # The API server takes what names a namespace that its kind has not, and means the one that has none.
+        namespace = self._settings.default_namespace if resource.namespaced else ""
         body = {**one.body, "metadata": {**one.body["metadata"], "namespace": namespace}}
         return replace(one, id=replace(one.id, namespace=namespace), body=body)
 
@@ -349,7 +349,7 @@ class ClusterTarget:
         return replace(one, body={**one.body, "data": values}, hash=f"{one.hash}+{fingerprint}")
 
     def _is_unplaced(self, one: DesiredObject) -> bool:
-        return not one.id.namespace and self._resource(one.id.group, one.id.kind) is None
+        return self._resource(one.id.group, one.id.kind) is None
 
     def _resource(self, group: str, kind: str, version: str = "") -> Resource | None:
         """None: it is not served, or its group does not answer: one of an extension that is down must not stop the

@@ -81,11 +81,12 @@ def _applied(live: dict[str, Any]) -> dict[str, Any]:
     return live | {"metadata": live["metadata"] | {"managedFields": [entry]}}
 
 
-def test_object_whose_kind_is_not_known_for_a_moment_is_not_pruned() -> None:
-    """Git names no namespace, and the API server does not say whether the kind has one."""
-    live = _applied(kube_object("Widget", "w", group="example.com"))
-    one = ObjectId("example.com", "Widget", "models", "w")
-    git = git_object("Widget", "w", "", "example.com")
+@pytest.mark.parametrize(("there", "in_git"), [("models", ""), ("", "models")])
+def test_object_whose_kind_is_not_known_for_a_moment_is_not_pruned(there: str, in_git: str) -> None:
+    """The API server does not say whether the kind has a namespace, and git says otherwise."""
+    live = _applied(kube_object("Widget", "w", there, group="example.com"))
+    one = ObjectId("example.com", "Widget", there, "w")
+    git = git_object("Widget", "w", in_git, "example.com")
     plan = plan_of(git, live=(live,), members={one: Member("uid-w", "w.yaml", "body")})
     assert not [each for each in plan.actions if isinstance(each, DeleteObject)]
 

@@ -66,3 +66,20 @@ def test_version_that_is_not_served_hides_nothing_of_its_kind(rig: ClusterRig):
     rig.sync(5)
     # It is held up by `a`, and not forgotten.
     assert rig.changes()["HorizontalPodAutoscaler/b"] == "delete"
+
+
+def test_namespace_of_a_kind_without_one_takes_nothing_over(rig: ClusterRig):
+    theirs = {
+        "apiVersion": "scheduling.k8s.io/v1",
+        "kind": "PriorityClass",
+        "metadata": {"name": f"{rig.namespace}-theirs"},
+        "value": 7,
+    }
+    rig.api.create(theirs)
+    ours = theirs | {"metadata": {**theirs["metadata"], "namespace": rig.namespace, "labels": {"pushed": "true"}}}
+    rig.push({"prod/p.yaml": yaml.safe_dump(ours)})
+    rig.sync(5)
+    assert "pushed" not in (rig.api.get(theirs)["metadata"].get("labels") or {})
+    (said,) = rig.plan()["objects"]
+    assert (said["namespace"], [reason["code"] for reason in said["reasons"]]) == ("", ["NotOurs"])
+    rig.api.delete(theirs)
