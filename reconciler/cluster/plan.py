@@ -207,7 +207,7 @@ class _Pass:
         kind = (wanted.id.group, wanted.id.kind)
         if (why := self._odd.get(wanted.id) or self._runtimes.odd.get(wanted.id)) is not None:
             return ObjectChange.KEEP, why
-        if (why := order.blocked.get(wanted.id)) is not None:
+        if (why := wanted.refused or order.blocked.get(wanted.id)) is not None:
             return ObjectChange.KEEP, why
         own, is_shared = self.seen.inventory.namespace, self.policy.shares_namespace
         if text := why_not_allowed(wanted.id, own, is_shared):

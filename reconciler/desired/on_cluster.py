@@ -159,7 +159,7 @@ def _all(
         if each.kind != _SERVICE:
             if each not in doubled:
                 cache.objects[each] = one = known.get(each) or as_object(each, tree.target)
-                objects.append(one)
+                objects.append(_with_refusal(one, each, tree.secrets))
             continue
         service, found = described.get(each) or _describe_safely(each, tree, cache)
         cache.services[each] = service, found
@@ -194,6 +194,14 @@ def as_object(manifest: Manifest, target: ClusterSettings) -> DesiredObject:
         service=ServiceId(namespace, manifest.name) if manifest.kind == _SERVICE else None,
         is_encrypted=encrypted,
     )
+
+
+def _with_refusal(one: DesiredObject, manifest: Manifest, secrets: SecretStore) -> DesiredObject:
+    """A Secret that may not be used is not applied either."""
+    if manifest.kind != "Secret" or one.id.group:
+        return one
+    why = secrets.why_refused(one.id.namespace, one.id.name, manifest.origin_of(("metadata",)))
+    return one if why is None else replace(one, refused=why)
 
 
 def hash_of(value: object) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from reconciler.model.names import Origin, ServiceId
+from reconciler.model.names import Origin, Reason, ServiceId
 
 LineTree: TypeAlias = "int | tuple[int, tuple[LineTree, ...]]"
 """The line of a value, and those of its children in their order; a value without children has its line alone."""
@@ -56,7 +56,8 @@ class DesiredObject:
 
     `body` is what would be applied, without status, and `hash` its hash. `lines` are those of `origin.file` where it is
     written. `service` is the InferenceService that it is. Of a Secret that SOPS encrypted, the data is not in `body`:
-    it stands in the store of Secrets (`is_encrypted`). `rendered` is None where git cannot tell.
+    it stands in the store of Secrets (`is_encrypted`). `rendered` is None where git cannot tell. `refused`: why it may
+    not be applied, as a Secret that git shows to everyone.
     """
 
     id: ObjectId
@@ -66,6 +67,7 @@ class DesiredObject:
     lines: LineTree = field(default=1, hash=False, compare=False, repr=False)
     service: ServiceId | None = None
     is_encrypted: bool = False
+    refused: Reason | None = field(default=None, hash=False)
     rendered: Rendered | None = field(default=None, hash=False, compare=False, repr=False)
 
     @property

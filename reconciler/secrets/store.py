@@ -14,7 +14,7 @@ from typing import Final
 from reconciler.errors import Retryable
 from reconciler.kserve.credentials import Secret
 from reconciler.kserve.openshift_ai import STORAGE_CONFIG, connections_to_s3, storage_entry
-from reconciler.model import EffectiveSpec, EnvVar, Origin, Reason, ReasonCode, SecretMount, VolumeFile
+from reconciler.model import EffectiveSpec, EnvVar, NoOrigin, Origin, Reason, ReasonCode, SecretMount, VolumeFile
 
 # `tokens` alone is a count here (`max_tokens`), a `tokenizer` is a folder, and a path is no secret (`token_file`).
 _NAME = re.compile(
@@ -74,6 +74,11 @@ class SecretStore:
         """The decoded keys of one Secret, or None where there is none that can be used."""
         found = self.secrets.get((namespace, name))
         return None if found is None else found.data
+
+    def why_refused(self, namespace: str, name: str, metadata: Origin | NoOrigin) -> Reason | None:
+        """Why a Secret of git may not be used; `metadata` is the line of that field of its document."""
+        misplaced = next((each for each in self.misplaced if each.origin == metadata), None)
+        return misplaced or self.refused.get((namespace, name))
 
     @property
     def is_provisional(self) -> bool:

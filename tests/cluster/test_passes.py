@@ -164,6 +164,24 @@ def test_encrypted_secret_is_applied_and_compared_without_its_value(make_cluster
     assert rig.api.get(there)["data"] == {"token": "c2Vjb25k"}
 
 
+def test_secret_in_git_without_encryption_is_not_applied_and_not_pruned(make_cluster: MakeRig, tmp_path: Path):
+    recipient = age_key(tmp_path / "age.key")
+    rig = make_cluster(secrets={"age_key_file": str(tmp_path / "age.key")})
+    rig.push({"prod/token.yaml": _secret(rig, recipient, token="first")})
+    rig.sync()
+
+    metadata = {"name": "token", "namespace": rig.namespace}
+    plain = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {"token": "open"}}
+    rig.push({"prod/token.yaml": yaml.safe_dump(plain)})
+    (shown,) = rig.sync()["targets"][0]["objects"]
+    assert (shown["change"], [one["code"] for one in shown["reasons"]]) == ("keep", ["PlaintextSecret"])
+    assert rig.api.get(plain)["data"] == {"token": "Zmlyc3Q="}
+
+    rig.write_config(secrets={"allow_plaintext": True})
+    assert rig.sync()["revision"]["fullyApplied"]
+    assert rig.api.get(plain)["data"] == {"token": "b3Blbg=="}
+
+
 def test_missing_cluster_file_and_unreadable_documents_prune_nothing(make_cluster: MakeRig):
     rig = make_cluster()
     rig.push({"prod/a.yaml": config_map("a", x="1"), "prod/b.yaml": config_map("b", x="1")})
