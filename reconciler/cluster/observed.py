@@ -46,11 +46,11 @@ class ClusterObserved(ClusterView):
     """`wanted` are git's objects where they belong: each with its namespace, if its kind has one.
 
     `live` are the objects of the kinds that matter. `absent` are kinds, by group and name, that the API server does
-    not serve (yet), and `unknown` those of which nobody can say what there is, with the reason. `is_leader`: no other
-    daemon acts on this cluster for this target; else `leader` says which. `refusals` are what the API server and
-    webhooks said when they were asked, by object and the hash of what would be applied; `answers` what engines said.
-    `speechless` says of services that have not proved themselves why no token comes back; empty: one does. A service
-    that is not in it was not asked.
+    not serve (yet), and `unknown` those of which nobody can say what there is, with the reason; the `pending` of them
+    are about to be listed for the first time. `is_leader`: no other daemon acts on this cluster for this target; else
+    `leader` says which. `refusals` are what the API server and webhooks said when they were asked, by object and the
+    hash of what would be applied; `answers` what engines said. `speechless` says of services that have not proved
+    themselves why no token comes back; empty: one does. A service that is not in it was not asked.
     """
 
     wanted: tuple[DesiredObject, ...]
@@ -58,6 +58,7 @@ class ClusterObserved(ClusterView):
     inventory: ClusterInventory
     absent: frozenset[tuple[str, str]] = frozenset()
     unknown: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    pending: frozenset[tuple[str, str]] = frozenset()
     remembered: Mapping[ObjectId, Remembered] = field(default_factory=dict)
     records: Mapping[ServiceId, ServiceRecord] = field(default_factory=dict)
     health: Mapping[ServiceId, ServingHealth] = field(default_factory=dict)

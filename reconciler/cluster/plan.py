@@ -219,6 +219,8 @@ class _Pass:
             text = f"{wanted.api_version} {wanted.id.kind} is not served by this cluster (yet); install its CRD"
             return ObjectChange.WAIT, Reason(ReasonCode.KIND_NOT_SERVED, text, wanted.origin_of("apiVersion"))
         if (unknown := self.seen.unknown.get(kind)) is not None:
+            if kind in self.seen.pending:
+                return ObjectChange.WAIT, progress(ReasonCode.NOT_YET_OBSERVED, unknown)
             return ObjectChange.KEEP, host_reason(ReasonCode.TARGET_UNREACHABLE, unknown)
         return None
 

@@ -78,6 +78,7 @@ _LOOK_AGAIN = 0.02
 _TAKEN_OVER = ("managedFields", "resourceVersion", "uid")
 # Namespaces whose events are watched one by one: each takes a thread.
 _MOST_SPACES = 100
+_UNSEEN = (KindState.UNKNOWN, KindState.PENDING)
 # Objects that a plan asks about: each is a request.
 _MOST_REHEARSED = 500
 
@@ -230,7 +231,8 @@ class ClusterTarget:
             live=seen,
             inventory=inventory,
             absent=frozenset(kind for kind, status in states.items() if status.state is KindState.ABSENT),
-            unknown={kind: status.why for kind, status in states.items() if status.state is KindState.UNKNOWN},
+            unknown={kind: status.why for kind, status in states.items() if status.state in _UNSEEN},
+            pending=frozenset(kind for kind, status in states.items() if status.state is KindState.PENDING),
             remembered=remembered,
             records=records,
             health=health,

@@ -381,7 +381,9 @@ class ClusterSettings(_Section):
     )
     allow_exec: bool = Field(False, description="Run the program that a kubeconfig names to get credentials")
     namespace: Namespace = Field("reconciler", description="Namespace of our own objects on the cluster; it must exist")
-    qps: int = Field(50, ge=0, description="Most requests per second to the API server; 0: no limit")
+    qps: int = Field(
+        0, ge=0, description="Most requests per second to the API server; 0: as its Priority and Fairness allows"
+    )
     burst: Count = Field(100, description="Most requests at once, before `qps` applies")
     timeout: Seconds = Field(30.0, gt=0, description="Longest time that one request to the API server takes")
     secrets: Secrets = Field(default_factory=Secrets, description="How SOPS-encrypted Secrets are opened")

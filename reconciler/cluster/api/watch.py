@@ -62,16 +62,18 @@ class WatchedKind:
 
 
 class KindState(StrEnum):
-    """`SYNCED`: the objects are those of the cluster. `UNKNOWN`: nobody can say. `ABSENT`: no such kind is served."""
+    """`SYNCED`: the objects are those of the cluster. `ABSENT`: no such kind is served. `PENDING`: it is about to be
+    listed for the first time. `UNKNOWN`: nobody can say."""
 
     SYNCED = "synced"
     UNKNOWN = "unknown"
+    PENDING = "pending"
     ABSENT = "absent"
 
 
 @dataclass(frozen=True, slots=True)
 class KindStatus:
-    """`why` it is unknown, for people."""
+    """`why` it is unknown or pending, for people."""
 
     state: KindState
     why: str = ""
@@ -107,8 +109,8 @@ class Snapshot(Mapping[ObjectId, KubeObject]):
     def status(self, group: str, kind: str) -> KindStatus:
         """Whether an object of this kind that is not here does not exist. A kind that is not watched is unknown."""
         found = [status for status, _ in self._parts.get((group, kind), ())]
-        for status in found:
-            if status.state is KindState.UNKNOWN:
+        for state in (KindState.UNKNOWN, KindState.PENDING):
+            if (status := next((each for each in found if each.state is state), None)) is not None:
                 return status
         return found[0] if found else KindStatus(KindState.UNKNOWN, "this kind is not watched")
 
@@ -180,13 +182,14 @@ class Watches:
 @dataclass(slots=True)
 class _Progress:
     """How far a feed is, by the monotonic clock: since when it is broken (None: it is not) and its watch is open, and
-    when the server last said that it has no such kind."""
+    when the server last said that it has no such kind. `is_refused`: we may not list it."""
 
     broken_since: float | None = field(default_factory=time.monotonic)
     opened_at: float | None = None
     absent_at: float | None = None
     why: str = "it has not been listed yet"
     was_listed: bool = False
+    is_refused: bool = False
 
     def is_broken(self, seconds: float) -> bool:
         """Is it broken for so long? A watch that is open proves nothing before it has lasted, or told something."""
@@ -256,8 +259,11 @@ class _Feed:
             and time.monotonic() - progress.absent_at < self._stale_seconds + _LONGEST_PAUSE
         ):
             return KindStatus(KindState.ABSENT)
-        if not progress.was_listed or progress.is_broken(self._stale_seconds):
+        refused = progress.is_refused and not progress.was_listed
+        if refused or progress.is_broken(self._stale_seconds):
             return KindStatus(KindState.UNKNOWN, f"{self._kind} cannot be watched: {progress.why}")
+        if not progress.was_listed:
+            return KindStatus(KindState.PENDING, f"{self._kind}: {progress.why}")
         return KindStatus(KindState.SYNCED)
 
     # ---------------------------------------------------------------- its thread
@@ -272,6 +278,7 @@ class _Feed:
                 self._broke(str(error))
                 if isinstance(error, Forbidden):
                     # Nothing is gained by waiting for it.
+                    self._progress.is_refused = True
                     self.known.set()
             except Exception as error:
                 # A bug in reading one answer must not end the watch: the next list may be read.
@@ -353,6 +360,7 @@ class _Feed:
         with self._lock:
             self._kept.replace(listing.items, listing.resource_version)
             self._progress.broken_since, self._progress.was_listed, self._progress.absent_at = None, True, None
+            self._progress.is_refused = False
         self.known.set()
         self._wake()
 
@@ -366,6 +374,7 @@ class _Feed:
         with self._lock:
             was_absent = self._progress.absent_at is not None
             self._progress.absent_at, self._progress.was_listed = time.monotonic(), False
+            self._progress.broken_since, self._progress.is_refused = time.monotonic(), False
             self._kept.forget()
         self.known.set()
         if not was_absent:
