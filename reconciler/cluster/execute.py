@@ -14,6 +14,7 @@ from itertools import groupby
 import structlog
 
 from reconciler.cluster.objects.options import options_of
+from reconciler.cluster.observed import SERVICE
 from reconciler.cluster.rollout.additions import Additions
 from reconciler.errors import ReconcileError, Terminal
 from reconciler.fault_isolation import unexpected
@@ -33,7 +34,6 @@ from reconciler.model.target import Perform
 log = structlog.get_logger()
 
 _PARALLEL = 8
-_SERVICE = ("serving.kserve.io", "InferenceService")
 _RUNTIMES = frozenset({("serving.kserve.io", "ServingRuntime"), ("serving.kserve.io", "ClusterServingRuntime")})
 # They are of the whole cluster, and nothing that is applied fails without them.
 _MISSED_LATER = frozenset(
@@ -144,7 +144,7 @@ class _Undone:
 
     def _runtime_of(self, action: ApplyObject) -> ObjectId | None:
         """That of a service, or the copy that it is kept on; where git does not tell, it may be any."""
-        if (action.object.group, action.object.kind) != _SERVICE or not self._runtimes:
+        if (action.object.group, action.object.kind) != SERVICE or not self._runtimes:
             return None
         rendered = action.wanted.rendered
         if rendered is None:

@@ -16,6 +16,9 @@ from reconciler.model import ClusterView, DesiredObject, KubeObject, ObjectId, P
 NO_CHILDREN = Children()
 
 
+SERVICE = ("serving.kserve.io", "InferenceService")
+
+
 @dataclass(frozen=True, slots=True)
 class Answers:
     """What engines said of versions, by digest: verdicts, which flags of ours they do not know, which are awaited, and

@@ -9,7 +9,7 @@ from reconciler.cluster.objects import prune as objects
 from reconciler.cluster.objects.inventory import ClusterInventory, Member
 from reconciler.cluster.objects.options import options_of
 from reconciler.cluster.objects.order import Ordered, deletion_order
-from reconciler.cluster.observed import NO_CHILDREN, ClusterObserved
+from reconciler.cluster.observed import NO_CHILDREN, SERVICE, ClusterObserved
 from reconciler.cluster.rollout.deletion import (
     AwaitFinalizers,
     AwaitPods,
@@ -48,8 +48,6 @@ from reconciler.model import (
 )
 from reconciler.model.approvals import JudgedDeletions, judge
 from reconciler.model.guard import Deletion
-
-SERVICE = ("serving.kserve.io", "InferenceService")
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from reconciler.cluster.objects.compare import Changed, Comparison, Drifted, TakeOver
 from reconciler.cluster.objects.ignore import PART_OF
 from reconciler.cluster.objects.owned import owned_fields
-from reconciler.cluster.observed import NO_CHILDREN, ClusterObserved
+from reconciler.cluster.observed import NO_CHILDREN, SERVICE, ClusterObserved
 from reconciler.cluster.rollout.batches import (
     CLUSTER_RUNTIME,
     COPY_OF,
@@ -46,7 +46,6 @@ from reconciler.model import (
     ServiceId,
 )
 
-SERVICE = ("serving.kserve.io", "InferenceService")
 _GROUP = "serving.kserve.io"
 _KINDS = ("ServingRuntime", CLUSTER_RUNTIME)
 

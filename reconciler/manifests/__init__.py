@@ -145,11 +145,15 @@ def read_manifests(snapshot: Snapshot, cache: ManifestCache | None = None, roots
 
 
 def find_duplicates(documents: Iterable[Manifest], default_namespace: str) -> list[tuple[Manifest, ...]]:
-    """Manifests that claim the same kind, namespace and name, in groups of two or more."""
-    groups: dict[tuple[str, str, str], list[Manifest]] = {}
+    """Manifests that claim the same kind, namespace and name, in groups of two or more.
+
+    Kinds of two API groups may have one name: Knative has a Service too.
+    """
+    groups: dict[tuple[str, str, str, str], list[Manifest]] = {}
     for each in documents:
         namespace = "" if each.kind in CLUSTER_SCOPED else each.namespace or default_namespace
-        groups.setdefault((each.kind, namespace, each.name), []).append(each)
+        group = each.api_version.rpartition("/")[0]
+        groups.setdefault((group, each.kind, namespace, each.name), []).append(each)
     return [tuple(group) for group in groups.values() if len(group) > 1]
 
 

@@ -118,6 +118,17 @@ def test_object_that_stands_in_two_files_is_kept_as_it_is():
     assert {str(one.origin) for one in found.unreadable} == {"prod/a.yaml:1", "prod/b.yaml:1"}
 
 
+def test_kinds_of_two_groups_with_one_name_are_no_duplicates():
+    services = [
+        {"apiVersion": each, "kind": "Service", "metadata": {"name": "a"}, "spec": {}}
+        for each in ("v1", "serving.knative.dev/v1")
+    ]
+    found = desired_of({"prod/a.yaml": "---\n".join(map(text, services))})
+
+    assert [str(one.id) for one in found.objects] == ["Service a", "Service.serving.knative.dev a"]
+    assert not found.unreadable
+
+
 def test_missing_cluster_file_makes_nothing_prunable():
     snapshot = Snapshot("r", (File("prod/a.yaml", "1", text(RUNTIME).encode()),))
     manifests = read_manifests(snapshot, ManifestCache(every_kind=True), TARGET.paths)

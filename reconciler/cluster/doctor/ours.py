@@ -9,9 +9,8 @@ from typing import Any, Final
 
 from reconciler.cluster.api.client import Client
 from reconciler.cluster.api.errors import NamespaceEnding, NotFound
-from reconciler.cluster.objects.inventory import ClusterInventory, read_inventory
+from reconciler.cluster.objects.inventory import ClusterInventory, inventory_name, read_inventory
 from reconciler.cluster.preflight_job import Asked, JobSettings, job_of
-from reconciler.cluster.target import inventory_name
 from reconciler.config.settings import ClusterSettings
 from reconciler.engines.launch import PreflightQuestion
 from reconciler.model import ObjectId

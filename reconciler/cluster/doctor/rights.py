@@ -10,7 +10,7 @@ from typing import Any, Final
 from reconciler.cluster.api.client import Client
 from reconciler.cluster.doctor.ours import read
 from reconciler.cluster.doctor.serving import KINDS
-from reconciler.cluster.target import SERVICE
+from reconciler.cluster.observed import SERVICE
 from reconciler.config.settings import ClusterSettings
 from reconciler.errors import ReconcileError
 from reconciler.report.findings import CheckResult, Level, ok

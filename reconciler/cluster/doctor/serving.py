@@ -9,8 +9,8 @@ from typing import Any, Final
 from reconciler.cluster.api.client import Client
 from reconciler.cluster.api.errors import Denied
 from reconciler.cluster.doctor.ours import TRIAL
+from reconciler.cluster.observed import SERVICE
 from reconciler.cluster.rollout.gpus import UNIT, is_accelerator, shown
-from reconciler.cluster.target import SERVICE
 from reconciler.config.settings import ClusterSettings
 from reconciler.kserve.quantity import amount
 from reconciler.model import KubeObject

@@ -222,3 +222,13 @@ def _parsed(line: str) -> tuple[ObjectId, Member]:
         raise TypeError("not a member")
     group, kind, namespace, name, uid, body, file = texts
     return ObjectId(group, kind, namespace, name), Member(uid, file, body, prune)
+
+
+def inventory_name(target: str) -> str:
+    """Of the ConfigMap that holds a target's inventory, and of its Lease."""
+    return f"reconciler-{target}"
+
+
+def inventory_id(namespace: str, target: str) -> ObjectId:
+    """Where the inventory of a target is."""
+    return ObjectId("", "ConfigMap", namespace, inventory_name(target))
