@@ -1,6 +1,7 @@
 """Which Deployments, ReplicaSets, pods and events belong to which InferenceService. Pure.
 
-By the chain of controllers in ownerReferences; labels are copied, and count only for pods whose ReplicaSet is gone.
+By the chain of controllers in ownerReferences; labels are copied, and count only for pods whose ReplicaSet or its
+Deployment is gone.
 Each list is walked once, so that a thousand services cost what their objects cost.
 """
 
@@ -111,8 +112,13 @@ def _controller_uid(body: KubeObject) -> str:
 
 
 def _orphans(snapshot: Snapshot, names: Mapping[_Named, ServiceId]) -> list[tuple[ServiceId, KubeObject]]:
-    """Pods that outlive their ReplicaSet, as while a service stops, with the service that their label names."""
-    alive = set(_uids(snapshot.replica_sets))
+    """Pods that outlive their Deployment, as while a service stops, with the service that their label names.
+
+    Its ReplicaSet is deleted a moment after it: in between, the chain is broken above the pod's owner.
+    """
+    deployments = set(_uids(snapshot.deployments))
+    tops = ((each, _controller_uid(each)) for each in snapshot.replica_sets)
+    alive = set(_uids(each for each, top in tops if not top or top in deployments))
     found = []
     for pod in snapshot.pods:
         uid = _controller_uid(pod)

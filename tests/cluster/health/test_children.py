@@ -66,8 +66,9 @@ def test_child_of_a_service_of_that_name_that_is_gone_is_not_taken_over() -> Non
 
 
 def test_pod_that_outlives_its_deployment_still_counts() -> None:
-    found = children_of(Snapshot([A], pods=[POD]))[ID]
-    assert found.pods == (POD,)
+    for sets in ([], [SET]):
+        found = children_of(Snapshot([A], replica_sets=sets, pods=[POD]))[ID]
+        assert found.pods == (POD,)
 
 
 def test_event_about_an_object_of_that_name_that_is_gone_is_left_out() -> None:
