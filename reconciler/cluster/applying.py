@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
@@ -50,7 +49,8 @@ class Applying:
             raise _located_error(error, action.wanted) from None
         self._watches.put(answer)
         additions = action.additions if isinstance(action.additions, Additions) else NO_ADDITIONS
-        self._memory.note(wanted.id, Remembered(applied_now(action.wanted, answer, rules), additions, time.time()))
+        now = self._client.transport.clock.now()
+        self._memory.note(wanted.id, Remembered(applied_now(action.wanted, answer, rules), additions, now))
 
     def rehearse(self, plan: Plan, pool: ThreadPoolExecutor) -> bool:
         """Apply what the plan applies, as a dry run. True: something is refused."""

@@ -53,7 +53,8 @@ class ClusterObserved(ClusterView):
     are about to be listed for the first time. `is_leader`: no other daemon acts on this cluster for this target; else
     `leader` says which. `refusals` are what the API server and webhooks said when they were asked, by object and the
     hash of what would be applied; `answers` what engines said. `speechless` says of services that have not proved
-    themselves why no token comes back; empty: one does. A service that is not in it was not asked.
+    themselves why no token comes back; empty: one does. A service that is not in it was not asked. The API server's
+    clock is `skew` seconds ahead of ours; `at` is by ours.
     """
 
     wanted: tuple[DesiredObject, ...]
@@ -62,6 +63,7 @@ class ClusterObserved(ClusterView):
     absent: frozenset[tuple[str, str]] = frozenset()
     unknown: Mapping[tuple[str, str], str] = field(default_factory=dict)
     pending: frozenset[tuple[str, str]] = frozenset()
+    skew: float = 0.0
     remembered: Mapping[ObjectId, Remembered] = field(default_factory=dict)
     records: Mapping[ServiceId, ServiceRecord] = field(default_factory=dict)
     health: Mapping[ServiceId, ServingHealth] = field(default_factory=dict)
@@ -73,3 +75,8 @@ class ClusterObserved(ClusterView):
     speechless: Mapping[ServiceId, str] = field(default_factory=dict)
     is_leader: bool = True
     leader: str = ""
+
+    @property
+    def clock(self) -> float:
+        """When it was observed, by the API server's clock: its objects' times are by that one."""
+        return self.at + self.skew

@@ -97,6 +97,8 @@ class Observer:
     ) -> ClusterObserved:
         seen = self._watches.snapshot()
         kinds = {(one.id.group, one.id.kind) for one in wanted} | {(one.group, one.kind) for one in inventory.members}
+        if SERVICE in kinds:
+            kinds |= set(_WORKLOADS)
         states = {kind: seen.status(*kind) for kind in kinds}
         pods, nodes = _of(seen, "", "Pod"), _of(seen, "", "Node")
         children = children_of(
@@ -112,7 +114,8 @@ class Observer:
         wanted_by_id = {one.service: one for one in wanted if one.service is not None}
         remembered = self._remembered(wanted, seen)
         expected = {one: _expected(wanted_by_id.get(one), remembered) for one in self._services(desired, inventory)}
-        health = self._healths(expected, children, seen, now)
+        skew = self._client.transport.clock.skew
+        health = self._healths(expected, children, seen, now + skew)
         self._memory.keep(frozenset({*inventory.members, *(one.id for one in wanted)}))
         return ClusterObserved(
             target=self._name,
@@ -130,6 +133,7 @@ class Observer:
             absent=frozenset(kind for kind, status in states.items() if status.state is KindState.ABSENT),
             unknown={kind: status.why for kind, status in states.items() if status.state in _UNSEEN},
             pending=frozenset(kind for kind, status in states.items() if status.state is KindState.PENDING),
+            skew=skew,
             remembered=remembered,
             records=records,
             health=health,
@@ -148,16 +152,16 @@ class Observer:
         expected: Mapping[ServiceId, Expected | None],
         children: Mapping[ServiceId, Children],
         seen: Snapshot,
-        now: float,
+        clock: float,
     ) -> dict[ServiceId, ServingHealth]:
-        """Of each service that is there."""
+        """Of each service that is there. `clock` is the API server's."""
         health = {}
         self._logs.begin_look()
         for one, rendered in expected.items():
             body = seen.get(ObjectId(*SERVICE, one.namespace, one.name))
             if body is not None:
                 found = children.get(one, NO_CHILDREN)
-                health[one] = self._health.health(body, found, now, logs=self._logs.of(found.pods), expected=rendered)
+                health[one] = self._health.health(body, found, clock, logs=self._logs.of(found.pods), expected=rendered)
         self._health.keep_only(health)
         return health
 

@@ -134,13 +134,14 @@ class _Pass:
         verdicts = {each.verdict.service: each.verdict for each in decided.values() if each.verdict}
         verdicts = {**verdicts, **pruning.verdicts}
         verdicts |= self._unusable(verdicts)
+        # What follows from times in objects is by the API server's clock; a plan is by ours.
         looks = {
-            each.said.service: each.look_again_at
+            each.said.service: each.look_again_at - self.seen.skew
             for each in decided.values()
             if each.look_again_at is not None and each.said.service is not None
         }
-        times = [each.look_again_at for each in decided.values() if each.look_again_at is not None]
-        times += [] if pruning.look_again_at is None else [pruning.look_again_at]
+        due = [*(each.look_again_at for each in decided.values()), pruning.look_again_at]
+        times = [each - self.seen.skew for each in due if each is not None]
         objects = {**{one: each.said for one, each in decided.items()}, **pruning.objects}
         is_leader = self.seen.is_leader
         return Plan(
@@ -236,7 +237,7 @@ class _Pass:
         verdict = None
         if wanted.service is not None:
             verdict = ServicePlan(wanted.service, sync, health, step=why.message, kept=why if reasons else None)
-        again = self.seen.at + _KIND_AGAIN if change is ObjectChange.WAIT else None
+        again = self.seen.clock + _KIND_AGAIN if change is ObjectChange.WAIT else None
         return Decided(said, verdict=verdict, look_again_at=again)
 
     def _object(self, wanted: DesiredObject, options: Options, wave: int, rules: Rules) -> Decided:
@@ -262,7 +263,7 @@ class _Pass:
     def _health(self, wanted: DesiredObject, live: KubeObject | None) -> tuple[Health, float | None]:
         if live is None:
             return Health(HealthStatus.MISSING, progress(ReasonCode.MISSING, "it is not on the cluster")), None
-        found = object_health(live, Surroundings(self.seen.at, self.policy.health))
+        found = object_health(live, Surroundings(self.seen.clock, self.policy.health))
         if found is None:
             return Health(HealthStatus.HEALTHY, progress(ReasonCode.SERVING, "it is there")), None
         return found.health, found.look_again_at

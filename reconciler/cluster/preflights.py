@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime
@@ -92,7 +91,7 @@ class Preflights:
                 elif reading.trouble:
                     text = f"the image's vLLM cannot be asked: {reading.trouble}; it is tried again"
                     troubles[desired.digest] = Reason(ReasonCode.PREFLIGHT_PENDING, text, desired.origin)
-                    if not _is_due(job):
+                    if not _is_due(job, self._client.transport.clock.now()):
                         asking.add(desired.digest)
             if verdict is not None:
                 preflights[desired.digest] = verdict.about(asked.question, desired.origin)
@@ -106,7 +105,7 @@ class Preflights:
             raise Retryable(f"{action.service}: its version has changed meanwhile")
         one = ObjectId("batch", "Job", asked.namespace, job_name(asked.key))
         old = self._client.get(one)
-        if old is not None and _is_due(old):
+        if old is not None and _is_due(old, self._client.transport.clock.now()):
             self._client.delete(one, str(old["metadata"]["uid"]))
             self._read.pop(asked.key, None)
             raise Retryable(f"{action.service}: its last preflight gave no verdict, and is made once more")
@@ -158,14 +157,14 @@ def asked_of(desired: Desired, git: DesiredObject) -> Asked | None:
     return Asked(asked, desired.id.namespace, spec.image, rendered.pod, absent_folders(container, asked.files))
 
 
-def _is_due(job: KubeObject) -> bool:
+def _is_due(job: KubeObject, now: float) -> bool:
     """Has it ended without a verdict, so long ago that another one may do better?"""
     status = job.get("status") or {}
     if not any(
         each.get("type") == "Failed" and each.get("status") == "True" for each in status.get("conditions") or ()
     ):
         return False
-    return time.time() - _created(job) > _AGAIN
+    return now - _created(job) > _AGAIN
 
 
 def _created(job: KubeObject) -> float:

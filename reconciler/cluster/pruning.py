@@ -49,6 +49,8 @@ from reconciler.model import (
 from reconciler.model.approvals import JudgedDeletions, judge
 from reconciler.model.guard import Deletion
 
+_RUNNING = (("apps", "Deployment"), ("apps", "ReplicaSet"), ("", "Pod"))
+
 
 @dataclass(slots=True)
 class Pruning:
@@ -84,7 +86,7 @@ def prune(desired: DesiredState, seen: ClusterObserved, holds: Holds, faults: Fa
         service = service_of(each.id)
         if holds.suspends_everything or (service is not None and holds.suspends(service)):
             kept[each.id] = host_reason(ReasonCode.SUSPENDED, "suspended manually; `reconciler resume` resumes it")
-        elif why := _odd(each.id, seen, faults):
+        elif why := _odd(each.id, seen, faults) or _pods_unseen(service, seen):
             kept[each.id] = why
         else:
             going[each.id] = each.uid
@@ -186,9 +188,17 @@ class _Told:
 Step = StopStep | DeleteService | AwaitPods | AwaitFinalizers | Deleted
 
 
+def _pods_unseen(service: ServiceId | None, seen: ClusterObserved) -> Reason | None:
+    """What runs for a service may not be seen: then nobody can say whether it has drained."""
+    why = next((seen.unknown[kind] for kind in _RUNNING if kind in seen.unknown), None)
+    if service is None or why is None:
+        return None
+    return host_reason(ReasonCode.TARGET_UNREACHABLE, f"kept, because its pods cannot be seen: {why}")
+
+
 def _step(one: ObjectId, seen: ClusterObserved) -> Step:
     live = seen.live[one]
-    return next_step(Leaving(live, _pods(one, seen), live["metadata"]["uid"], seen.at))
+    return next_step(Leaving(live, _pods(one, seen), live["metadata"]["uid"], seen.clock))
 
 
 def _later(steps: Mapping[ObjectId, Step], seen: ClusterObserved) -> dict[ObjectId, ObjectId]:

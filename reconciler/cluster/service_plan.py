@@ -178,7 +178,7 @@ def decide(s: ServiceInputs, room: Callable[[], ClusterRoom], compare: Compare) 
             s.desired,
             record,
             s.revision,
-            s.seen.at,
+            s.seen.clock,
             live_digest=live_digest,
             outcome=outcome,
             asks_engine=s.asks_engine and s.desired.digest not in answers.mute,
@@ -214,12 +214,12 @@ def _live_digest(s: ServiceInputs, found: Comparison, compare: Compare) -> str:
 def _outcome(s: ServiceInputs, proven: bool) -> Rollout | None:
     if s.health is None:
         return None
-    found = rollout_outcome(s.health, s.seen.at, s.limits, proven=proven)
+    found = rollout_outcome(s.health, s.seen.clock, s.limits, proven=proven)
     why = s.seen.speechless.get(s.desired.id, "")
     if proven or not why or found.state is not RolloutState.SUCCEEDED:
         return found
-    since = s.health.ready_since or s.seen.at
-    if s.seen.at - since > s.limits.loading:
+    since = s.health.ready_since or s.seen.clock
+    if s.seen.clock - since > s.limits.loading:
         text = f"its pods are ready, and no token came back for {s.limits.loading:g} s: {why}"
         return replace(
             found, state=RolloutState.FAILED, reason=progress(ReasonCode.NOT_SERVING, text), fault=Fault.COMMIT
@@ -229,7 +229,7 @@ def _outcome(s: ServiceInputs, proven: bool) -> Rollout | None:
         found,
         state=RolloutState.UNDER_WAY,
         reason=progress(ReasonCode.NOT_SERVING, text),
-        look_again_at=s.seen.at + _TOKEN_AGAIN,
+        look_again_at=s.seen.clock + _TOKEN_AGAIN,
     )
 
 
@@ -356,7 +356,7 @@ def records_of(s: ServiceInputs, decision: Decision) -> Records:
 
 def _good_version(s: ServiceInputs, version: Version) -> LastGood:
     kept = kept_runtime(s.runtime) if s.runtime else None
-    return LastGood(s.desired.digest, s.git.body, kept, s.revision, s.seen.at, s.git.origin, version.additions)
+    return LastGood(s.desired.digest, s.git.body, kept, s.revision, s.seen.clock, s.git.origin, version.additions)
 
 
 def _written(s: ServiceInputs, record: ServiceRecord, *, promoted: bool) -> Records:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
+from reconciler.cluster import observer
+from reconciler.cluster.api import clock, transport
 from tests.cluster.rig import ClusterRig
 from tests.controlplane.control_plane import ControlPlane
 from tests.controlplane.fixtures import AddNode
@@ -99,6 +103,29 @@ def test_service_is_promoted_and_then_nothing_is_written(make_cluster: MakeRig, 
     rig.writes()
     rig.sync()
     assert rig.writes() == []
+
+
+@pytest.mark.parametrize("hours", [-3, 3])
+def test_service_on_a_cluster_with_another_clock_is_promoted_and_deleted(
+    hours: int, make_cluster: MakeRig, kserve: KServe, add_node: AddNode, monkeypatch: pytest.MonkeyPatch
+):
+    add_node(gpus=2)
+    skewed = SimpleNamespace(time=lambda: time.time() + 3600 * hours, monotonic=time.monotonic, sleep=time.sleep)
+    for module in (clock, transport, observer):
+        monkeypatch.setattr(module, "time", skewed)
+    rig = make_cluster()
+    rig.push({"prod/a.yaml": service("a", ready_after="2s", gone_after="2s")})
+
+    status = rig.sync(60)
+
+    found = shown(status, "a")
+    assert (found["sync"], found["health"]["status"], found["rejected"]) == ("Synced", "Healthy", None), found
+    assert status["revision"]["fullyApplied"]
+
+    rig.push({"prod/a.yaml": None})
+    rig.sync(60)
+    assert not pods(rig)
+    assert not rig.api.list("serving.kserve.io/v1beta1", "InferenceService", rig.namespace)
 
 
 def test_bad_commit_is_rolled_back_and_not_tried_again(make_cluster: MakeRig, kserve: KServe, add_node: AddNode):

@@ -276,3 +276,14 @@ def test_object_that_is_not_ours_is_never_touched() -> None:
     assert about(wing.plan(wing.git()), B)
     wing.converge(wing.git())
     assert wing.live == {one: theirs}
+
+
+def test_service_whose_pods_cannot_be_seen_is_not_deleted() -> None:
+    wing = OnCluster()
+    wing.converge(wing.git(wanted("a", "good1"), wanted("b", "good1")))
+    wing.unknown = {("", "Pod"): "no right to list pods"}
+    plan = wing.plan(wing.git(wanted("b", "good1")))
+    assert not about(plan, A)
+    assert "no right to list pods" in str(plan.verdicts[A].kept)
+    wing.unknown = {}
+    assert about(wing.plan(wing.git(wanted("b", "good1"))), A)

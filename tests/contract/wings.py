@@ -175,6 +175,7 @@ class OnCluster(Wing):
     failed: dict[tuple[ServiceId, str], Quarantine] = field(default_factory=dict)
     applied: dict[ObjectId, tuple[str, float]] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
+    unknown: dict[tuple[str, str], str] = field(default_factory=dict)
     log: list[tuple[str, str]] = field(default_factory=list)
 
     def git(self, *services: Desired, **more: Any) -> DesiredState:
@@ -219,6 +220,7 @@ class OnCluster(Wing):
             "prod",
             self.now,
             wanted=git.objects,
+            unknown=self.unknown,
             live=dict(_mixed(mixed, self.live.items())),
             inventory=inventory,
             remembered=dict(_mixed(mixed, self.remembered.items())),

@@ -21,6 +21,7 @@ from urllib.parse import urlencode
 
 import urllib3
 
+from reconciler.cluster.api.clock import ServerClock
 from reconciler.cluster.api.connection import Access, ClusterConnection, Tls, read_access, tls_context
 from reconciler.cluster.api.errors import ApiError, Asked, Busy, TooLarge, Unauthorized, Unreached, error_of
 from reconciler.cluster.api.limiter import Limiter
@@ -91,6 +92,7 @@ class Transport:
         self._connection = connection
         self._limiter = Limiter(connection.qps, connection.burst)
         self._lock = threading.Lock()
+        self.clock = ServerClock()
         self._link = _connect(read_access(connection), None)
 
     @property
@@ -184,8 +186,9 @@ class Transport:
         url = link.access.server + request.path
         if request.query:
             url += "?" + urlencode(request.query)
+        began = time.time()
         try:
-            return pool.request(
+            response = pool.request(
                 request.method,
                 url,
                 body=body,
@@ -197,6 +200,8 @@ class Transport:
             )
         except urllib3.exceptions.HTTPError as error:
             raise self._unreached(error, request.asked, link) from None
+        self.clock.note(began, response.headers.get("Date", ""))
+        return response
 
     def _unreached(self, error: urllib3.exceptions.HTTPError, asked: Asked, link: _Link) -> Unreached:
         reason = _cause(error)

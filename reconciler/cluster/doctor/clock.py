@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from email.utils import parsedate_to_datetime
 from typing import Final
 
 from reconciler.cluster.api.client import Client
+from reconciler.cluster.api.clock import certain_skew
 from reconciler.cluster.api.errors import Asked
 from reconciler.cluster.api.transport import Request
 from reconciler.report.findings import CheckResult, ok, warning
@@ -22,15 +22,14 @@ def check_clock(client: Client) -> Iterator[CheckResult]:
     began = time.time()
     with client.transport.stream(request, _MOST_SECONDS) as response:
         ended, date = time.time(), response.headers.get("Date", "")
-    try:
-        server = parsedate_to_datetime(date).timestamp()
-    except ValueError:
+    found = certain_skew(began, ended, date)
+    if found is None:
         yield ok("clock", "the API server does not say its time")
         return
-    skew = max(server - ended, began - (server + 1), 0.0)
+    skew = abs(found)
     if skew < _MOST_SKEW:
         yield ok("clock", f"the API server's differs from this machine's by less than {_MOST_SKEW:.0f} s")
         return
-    which = "behind" if server > ended else "ahead of"
+    which = "behind" if found > 0 else "ahead of"
     fix = "have NTP set both: certificates, tokens and times in the status go by them"
     yield warning("clock", f"this machine's clock is {skew:.0f} s {which} the API server's", fix)
