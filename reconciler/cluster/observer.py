@@ -127,6 +127,7 @@ class Observer:
                 one: facts_of(found, children.get(one, NO_CHILDREN), records.get(one), seen, one)
                 for one, found in health.items()
             },
+            quarantines=tuple(each for record in records.values() for each in record.quarantines),
             wanted=wanted,
             live=seen,
             inventory=inventory,

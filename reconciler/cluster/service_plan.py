@@ -42,6 +42,7 @@ from reconciler.model import (
     Desired,
     DesiredObject,
     KeepLastGood,
+    KeepQuarantines,
     KubeObject,
     NoteTry,
     ObjectId,
@@ -94,9 +95,12 @@ class ServiceInputs:
 
     @property
     def record(self) -> ServiceRecord:
-        """What is remembered; which digests failed is for the daemon's history to say."""
-        known = self.seen.records.get(self.desired.id) or ServiceRecord(self.desired.id)
-        return replace(known, quarantines=self.quarantines)
+        """What is remembered; which digests failed is for the daemon to say, which knows what was lifted."""
+        return self.on_record.with_quarantines(self.quarantines)
+
+    @property
+    def on_record(self) -> ServiceRecord:
+        return self.seen.records.get(self.desired.id) or ServiceRecord(self.desired.id)
 
     @property
     def live(self) -> KubeObject | None:
@@ -335,7 +339,7 @@ def _transition(s: ServiceInputs, room: ClusterRoom) -> Transition | None:
 # ---------------------------------------------------------------- what is recorded
 
 
-Records = tuple[tuple[KeepLastGood | NoteTry | Reject, ...], tuple[Reason, ...]]
+Records = tuple[tuple[KeepLastGood | KeepQuarantines | NoteTry | Reject, ...], tuple[Reason, ...]]
 """Actions that write it down, and why one is not possible."""
 
 
@@ -351,7 +355,18 @@ def records_of(s: ServiceInputs, decision: Decision) -> Records:
         return _written(s, record if took is None else record.started(took), promoted=True)
     if goal.failed is not None:
         return _written(s, replace(s.record, failed=goal.failed), promoted=False)
-    return (), ()
+    return _quarantines_of(s)
+
+
+def _quarantines_of(s: ServiceInputs) -> Records:
+    """On record in the cluster, so that a daemon that knows nothing does not try what failed."""
+    held, known = ({each.digest for each in one.quarantines} for one in (s.record, s.on_record))
+    if held == known:
+        return (), ()
+    actions, reasons = _written(s, s.record, promoted=False)
+    text = "a version that failed is written down" if held - known else "what failed may be tried again"
+    records = (each.record for each in actions if isinstance(each, NoteTry))
+    return tuple(KeepQuarantines(s.desired.id, each, text) for each in records), reasons
 
 
 def _good_version(s: ServiceInputs, version: Version) -> LastGood:

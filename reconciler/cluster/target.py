@@ -32,6 +32,7 @@ from reconciler.model import (
     DeleteObject,
     DesiredState,
     KeepLastGood,
+    KeepQuarantines,
     KubeObject,
     NoteTry,
     Plan,
@@ -179,7 +180,7 @@ class ClusterTarget:
                 self._preflights.ask(action)
             case WriteInventory():
                 self._watches.put(self._client.apply(action.body, force=True))
-            case KeepLastGood() | NoteTry():
+            case KeepLastGood() | KeepQuarantines() | NoteTry():
                 self._watches.put(self._client.apply(action.record, force=True))
             case StopService():
                 patch = {"metadata": {"uid": action.uid, "annotations": {STOP: "true"}}}

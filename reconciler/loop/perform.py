@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -19,17 +19,27 @@ class QuarantineLog:
         self._target = target
         self._history = history
         self._unwritten: dict[tuple[ServiceId, str], Quarantine] = {}
+        self._elsewhere: dict[tuple[ServiceId, str], Quarantine] = {}
+        self._lifted: set[tuple[ServiceId, str]] = set()
+
+    def see(self, elsewhere: Iterable[Quarantine]) -> None:
+        """What is on record on the target itself, where another daemon may have written it. What was lifted here stays
+        lifted until it is off that record."""
+        self._elsewhere = {(each.service, each.digest): each for each in elsewhere}
+        self._lifted &= self._elsewhere.keys()
 
     def now(self) -> Mapping[tuple[ServiceId, str], Quarantine]:
         """All that hold. What could not be written before is written first, if it can be by now."""
         for quarantine in tuple(self._unwritten.values()):
             with suppress(Retryable):
                 self.reject(quarantine)
-        return {**self._unwritten, **self._history.quarantines(self._target)}
+        elsewhere = {key: each for key, each in self._elsewhere.items() if key not in self._lifted}
+        return {**elsewhere, **self._unwritten, **self._history.quarantines(self._target)}
 
     def reject(self, quarantine: Quarantine) -> None:
         """A disk that is full must not have a digest tried that failed."""
         key = (quarantine.service, quarantine.digest)
+        self._lifted.discard(key)
         self._unwritten[key] = quarantine
         self._history.reject(self._target, quarantine)
         self._unwritten.pop(key, None)
@@ -37,14 +47,15 @@ class QuarantineLog:
     def lift(self, service: ServiceId) -> None:
         """Git has moved on successfully: what failed before may be tried again when git asks for it again."""
         self._history.lift(self._target, service)
+        self._lifted |= {key for key in self._elsewhere if key[0] == service}
         self._unwritten = {key: one for key, one in self._unwritten.items() if key[0] != service}
 
     def forget(self, service: str | None) -> set[str]:
         """Try everything of a service again; None: of all. Returns the services that this concerns."""
-        keys = [*self._unwritten, *self._history.quarantines(self._target)]
-        chosen = [key for key in keys if service in (None, str(key[0]))]
+        chosen = [key for key in self.now() if service in (None, str(key[0]))]
         for key in chosen:
             self._unwritten.pop(key, None)
+            self._lifted |= {key} & self._elsewhere.keys()
             self._history.lift(self._target, *key)
         return {str(one) for one, _ in chosen}
 

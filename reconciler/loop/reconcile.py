@@ -19,6 +19,7 @@ from reconciler.loop.recorder import Recorder
 from reconciler.model import (
     NO_ORIGIN,
     ByHand,
+    ClusterView,
     DesiredState,
     Holds,
     Outcome,
@@ -99,6 +100,8 @@ class Reconciler:
         drained = self._drain.current() if self._drain else None
         desired = self._wanted(snapshot) if act else self.desired(snapshot)
         observed = self._wing.observe(desired)
+        if isinstance(observed, ClusterView):
+            self._quarantines.see(observed.quarantines)
         plan = self._wing.plan(
             desired,
             observed,

@@ -10,6 +10,7 @@ from reconciler.model.cluster import (
     ClusterAction,
     DeleteObject,
     KeepLastGood,
+    KeepQuarantines,
     NoteTry,
     StopService,
     WriteInventory,
@@ -268,7 +269,7 @@ def service_of(action: Action) -> ServiceId | None:
             return action.quarantine.service
         case Stage() | StageImage() | AskPreflight() | Promote() | TakeOwnership() | Forget():
             return action.service
-        case ApplyObject() | DeleteObject() | StopService() | KeepLastGood() | NoteTry():
+        case ApplyObject() | DeleteObject() | StopService() | KeepLastGood() | KeepQuarantines() | NoteTry():
             return action.service
         case _:
             return action.replica.service

@@ -10,6 +10,7 @@ from typing import Any
 from reconciler.model.health import Health, Sync
 from reconciler.model.names import NO_ORIGIN, NoOrigin, Origin, Reason, ServiceId
 from reconciler.model.objects import DesiredObject, KubeObject, ObjectId
+from reconciler.model.observed import Quarantine
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,10 @@ class ServiceFacts:
 
 @dataclass(frozen=True, slots=True)
 class ClusterView:
-    """What people are shown of a cluster. `gpus` counts what its nodes offer, `free_gpus` what no pod requests."""
+    """What people are shown of a cluster. `gpus` counts what its nodes offer, `free_gpus` what no pod requests.
+
+    `quarantines` are those that are on record in the cluster, whichever daemon wrote them there.
+    """
 
     target: str
     at: float
@@ -49,6 +53,7 @@ class ClusterView:
     gpus: int | None = None
     free_gpus: int | None = None
     services: Mapping[ServiceId, ServiceFacts] = field(default_factory=dict)
+    quarantines: tuple[Quarantine, ...] = ()
 
 
 class ObjectChange(StrEnum):
@@ -153,5 +158,14 @@ class NoteTry:
     reason: str
 
 
-ClusterAction = ApplyObject | StopService | DeleteObject | WriteInventory | KeepLastGood | NoteTry
+@dataclass(frozen=True, slots=True)
+class KeepQuarantines:
+    """Record which versions of a service failed, for whichever daemon acts next. `record` is the object for it."""
+
+    service: ServiceId
+    record: KubeObject = field(hash=False, repr=False)
+    reason: str
+
+
+ClusterAction = ApplyObject | StopService | DeleteObject | WriteInventory | KeepLastGood | KeepQuarantines | NoteTry
 """What a cluster performs, beside preflights."""

@@ -14,6 +14,7 @@ from reconciler.model import (
     EnsureProxy,
     Forget,
     KeepLastGood,
+    KeepQuarantines,
     MarkReady,
     NoteCrash,
     NoteFailure,
@@ -51,6 +52,7 @@ _EVENTS: Mapping[type[Action], str] = {
     EnsureProxy: "proxy_ensured",
     Forget: "service_deleted",
     KeepLastGood: "last_good_kept",
+    KeepQuarantines: "quarantines_kept",
     MarkReady: "replica_ready",
     NoteCrash: "replica_crashed",
     NoteFailure: "replica_failed",
@@ -105,7 +107,7 @@ def subject_of(action: Action) -> str:
             return short(digest)
         case Reject():
             return short(action.quarantine.digest)
-        case TakeOwnership() | Forget() | KeepLastGood() | NoteTry():
+        case TakeOwnership() | Forget() | KeepLastGood() | KeepQuarantines() | NoteTry():
             return str(action.service)
         case ApplyObject() | DeleteObject() | StopService():
             return str(action.object)

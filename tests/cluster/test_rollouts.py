@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -147,6 +148,14 @@ def test_bad_commit_is_rolled_back_and_not_tried_again(make_cluster: MakeRig, ks
     rig.writes()
     rig.sync()
     assert rig.writes() == []
+
+    # As a daemon whose pod was replaced: what failed is on record in the cluster.
+    shutil.rmtree(rig.folder / "state")
+    found = shown(rig.sync(60), "a")
+    assert sum("inferenceservices/a" in each for each in rig.writes()) == 1, "once, to be sure of what is ours"
+    assert (found["liveDigest"], found["health"]["status"]) == (good, "Healthy"), found
+    assert found["rejected"]["digest"] == found["digest"]
+    assert "--seed=1" in live(rig, "a")["spec"]["predictor"]["model"]["args"]
 
     rig.push({"prod/a.yaml": service("a", "--seed=3")})
     assert shown(rig.sync(60), "a")["sync"] == "Synced"

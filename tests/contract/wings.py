@@ -36,6 +36,7 @@ from reconciler.model import (
     HealthStatus,
     Holds,
     KeepLastGood,
+    KeepQuarantines,
     KubeObject,
     NoteTry,
     ObjectId,
@@ -249,7 +250,7 @@ class OnCluster(Wing):
                 self.records[service] = read_secret(record)
                 # As the loop does: git has moved on.
                 self.failed = {key: each for key, each in self.failed.items() if key[0] != service}
-            case NoteTry(service=service, record=record):
+            case NoteTry(service=service, record=record) | KeepQuarantines(service=service, record=record):
                 self.records[service] = read_secret(record)
             case Reject(quarantine=failed):
                 self.failed[failed.service, failed.digest] = failed

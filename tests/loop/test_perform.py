@@ -71,3 +71,26 @@ def test_forgotten_quarantines_are_those_of_the_service_asked_for(performer: Per
     assert performer.quarantines.forget("default/b") == set()
     assert performer.quarantines.forget(str(WANT.id)) == {str(WANT.id)}
     assert not performer.quarantines.now()
+
+
+def test_quarantine_on_record_elsewhere_holds_until_it_is_lifted_here(performer: Performer) -> None:
+    known = performer.quarantines
+    known.see([FAILED])
+    assert known.now() == {(WANT.id, "bad"): FAILED}
+
+    assert known.forget(str(WANT.id)) == {str(WANT.id)}
+    assert not known.now()
+    known.see([FAILED])
+    assert not known.now(), "the record is not rewritten yet"
+
+    known.see([])
+    known.see([FAILED])
+    assert known.now() == {(WANT.id, "bad"): FAILED}, "it has failed again"
+
+
+def test_digest_that_fails_again_after_it_was_lifted_is_quarantined(performer: Performer) -> None:
+    performer.quarantines.see([FAILED])
+    performer.quarantines.lift(WANT.id)
+    assert not performer.quarantines.now()
+    performer.perform(Reject(FAILED, "t"))
+    assert performer.quarantines.now()

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -81,6 +82,13 @@ class ServiceRecord:
     def promoted(self, version: LastGood) -> ServiceRecord:
         """Once a version has proved itself, all that failed before it is history."""
         return replace(self, last_good=version, quarantines=(), failed=None)
+
+    def with_quarantines(self, known: Iterable[Quarantine]) -> ServiceRecord:
+        """With the newest of these; those from before the last promotion are history."""
+        since = self.last_good.at if self.last_good else 0.0
+        held = sorted((each for each in known if each.at >= since), key=lambda each: (each.at, each.digest))
+        kept = (replace(each, last_words=each.last_words[-_LONGEST_WORDS:]) for each in held[-_MOST_QUARANTINES:])
+        return replace(self, quarantines=tuple(kept))
 
     def rejected(self, failed: Quarantine) -> ServiceRecord:
         others = tuple(each for each in self.quarantines if each.digest != failed.digest)
