@@ -68,6 +68,7 @@ class Observer:
         self._logs = CrashLogs(client)
         self._inventory_id = inventory_id(settings.namespace, settings.name)
         self._version = ""
+        self._versions: dict[tuple[str, str], str] = {}
         self._has_looked = False
 
     def observe(
@@ -218,7 +219,10 @@ class Observer:
         for (group, kind), named in versions.items():
             # As git writes it, so that what we applied and what we see of it are alike. Of a version that is not
             # served nothing can be seen, and what is there in another one is not gone.
-            version = next(iter(named)) if len(named) == 1 else ""
+            if len(named) == 1:
+                self._versions[group, kind] = next(iter(named))
+            # What git names no more is watched as before: another watch would have to list everything first.
+            version = self._versions.get((group, kind), "") if len(named) < 2 else ""
             yield WatchedKind(group, kind, version if self._placing.resource(group, kind, version) else "")
         yield _watched(self._inventory_id)
         if SERVICE in kinds or desired.services:

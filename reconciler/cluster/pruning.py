@@ -104,6 +104,12 @@ def prune(desired: DesiredState, seen: ClusterObserved, holds: Holds, faults: Fa
         one: why for one, why in kept.items() if seen.live.get(one) is not None and service_of(one) not in unusable
     }
     told = [_kept(one, seen, why) for one, why in shown.items()]
+    git = {one.id for one in seen.wanted}
+    told += [
+        _not_seen(one, seen, unseen)
+        for one in sorted(members.keys() - git)
+        if (unseen := seen.unknown.get((one.group, one.kind))) is not None and service_of(one) not in unusable
+    ]
     told += [_going(one, seen, step, later.get(one)) for one, step in sorted(steps.items())]
     looks = [each.look_again_at for each in told if each.look_again_at is not None]
     return Pruning(
@@ -222,6 +228,19 @@ def _kept(one: ObjectId, seen: ClusterObserved, why: Reason) -> _Told:
     sync = Sync.UNKNOWN if is_suspended else Sync.OUT_OF_SYNC
     said = ObjectPlan(one, sync, health, ObjectChange.KEEP, origin, why.message, (), (why,), service)
     return _Told(said, verdict=_verdict(said, service, why))
+
+
+def _not_seen(one: ObjectId, seen: ClusterObserved, why: str) -> _Told:
+    """Whether it is there cannot be told. Until its kind was listed for the first time, that is only waited for."""
+    origin, service = _origin(seen.inventory.members[one]), service_of(one)
+    if (one.group, one.kind) in seen.pending:
+        health = Health(HealthStatus.PROGRESSING, progress(ReasonCode.NOT_YET_OBSERVED, why))
+        said = ObjectPlan(one, Sync.UNKNOWN, health, ObjectChange.WAIT, origin, why, service=service)
+        return _Told(said, verdict=_verdict(said, service, None))
+    reason = host_reason(ReasonCode.TARGET_UNREACHABLE, why)
+    health = Health(HealthStatus.UNKNOWN, reason)
+    said = ObjectPlan(one, Sync.UNKNOWN, health, ObjectChange.KEEP, origin, why, (), (reason,), service)
+    return _Told(said, verdict=_verdict(said, service, reason))
 
 
 def _going(one: ObjectId, seen: ClusterObserved, step: Step, before: ObjectId | None) -> _Told:

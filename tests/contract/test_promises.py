@@ -287,3 +287,14 @@ def test_service_whose_pods_cannot_be_seen_is_not_deleted() -> None:
     assert "no right to list pods" in str(plan.verdicts[A].kept)
     wing.unknown = {}
     assert about(wing.plan(wing.git(wanted("b", "good1"))), A)
+
+
+def test_object_whose_kind_cannot_be_seen_is_told_and_kept() -> None:
+    wing = OnCluster()
+    wing.converge(wing.git(wanted("a", "good1"), wanted("b", "good1")))
+    wing.live = {one: each for one, each in wing.live.items() if one.kind != "InferenceService"}
+    wing.unknown = {("serving.kserve.io", "InferenceService"): "no right to list them"}
+    plan = wing.plan(wing.git())
+    assert not plan.actions
+    assert {one.name: each.sync for one, each in plan.objects.items()} == {"a": Sync.UNKNOWN, "b": Sync.UNKNOWN}
+    assert all("no right to list them" in str(each.reasons) for each in plan.objects.values())
