@@ -32,15 +32,17 @@ def test_no_window_has_more_requests_than_its_rate_and_burst(qps: float, burst: 
 def test_burst_is_sent_at_once_and_then_the_rate() -> None:
     limiter = Limiter(10, 3)
     now = time.monotonic() + 10
-    assert [limiter._take(now) <= 0 for _ in range(3)] == [True, True, True]
+    # Times are floats: what is due now may be due in a billionth of a second.
+    assert [limiter._take(now) <= 1e-6 for _ in range(3)] == [True, True, True]
     assert limiter._take(now) == pytest.approx(0.1)
     assert limiter._take(now) == pytest.approx(0.2)
-    assert limiter._take(now + 10) <= 0
+    assert limiter._take(now + 10) <= 1e-6
 
 
-def test_without_a_rate_nothing_waits() -> None:
+def test_without_a_rate_nothing_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
     limiter = Limiter(0, 0)
-    began = time.monotonic()
     for _ in range(10_000):
         limiter.wait()
-    assert time.monotonic() - began < 5
+    assert not slept
