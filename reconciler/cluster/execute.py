@@ -14,7 +14,7 @@ from itertools import groupby
 import structlog
 
 from reconciler.cluster.objects.options import options_of
-from reconciler.cluster.observed import SERVICE
+from reconciler.cluster.observed import RUNTIMES, SERVICE
 from reconciler.cluster.rollout.additions import Additions
 from reconciler.errors import ReconcileError, Terminal
 from reconciler.fault_isolation import unexpected
@@ -34,7 +34,6 @@ from reconciler.model.target import Perform
 log = structlog.get_logger()
 
 _PARALLEL = 8
-_RUNTIMES = frozenset({("serving.kserve.io", "ServingRuntime"), ("serving.kserve.io", "ClusterServingRuntime")})
 # They are of the whole cluster, and nothing that is applied fails without them.
 _MISSED_LATER = frozenset(
     {
@@ -108,7 +107,7 @@ class _Undone:
         self._ids.add(one)
         self._names[one.name] = one
         self._first = min(self._first or (wave, one), (wave, one))
-        if kind in _RUNTIMES:
+        if kind in RUNTIMES:
             self._runtimes[one.name] = one
         elif one.namespace or kind == ("", "Namespace"):
             self._namespaces[one.namespace or one.name] = one

@@ -17,6 +17,7 @@ NO_CHILDREN = Children()
 
 
 SERVICE = ("serving.kserve.io", "InferenceService")
+RUNTIMES = (("serving.kserve.io", "ServingRuntime"), ("serving.kserve.io", "ClusterServingRuntime"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from reconciler.cluster.memory import Memory
 from reconciler.cluster.objects.compare import seen_again
 from reconciler.cluster.objects.ignore import Rules
 from reconciler.cluster.objects.inventory import ClusterInventory, inventory_id, read_inventory
-from reconciler.cluster.observed import NO_ANSWERS, NO_CHILDREN, SERVICE, Answers, ClusterObserved, Remembered
+from reconciler.cluster.observed import NO_ANSWERS, NO_CHILDREN, RUNTIMES, SERVICE, Answers, ClusterObserved, Remembered
 from reconciler.cluster.placing import Placing
 from reconciler.cluster.preflight_job import PREFLIGHT
 from reconciler.cluster.preflights import WATCHED, Preflights
@@ -31,7 +31,6 @@ from reconciler.errors import ReconcileError
 from reconciler.model import DesiredObject, DesiredState, KubeObject, ObjectId, Reason, ServiceId, Unreachable
 
 Refusals: TypeAlias = Mapping[tuple[ObjectId, str], tuple[Reason, ...]]
-_RUNTIMES = (("serving.kserve.io", "ServingRuntime"), ("serving.kserve.io", "ClusterServingRuntime"))
 _WORKLOADS = (("apps", "Deployment"), ("apps", "ReplicaSet"), ("", "Node"), ("", "Pod"))
 _UNSEEN = (KindState.UNKNOWN, KindState.PENDING)
 # Seconds that a first look waits until every kind has been listed.
@@ -227,7 +226,7 @@ class Observer:
         yield _watched(self._inventory_id)
         if SERVICE in kinds or desired.services:
             spaces = {one.namespace for one in self._services(desired, inventory)}
-            for each in (SERVICE, *_RUNTIMES, *_WORKLOADS):
+            for each in (SERVICE, *RUNTIMES, *_WORKLOADS):
                 if each not in kinds:
                     yield WatchedKind(*each)
             yield from (

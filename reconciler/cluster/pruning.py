@@ -19,10 +19,9 @@ from reconciler.cluster.rollout.deletion import (
     next_step,
 )
 from reconciler.cluster.rollout.deletion import StopService as StopStep
-from reconciler.cluster.rollout.gpus import is_holding, requests_of
+from reconciler.cluster.service_facts import held_gpus
 from reconciler.fault_isolation import Faults
 from reconciler.model import (
-    GPU,
     NO_ORIGIN,
     Action,
     DeleteObject,
@@ -168,7 +167,7 @@ def judge_deletions(going: Mapping[ObjectId, str], seen: ClusterObserved, holds:
 
 
 def _gpus_of(one: ObjectId, seen: ClusterObserved) -> int:
-    return sum(gpus_of(pod) for pod in _pods(one, seen))
+    return held_gpus(_pods(one, seen))
 
 
 def _pods(one: ObjectId, seen: ClusterObserved) -> tuple[KubeObject, ...]:
@@ -274,8 +273,3 @@ def _verdict(said: ObjectPlan, service: ServiceId | None, why: Reason | None) ->
     if service is None:
         return None
     return ServicePlan(service, said.sync, said.health, step=said.why, kept=why)
-
-
-def gpus_of(pod: KubeObject) -> int:
-    """Whole GPUs that a pod holds."""
-    return requests_of(pod["spec"]).get(GPU, 0) // 1000 if is_holding(pod) else 0

@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from reconciler.cluster.objects.compare import Changed, Comparison, Drifted, TakeOver
 from reconciler.cluster.objects.ignore import PART_OF
 from reconciler.cluster.objects.owned import owned_fields
-from reconciler.cluster.observed import NO_CHILDREN, SERVICE, ClusterObserved
+from reconciler.cluster.observed import NO_CHILDREN, RUNTIMES, SERVICE, ClusterObserved
 from reconciler.cluster.rollout.batches import (
-    CLUSTER_RUNTIME,
     COPY_OF,
     Batch,
     BatchSettings,
@@ -45,9 +44,6 @@ from reconciler.model import (
     ReasonCode,
     ServiceId,
 )
-
-_GROUP = "serving.kserve.io"
-_KINDS = ("ServingRuntime", CLUSTER_RUNTIME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +85,7 @@ def plan_runtimes(
     live = [body for one, body in seen.live.items() if (one.group, one.kind) == SERVICE] if copies or services else []
     steps, odd = [], {}
     for one in seen.wanted:
-        if one.id.group == _GROUP and one.id.kind in _KINDS and (body := seen.live.get(one.id)) is not None:
+        if (one.id.group, one.id.kind) in RUNTIMES and (body := seen.live.get(one.id)) is not None:
             own = {copy.name for copy, each in copies.items() if _is_copy_of(each, one.id)}
             try:
                 step = _step(one, body, own, live, services, seen, holds, compare(one), settings)
@@ -114,7 +110,7 @@ def _copies(seen: ClusterObserved) -> dict[ObjectId, KubeObject]:
     git = {one.id for one in seen.wanted}
     found = {}
     for one, body in seen.live.items():
-        if one.group == _GROUP and one.kind in _KINDS and one not in git:
+        if (one.group, one.kind) in RUNTIMES and one not in git:
             labels = body["metadata"].get("labels") or {}
             is_ours = labels.get(PART_OF) == seen.inventory.applyset and owned_fields(body) is not None
             if COPY_OF in labels and is_ours:

@@ -17,7 +17,7 @@ from reconciler.cluster.health.problems import Fault, HealthLimits
 from reconciler.cluster.health.rollout import Rollout, RolloutState, rollout_outcome
 from reconciler.cluster.objects.compare import Comparison, Drifted, InSync, Unconfirmed
 from reconciler.cluster.objects.owned import owned_fields
-from reconciler.cluster.observed import NO_CHILDREN, ClusterObserved
+from reconciler.cluster.observed import NO_CHILDREN, RUNTIMES, ClusterObserved
 from reconciler.cluster.rollout.additions import (
     NO_ADDITIONS,
     Additions,
@@ -125,7 +125,8 @@ class ServiceInputs:
         if live is None or owned_fields(live) is None:
             return NO_ADDITIONS
         name = named_runtime(live)
-        copies = (ObjectId("serving.kserve.io", "ServingRuntime", self.git.id.namespace, name), _cluster_wide(name))
+        namespaced, cluster_wide = RUNTIMES
+        copies = (ObjectId(*namespaced, self.git.id.namespace, name), ObjectId(*cluster_wide, "", name))
         is_copy = any(
             COPY_OF in (self.seen.live.get(one, {}).get("metadata", {}).get("labels") or {}) for one in copies
         )
@@ -235,10 +236,6 @@ def _outcome(s: ServiceInputs, proven: bool) -> Rollout | None:
         reason=progress(ReasonCode.NOT_SERVING, text),
         look_again_at=s.seen.clock + _TOKEN_AGAIN,
     )
-
-
-def _cluster_wide(name: str) -> ObjectId:
-    return ObjectId("serving.kserve.io", "ClusterServingRuntime", "", name)
 
 
 def additions_in(live: KubeObject, body: KubeObject) -> Additions:
