@@ -78,11 +78,12 @@ class Observer:
         try:
             inventory = self._inventory(leadership)
             wanted = self._placing.placed(desired)
-            self._watches.watch(self._kinds(wanted, inventory, desired))
+            ids = self._services(desired, inventory)
+            self._watches.watch(self._kinds(wanted, inventory, ids))
             if not self._has_looked:
                 self._has_looked = self._watches.wait_until_known(_FIRST_LOOK)
                 self._version = self._version or self._client.server_version()
-            return self._observed(desired, wanted, inventory, now, leadership, refusals)
+            return self._observed(desired, wanted, inventory, ids, now, leadership, refusals)
         except ReconcileError as error:
             return Unreachable(self._name, now, str(error))
 
@@ -91,6 +92,7 @@ class Observer:
         desired: DesiredState,
         wanted: tuple[DesiredObject, ...],
         inventory: ClusterInventory,
+        ids: list[ServiceId],
         now: float,
         leadership: Leadership | None,
         refusals: Refusals,
@@ -101,6 +103,7 @@ class Observer:
             kinds |= set(_WORKLOADS)
         states = {kind: seen.status(*kind) for kind in kinds}
         pods, nodes = _of(seen, "", "Pod"), _of(seen, "", "Node")
+        total = total_gpus(nodes)
         children = children_of(
             Workloads(
                 services=_of(seen, *SERVICE),
@@ -113,7 +116,7 @@ class Observer:
         records = self._records(seen)
         wanted_by_id = {one.service: one for one in wanted if one.service is not None}
         remembered = self._remembered(wanted, seen)
-        expected = {one: _expected(wanted_by_id.get(one), remembered) for one in self._services(desired, inventory)}
+        expected = {one: _expected(wanted_by_id.get(one), remembered) for one in ids}
         skew = self._client.transport.clock.skew
         health = self._healths(expected, children, seen, now + skew)
         self._memory.keep(frozenset({*inventory.members, *(one.id for one in wanted)}))
@@ -121,8 +124,8 @@ class Observer:
             target=self._name,
             at=now,
             version=self._version.removeprefix("v"),
-            gpus=total_gpus(nodes),
-            free_gpus=total_gpus(nodes) - held_gpus(pods),
+            gpus=total,
+            free_gpus=total - held_gpus(pods),
             services={
                 one: facts_of(found, children.get(one, NO_CHILDREN), records.get(one), seen, one)
                 for one, found in health.items()
@@ -206,7 +209,7 @@ class Observer:
         return self._memory.now()
 
     def _kinds(
-        self, wanted: Iterable[DesiredObject], inventory: ClusterInventory, desired: DesiredState
+        self, wanted: Iterable[DesiredObject], inventory: ClusterInventory, ids: list[ServiceId]
     ) -> Iterator[WatchedKind]:
         """Those of git and of what is ours; and where services are, what runs for them and where it may run."""
         own = self._settings.namespace
@@ -224,8 +227,8 @@ class Observer:
             version = self._versions.get((group, kind), "") if len(named) < 2 else ""
             yield WatchedKind(group, kind, version if self._placing.resource(group, kind, version) else "")
         yield _watched(self._inventory_id)
-        if SERVICE in kinds or desired.services:
-            spaces = {one.namespace for one in self._services(desired, inventory)}
+        if ids:
+            spaces = {one.namespace for one in ids}
             for each in (SERVICE, *RUNTIMES, *_WORKLOADS):
                 if each not in kinds:
                     yield WatchedKind(*each)
