@@ -118,6 +118,8 @@ class _Undone:
         """Why an action must wait; empty: it need not."""
         if self._inventory:
             return "the inventory could not be written, and without it nothing is applied or deleted"
+        if not self._ids:
+            return ""
         other = self._needed_by(action)
         return f"it waits for {other}, which could not be applied" if other else ""
 

@@ -28,6 +28,7 @@ from reconciler.cluster.pruning import Pruning, prune
 from reconciler.cluster.rollout.batches import BatchSettings
 from reconciler.cluster.rollout.drain import DrainSettings
 from reconciler.cluster.rollout.gpus import ClusterRoom, read_room
+from reconciler.cluster.rollout.last_good import ServiceRecord
 from reconciler.cluster.runtime_plan import RuntimePlan, as_object, plan_runtimes
 from reconciler.cluster.service_plan import Decision, ServiceInputs, decide, keep_on_copy, records_of
 from reconciler.cluster.service_verdict import (
@@ -56,6 +57,7 @@ from reconciler.model import (
     ObjectId,
     ObjectPlan,
     Plan,
+    Quarantine,
     Reason,
     ReasonCode,
     ServiceId,
@@ -107,6 +109,7 @@ class _Pass:
     failures: tuple[FailedAction, ...]
     faults: Faults = field(default_factory=lambda: Faults("planning"))
     _room: ClusterRoom | None = None
+    _failed: dict[ServiceId, list[Quarantine]] = field(default_factory=dict)
     _odd: dict[ObjectId, Reason] = field(default_factory=dict)
     _runtimes: RuntimePlan = field(default_factory=RuntimePlan)
 
@@ -116,6 +119,8 @@ class _Pass:
         order = apply_order(_ordered(self.seen.wanted, options))
         waves = {one: number for number, wave in enumerate(order.waves) for one in wave}
         services = {one.id: one for one in self.desired.services}
+        for (service, _), failed in self.holds.quarantines.items():
+            self._failed.setdefault(service, []).append(failed)
         self._runtimes = plan_runtimes(
             self.desired, self.seen, self.holds, lambda one: self._compare(one, rules), self.policy.batches, self.faults
         )
@@ -286,7 +291,7 @@ class _Pass:
     # ------------------------------------------------------------ one service
 
     def _service(self, git: DesiredObject, desired: Desired, options: Options, wave: int, rules: Rules) -> Decided:
-        failed = tuple(each for (one, _), each in self.holds.quarantines.items() if one == desired.id)
+        on_record = self.seen.records.get(desired.id) or ServiceRecord(desired.id)
         s = ServiceInputs(
             desired,
             git,
@@ -294,7 +299,8 @@ class _Pass:
             self.policy.health,
             self.policy.drain,
             self.desired.revision,
-            failed,
+            on_record,
+            on_record.with_quarantines(self._failed.get(desired.id, ())),
             self.policy.preflight,
         )
         if self.holds.suspends(desired.id):

@@ -46,7 +46,6 @@ from reconciler.model import (
     KubeObject,
     NoteTry,
     ObjectId,
-    Quarantine,
     Reason,
     ReasonCode,
     Reject,
@@ -81,8 +80,8 @@ def _digest_of(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ServiceInputs:
-    """What a service's plan follows from. `quarantines` are digests of it that failed, `owner` is the inventory: its
-    namespace and name."""
+    """What a service's plan follows from. `on_record` is what the cluster remembers of it, and `record` the same with
+    the digests that failed: these are for the daemon to say, which knows what was lifted."""
 
     desired: Desired
     git: DesiredObject
@@ -90,17 +89,9 @@ class ServiceInputs:
     limits: HealthLimits
     drain: DrainSettings | None
     revision: str
-    quarantines: tuple[Quarantine, ...] = ()
+    on_record: ServiceRecord
+    record: ServiceRecord
     asks_engine: bool = False
-
-    @property
-    def record(self) -> ServiceRecord:
-        """What is remembered; which digests failed is for the daemon to say, which knows what was lifted."""
-        return self.on_record.with_quarantines(self.quarantines)
-
-    @property
-    def on_record(self) -> ServiceRecord:
-        return self.seen.records.get(self.desired.id) or ServiceRecord(self.desired.id)
 
     @property
     def live(self) -> KubeObject | None:
@@ -349,9 +340,13 @@ def records_of(s: ServiceInputs, decision: Decision) -> Records:
     if goal.promote and is_applied and not s.record.is_proven(s.desired.digest) and decision.version is not None:
         record = s.record.promoted(_good_version(s, decision.version))
         took = start_seconds(s.seen.children.get(s.desired.id, NO_CHILDREN).pods)
-        return _written(s, record if took is None else record.started(took), promoted=True)
+        record = record if took is None else record.started(took)
+        ready = f"{s.health.ready}/{s.health.desired}" if s.health else "all"
+        text = f"promoted: {ready} replicas ready"
+        return _written(s, record, lambda body: KeepLastGood(s.desired.id, s.desired.digest, body, text))
     if goal.failed is not None:
-        return _written(s, replace(s.record, failed=goal.failed), promoted=False)
+        record, why = replace(s.record, failed=goal.failed), goal.failed.reason.message
+        return _written(s, record, lambda body: NoteTry(s.desired.id, s.desired.digest, body, why))
     return _quarantines_of(s)
 
 
@@ -360,10 +355,8 @@ def _quarantines_of(s: ServiceInputs) -> Records:
     held, known = ({each.digest for each in one.quarantines} for one in (s.record, s.on_record))
     if held == known:
         return (), ()
-    actions, reasons = _written(s, s.record, promoted=False)
     text = "a version that failed is written down" if held - known else "what failed may be tried again"
-    records = (each.record for each in actions if isinstance(each, NoteTry))
-    return tuple(KeepQuarantines(s.desired.id, each, text) for each in records), reasons
+    return _written(s, s.record, lambda body: KeepQuarantines(s.desired.id, body, text))
 
 
 def _good_version(s: ServiceInputs, version: Version) -> LastGood:
@@ -371,14 +364,11 @@ def _good_version(s: ServiceInputs, version: Version) -> LastGood:
     return LastGood(s.desired.digest, s.git.body, kept, s.revision, s.seen.clock, s.git.origin, version.additions)
 
 
-def _written(s: ServiceInputs, record: ServiceRecord, *, promoted: bool) -> Records:
+def _written(
+    s: ServiceInputs, record: ServiceRecord, action: Callable[[KubeObject], KeepLastGood | KeepQuarantines | NoteTry]
+) -> Records:
     inventory = s.seen.inventory
     try:
-        body = secret_of(record, inventory.namespace, inventory.name)
+        return (action(secret_of(record, inventory.namespace, inventory.name)),), ()
     except RecordTooLarge as error:
         return (), (Reason(ReasonCode.NO_ROLLBACK, str(error), s.git.origin),)
-    if promoted:
-        ready = f"{s.health.ready}/{s.health.desired}" if s.health else "all"
-        return (KeepLastGood(s.desired.id, s.desired.digest, body, f"promoted: {ready} replicas ready"),), ()
-    why = record.failed.reason.message if record.failed else ""
-    return (NoteTry(s.desired.id, s.desired.digest, body, why),), ()

@@ -87,13 +87,10 @@ class ServiceRecord:
         """With the newest of these; those from before the last promotion are history."""
         since = self.last_good.at if self.last_good else 0.0
         held = sorted((each for each in known if each.at >= since), key=lambda each: (each.at, each.digest))
+        if not held and not self.quarantines:
+            return self
         kept = (replace(each, last_words=each.last_words[-_LONGEST_WORDS:]) for each in held[-_MOST_QUARANTINES:])
         return replace(self, quarantines=tuple(kept))
-
-    def rejected(self, failed: Quarantine) -> ServiceRecord:
-        others = tuple(each for each in self.quarantines if each.digest != failed.digest)
-        kept = (*others, replace(failed, last_words=failed.last_words[-_LONGEST_WORDS:]))
-        return replace(self, quarantines=kept[-_MOST_QUARANTINES:], failed=None)
 
     def started(self, seconds: float) -> ServiceRecord:
         return replace(self, starts=(*self.starts, seconds)[-_MOST_STARTS:])

@@ -30,7 +30,7 @@ def want(digest: str = "d2", **parts: Any) -> Desired:
 
 
 def jailed(digest: str = "d2") -> ServiceRecord:
-    return ServiceRecord(ID, good()).rejected(Quarantine(ID, digest, WHY, "r0", 1.0))
+    return ServiceRecord(ID, good(), (Quarantine(ID, digest, WHY, "r0", 1.0),))
 
 
 def situation(desired: Desired | None, **parts: Any) -> Situation:
@@ -131,7 +131,8 @@ class Cluster:
         if found.promote:
             self.record = self.record.promoted(good(digest=desired.digest))
         if found.reject:
-            self.record = self.record.rejected(found.reject)
+            known = (*self.record.quarantines, found.reject)
+            self.record = replace(self.record, quarantines=known, failed=None)
         if found.failed:
             self.record = replace(self.record, failed=found.failed)
         wanted = {ROLL: desired.digest, RESTORE: found.version.digest if found.version else ""}.get(found.kind)

@@ -73,8 +73,10 @@ def test_a_record_is_read_as_it_was_written(record: ServiceRecord) -> None:
 @given(st.lists(quarantines, max_size=20))
 def test_a_record_keeps_few_quarantines_and_the_newest(given: list[Quarantine]) -> None:
     record = ServiceRecord(ID, good())
-    for each in given:
-        record = record.rejected(each)
+    known: dict[str, Quarantine] = {}
+    for number, each in enumerate(given):
+        known[each.digest] = replace(each, at=good().at + number)
+        record = record.with_quarantines(known.values())
         assert record.quarantine_of(each.digest) is not None
     assert len(record.quarantines) <= 8
     assert not record.promoted(good(digest="d2")).quarantines
