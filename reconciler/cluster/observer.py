@@ -69,6 +69,7 @@ class Observer:
         self._version = ""
         self._versions: dict[tuple[str, str], str] = {}
         self._has_looked = False
+        self._unpacked: dict[ObjectId, tuple[KubeObject, ServiceRecord | None]] = {}
 
     def observe(
         self, desired: DesiredState, leadership: Leadership | None, refusals: Refusals
@@ -256,19 +257,19 @@ class Observer:
         return read_inventory(one.name, one.namespace, self._name, found)
 
     def _records(self, seen: Snapshot) -> dict[ServiceId, ServiceRecord]:
-        found = {}
-        for _, secret in seen.of_kind("", "Secret"):
-            metadata = secret["metadata"]
-            if metadata["namespace"] == self._settings.namespace and RECORD_OF in (metadata.get("labels") or {}):
-                try:
-                    record = read_secret(secret)
-                except ValueError:
-                    # One that cannot be read is as good as none: it is written again.
-                    continue
-                # Of its own name alone: others may have records of the same services here.
-                if metadata["name"] == secret_name(record.service, self._inventory_id.name):
-                    found[record.service] = record
-        return found
+        """Each Secret is unpacked once: the watch tells of a change by another object."""
+        known, self._unpacked = self._unpacked, {}
+        for one, secret in seen.of_kind("", "Secret"):
+            labels = secret["metadata"].get("labels") or {}
+            if one.namespace == self._settings.namespace and RECORD_OF in labels:
+                before = known.get(one)
+                self._unpacked[one] = before if before and before[0] is secret else (secret, _record_in(secret))
+        # Of its own name alone: others may have records of the same services here.
+        return {
+            record.service: record
+            for one, (_, record) in self._unpacked.items()
+            if record is not None and one.name == secret_name(record.service, self._inventory_id.name)
+        }
 
 
 def _expected(git: DesiredObject | None, remembered: Mapping[ObjectId, Remembered]) -> Expected | None:
@@ -282,6 +283,14 @@ def _expected(git: DesiredObject | None, remembered: Mapping[ObjectId, Remembere
     runtime = remembered.get(git.rendered.runtime) if git.rendered.runtime else None
     since = max(known.at, runtime.at if runtime else 0.0)
     return Expected(git.rendered.pod, known.additions.arguments, since)
+
+
+def _record_in(secret: KubeObject) -> ServiceRecord | None:
+    """None: it cannot be read, which is as good as none: it is written again."""
+    try:
+        return read_secret(secret)
+    except ValueError:
+        return None
 
 
 def leader_of(leadership: Leadership) -> str:

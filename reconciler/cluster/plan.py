@@ -262,7 +262,7 @@ class _Pass:
         live = self.seen.live.get(wanted.id)
         known = self.seen.remembered.get(wanted.id)
         member = self.seen.inventory.members.get(wanted.id)
-        is_member = member is not None and live is not None and is_ours(member, live, self.seen.inventory.applyset)
+        is_member = member is not None and live is not None and is_ours(member, live, rules.applyset)
         return compare(wanted, live, known.applied if known else None, rules, is_member)
 
     def _health(self, wanted: DesiredObject, live: KubeObject | None) -> tuple[Health, float | None]:

@@ -29,6 +29,7 @@ from reconciler.cluster.rollout.batches import (
 from reconciler.cluster.rollout.gpus import is_accelerator, is_holding, requests_of
 from reconciler.cluster.rollout.last_good import ServiceRecord
 from reconciler.fault_isolation import Faults
+from reconciler.kserve.names import GROUP
 from reconciler.model import (
     NO_ORIGIN,
     DeleteObject,
@@ -80,9 +81,10 @@ def plan_runtimes(
 ) -> RuntimePlan:
     """For each runtime of git whose services run: what comes next. One that makes us raise stays as it is, and its
     services where they are."""
-    copies = _copies(seen)
+    ours = {one: seen.live[one] for one in seen.live if one.group == GROUP}
+    copies = _copies(ours, seen)
     services = {one.id: one for one in desired.services}
-    live = [body for one, body in seen.live.items() if (one.group, one.kind) == SERVICE] if copies or services else []
+    live = [body for one, body in ours.items() if (one.group, one.kind) == SERVICE] if copies or services else []
     steps, odd = [], {}
     for one in seen.wanted:
         if (one.id.group, one.id.kind) in RUNTIMES and (body := seen.live.get(one.id)) is not None:
@@ -105,11 +107,11 @@ def _left_alone(wanted: DesiredObject, copies: set[str], services: Iterable[Kube
     return RuntimeStep(wanted.id, Batch(waiting=staying, text=why.message), None, wanted.origin)
 
 
-def _copies(seen: ClusterObserved) -> dict[ObjectId, KubeObject]:
+def _copies(live: Mapping[ObjectId, KubeObject], seen: ClusterObserved) -> dict[ObjectId, KubeObject]:
     """Those that we made: others may write our label, and another target has copies of its own."""
     git = {one.id for one in seen.wanted}
     found = {}
-    for one, body in seen.live.items():
+    for one, body in live.items():
         if (one.group, one.kind) in RUNTIMES and one not in git:
             labels = body["metadata"].get("labels") or {}
             is_ours = labels.get(PART_OF) == seen.inventory.applyset and owned_fields(body) is not None

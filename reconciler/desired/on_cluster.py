@@ -92,6 +92,7 @@ def build_cluster_desired(
     doubled = {each: duplicate_of(each, group) for group in doubles for each in group}
     tree = _tree_of(documents, target, secrets, cache)
     services, objects = _all(documents, doubled, tree, cache)
+    unnamed = _unnamed(documents, target)
     return DesiredState(
         target=target.name,
         revision=snapshot.revision,
@@ -103,7 +104,7 @@ def build_cluster_desired(
         refused=first((*faults_without_services(manifests), *secrets.faults), MAX_NOTES),
         skipped=skipped_files(manifests, snapshot),
         paths=target.paths,
-        in_default_namespace=frozenset(one.id for one in services if one.id in _unnamed(documents, target)),
+        in_default_namespace=frozenset(one.id for one in services if one.id in unnamed),
     )
 
 

@@ -41,7 +41,7 @@ class DeletionGuard:
             limits=self._limits,
             approvals=self.approvals,
             commits=snapshot.approvals if snapshot else (),
-            rewritten=rewrite not in ("", self._approvals.settled_rewrite()),
+            rewritten=bool(rewrite) and rewrite != self._approvals.settled_rewrite(),
         )
 
     def note(self, snapshot: Snapshot | None, desired: DesiredState, observed: Seen | Unreachable, plan: Plan) -> None:

@@ -13,6 +13,7 @@ from reconciler.cluster.objects.ignore import is_secret
 from reconciler.cluster.objects.options import options_of
 from reconciler.cluster.objects.order import Ordered, apply_order
 from reconciler.cluster.policy import policy_of
+from reconciler.cluster.rollout.drain import DrainSettings
 from reconciler.cluster.service_plan import Version, drain_of
 from reconciler.config.settings import ClusterSettings
 from reconciler.desired import build_cluster_desired
@@ -42,8 +43,9 @@ def render_on_cluster(manifests: Manifests, target: ClusterSettings) -> Document
     place = on_cluster.RenderContext(target.default_namespace)
     document = on_cluster.render(manifests, place)
     services = {one.id: one for one in wanted.services}
+    drain = policy_of(target).drain
     document["objects"] = [
-        _object(one, services.get(one.service) if one.service else None, target) for one in wanted.objects
+        _object(one, services.get(one.service) if one.service else None, drain) for one in wanted.objects
     ]
     document["errors"] = _merged(document["errors"], _refused(wanted))
     return document
@@ -54,11 +56,11 @@ def _look(manifests: Manifests, target: ClusterSettings) -> DesiredState:
     return build_cluster_desired(manifests, target, Snapshot("", ()), secrets=store)
 
 
-def _object(one: DesiredObject, service: Desired | None, target: ClusterSettings) -> Document:
+def _object(one: DesiredObject, service: Desired | None, settings: DrainSettings | None) -> Document:
     body: Mapping[str, Any] = one.body
     added: tuple[Reason, ...] = ()
     if service is not None:
-        drain = drain_of(one, service, policy_of(target).drain)
+        drain = drain_of(one, service, settings)
         body, added = Version.of(one, drain.additions).wanted.body, drain.added
     shown: Document = {"origin": str(one.origin), "object": scrub(_without_values(one, body))}
     return shown | ({"added": [reason.message for reason in added]} if added else {})

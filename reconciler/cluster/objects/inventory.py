@@ -107,7 +107,9 @@ def confirm(inventory: ClusterInventory, applied: Mapping[ObjectId, Applied]) ->
     """With what was applied."""
     members = dict(inventory.members)
     for one, made in applied.items():
-        members[one] = replace(members.get(one, Member()), uid=made.uid, body=made.body)
+        known = members.get(one, Member())
+        if (known.uid, known.body) != (made.uid, made.body) or one not in members:
+            members[one] = replace(known, uid=made.uid, body=made.body)
     return _with(inventory, members)
 
 

@@ -65,7 +65,7 @@ class Pruning:
 def prune(inventory: ClusterInventory, desired: DesiredState, around: Surroundings) -> Pruning:
     """What becomes of members that git does not have. A live object that is not known is not missing."""
     wanted = {each.id for each in desired.objects}
-    absent = ((one, each) for one, each in sorted(inventory.members.items()) if one not in wanted)
+    absent = sorted((one, each) for one, each in inventory.members.items() if one not in wanted)
     found = [_Absent(one, each, around.live[one]) for one, each in absent if one in around.live]
     ours = [each for each in found if _is_ours(each, inventory)]
     ending = {each.id: reason for each in ours if (reason := _ending(each))}
