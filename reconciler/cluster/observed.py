@@ -11,13 +11,12 @@ from reconciler.cluster.objects.compare import Applied
 from reconciler.cluster.objects.inventory import ClusterInventory
 from reconciler.cluster.rollout.additions import NO_ADDITIONS, Additions
 from reconciler.cluster.rollout.last_good import ServiceRecord
+from reconciler.kserve.names import GROUP, RUNTIME_KINDS
 from reconciler.model import ClusterView, DesiredObject, KubeObject, ObjectId, Preflight, Reason, ServiceId
 
 NO_CHILDREN = Children()
-
-
-SERVICE = ("serving.kserve.io", "InferenceService")
-RUNTIMES = (("serving.kserve.io", "ServingRuntime"), ("serving.kserve.io", "ClusterServingRuntime"))
+SERVICE = (GROUP, "InferenceService")
+RUNTIMES = tuple((GROUP, kind) for kind in RUNTIME_KINDS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from reconciler.desired.context import (
     faults_without_services,
     find_host,
     is_prunable,
+    not_prunable,
     own_file,
     skipped_files,
     unreadable_places,
@@ -170,9 +171,7 @@ def _without_doubles(described: dict[Manifest, Desired], target: HostSettings) -
 def _notes(manifests: Manifests, target: HostSettings, snapshot: Snapshot) -> Iterator[Reason]:
     # The plan reads this one again: it may not be left out.
     if not is_prunable(manifests, target, snapshot):
-        file = own_file(target)
-        text = f"{file} is missing or holds no Host document: nothing is pruned on {target.name}; restore it"
-        yield Reason(ReasonCode.NOT_PRUNABLE, text, Origin(file, 1))
+        yield not_prunable(own_file(target), "Host", target.name)
     for each in manifests.of_kind("Host"):
         if each.name != target.name:
             text = f"this file is for host {each.name}, the config names this target {target.name}"

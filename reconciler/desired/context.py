@@ -14,6 +14,7 @@ from reconciler.desired.limits import Size
 from reconciler.desired.refused import RefusedDocuments, UnreadableKinds, find_refused, key_of, unreadable_kinds
 from reconciler.desired.secrets import as_kserve_sees
 from reconciler.desired.serving_options import node_of
+from reconciler.kserve.names import RUNTIME_KINDS
 from reconciler.kserve.resolve import ClusterObjects
 from reconciler.kserve.scheduling import Node
 from reconciler.manifests import CLUSTER_SCOPED, IGNORE_FILE, SUFFIXES, Manifest, Manifests, Templated, find_duplicates
@@ -31,7 +32,7 @@ def unreadable_places(manifests: Manifests, snapshot: Snapshot) -> Iterator[Reas
             # A link or a submodule may stand where a folder was, and an ignore file may close its own.
             folder = reason.origin.file.removesuffix(f"/{IGNORE_FILE}")
             yield Reason(reason.code, reason.message, Origin(f"{folder}/", 1))
-    yield from _missing(snapshot, "what came from there is kept")
+    yield from missing_places(snapshot, "what came from there is kept")
 
 
 def faults_without_services(manifests: Manifests) -> Iterator[Reason]:
@@ -50,12 +51,13 @@ def skipped_files(manifests: Manifests, snapshot: Snapshot) -> dict[str, Reason]
 def possible_runtimes(manifests: Manifests, snapshot: Snapshot) -> Iterator[Reason]:
     """What may hold a runtime that we cannot see: then another one must not be taken in its place."""
     for each in manifests.unreadable:
-        if each.kind in ("", "ServingRuntime", "ClusterServingRuntime"):
+        if each.kind in ("", *RUNTIME_KINDS):
             yield each.reason
-    yield from _missing(snapshot, "runtimes may be among what is missing")
+    yield from missing_places(snapshot, "runtimes may be among what is missing")
 
 
-def _missing(snapshot: Snapshot, so_what: str) -> Iterator[Reason]:
+def missing_places(snapshot: Snapshot, so_what: str) -> Iterator[Reason]:
+    """The folders that the config names and git does not have."""
     for path in snapshot.missing:
         yield Reason(ReasonCode.PATH_NOT_FOUND, f"{path}/ is missing from git; {so_what}", Origin(f"{path}/", 1))
 
@@ -70,6 +72,12 @@ def is_prunable(manifests: Manifests, target: HostSettings, snapshot: Snapshot) 
     if target.own_path in snapshot.missing:
         return False
     return bool(own_hosts(manifests, target))
+
+
+def not_prunable(file: str, kind: str, target: str) -> Reason:
+    """Why nothing of a target is deleted: its own file does not show that its folder is really there."""
+    text = f"{file} is missing or holds no {kind} document: nothing is pruned on {target}; restore it"
+    return Reason(ReasonCode.NOT_PRUNABLE, text, Origin(file, 1))
 
 
 def own_hosts(manifests: Manifests, target: HostSettings) -> list[Manifest]:
@@ -100,7 +108,6 @@ def doubled_hosts(manifests: Manifests, target: HostSettings) -> Iterator[Reason
 HOST_MODE = "Standard"
 SERVICE = "InferenceService"
 
-_RUNTIMES = ("ServingRuntime", "ClusterServingRuntime")
 # Their volumes are on a cluster's nodes: a host fetches the model itself.
 _CACHES = ("LocalModelCache", "LocalModelNamespaceCache")
 
@@ -173,7 +180,7 @@ def _new_context(
         target=target,
         cluster=cluster,
         secrets=secrets,
-        runtimes={key_of(each, home): each for each in single if each.kind in _RUNTIMES},
+        runtimes={key_of(each, home): each for each in single if each.kind in RUNTIME_KINDS},
         config_maps={key: _mapping(data, "data") for key, data in config_maps.items()},
         binary_data={key: found for key, data in config_maps.items() if (found := _mapping(data, "binaryData"))},
         uncertain=uncertain,

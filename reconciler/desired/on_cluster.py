@@ -13,15 +13,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reconciler.config.settings import ClusterSettings
-from reconciler.desired.context import faults_without_services, skipped_files
+from reconciler.desired.context import faults_without_services, missing_places, not_prunable, skipped_files
 from reconciler.desired.limits import MAX_NOTES, check_documents, check_kinds, first, too_large
 from reconciler.desired.origins import Origins
+from reconciler.desired.refused import key_of
 from reconciler.desired.secrets import as_kserve_sees
-from reconciler.desired.serving_options import is_on_dashboard, is_stopped, read_display_name, read_serving_options
+from reconciler.desired.service import reason_of, service_id, unusable
+from reconciler.desired.serving_options import is_on_dashboard, is_stopped, read_serving_options
 from reconciler.desired.spec import Surroundings, UnusableField, build_spec, find_container
 from reconciler.desired.volumes import build_file_mounts, build_mounts
 from reconciler.fault_isolation import caught
-from reconciler.kserve.resolve import ClusterObjects, Issue, Resolved, resolve
+from reconciler.kserve.names import RUNTIME_KINDS
+from reconciler.kserve.resolve import ClusterObjects, Resolved, resolve
 from reconciler.manifests import KNOWN_KINDS, OUR_API, Manifest, Manifests, duplicate_of, find_duplicates
 from reconciler.model import (
     Desired,
@@ -29,7 +32,6 @@ from reconciler.model import (
     DesiredState,
     EffectiveSpec,
     ObjectId,
-    Origin,
     Reason,
     ReasonCode,
     Rendered,
@@ -42,7 +44,6 @@ from reconciler.secrets.sops import is_encrypted
 
 CLUSTER_FILE = "cluster.yaml"
 _SERVICE = "InferenceService"
-_RUNTIMES = ("ServingRuntime", "ClusterServingRuntime")
 # What the API server or KServe's webhooks refuse, whatever else is on the cluster.
 _REFUSED = (ReasonCode.INVALID_DOCUMENT, ReasonCode.ADMISSION_DENIED)
 _NOT_OURS = (ReasonCode.UNKNOWN_KIND, ReasonCode.UNSUPPORTED_KIND)
@@ -58,7 +59,7 @@ class ClusterCache:
     """The outcome for every document while nothing it depends on changes. One for each target."""
 
     key: tuple[Any, ...] = ()
-    cluster: ClusterObjects | None = None
+    tree: _Tree | None = None
     objects: dict[Manifest, DesiredObject] = field(default_factory=dict)
     services: dict[Manifest, tuple[Desired, DesiredObject]] = field(default_factory=dict)
     tracebacks: list[str] = field(default_factory=list)
@@ -127,26 +128,27 @@ def _unnamed(documents: list[Manifest], target: ClusterSettings) -> set[ServiceI
 
 def _tree_of(documents: list[Manifest], target: ClusterSettings, secrets: SecretStore, cache: ClusterCache) -> _Tree:
     """The same objects while nothing that services share changed; else every service is looked at again."""
-    home = target.default_namespace
     shared = tuple(each for each in documents if each.kind != _SERVICE and each.kind in KNOWN_KINDS)
     key = (target, shared, secrets)
-    if cache.cluster is None or cache.key != key:
+    if cache.tree is None or cache.key != key:
         cache.key, cache.services = key, {}
-        cache.cluster = ClusterObjects.build(
-            [each.data for each in shared],
-            default_namespace=home,
-            default_mode="Standard",
-            secrets=as_kserve_sees(secrets),
-            places=[str(each.origin) for each in shared],
-        )
-    runtimes = {
-        (each.kind, each.namespace or home if each.kind == "ServingRuntime" else "", each.name): each
-        for each in shared
-        if each.kind in _RUNTIMES
-    }
+        cache.tree = _new_tree(shared, target, secrets)
+    return cache.tree
+
+
+def _new_tree(shared: tuple[Manifest, ...], target: ClusterSettings, secrets: SecretStore) -> _Tree:
+    home = target.default_namespace
+    cluster = ClusterObjects.build(
+        [each.data for each in shared],
+        default_namespace=home,
+        default_mode="Standard",
+        secrets=as_kserve_sees(secrets),
+        places=[str(each.origin) for each in shared],
+    )
+    runtimes = {key_of(each, home): each for each in shared if each.kind in RUNTIME_KINDS}
     maps = {(each.namespace or home, each.name): each.data for each in shared if each.kind == "ConfigMap"}
     values = {key: data["data"] for key, data in maps.items() if isinstance(data.get("data"), dict)}
-    return _Tree(target, cache.cluster, runtimes, values, secrets)
+    return _Tree(target, cluster, runtimes, values, secrets)
 
 
 def _all(
@@ -243,7 +245,7 @@ def _describe_safely(service: Manifest, tree: _Tree, cache: ClusterCache) -> tup
     except Exception as error:
         reason, bug = caught(error, f"working out {service.name}", service.origin)
         cache.tracebacks.append(f"{service.origin}: {bug.subject}: {bug.traceback}")
-        return _unusable(service, found, (reason,)), found
+        return unusable(service_id(service, tree.target), service, (reason,)), found
 
 
 def _describe(service: Manifest, found: DesiredObject, tree: _Tree) -> tuple[Desired, DesiredObject]:
@@ -251,18 +253,18 @@ def _describe(service: Manifest, found: DesiredObject, tree: _Tree) -> tuple[Des
     ref = resolved.runtime
     runtime = tree.runtimes.get((ref.kind, ref.namespace, ref.name)) if ref else None
     origins = Origins(service, runtime)
-    problems = tuple(_reason(each, origins, resolved) for each in resolved.errors if each.reason in _REFUSED)
-    warnings = tuple(_reason(each, origins, resolved) for each in resolved.warnings)
+    problems = tuple(reason_of(each, origins, resolved.pod) for each in resolved.errors if each.reason in _REFUSED)
+    warnings = tuple(reason_of(each, origins, resolved.pod) for each in resolved.warnings)
     if problems:
-        return _unusable(service, found, problems, warnings), found
+        return unusable(service_id(service, tree.target), service, problems, warnings), found
     found = _with_rendered(_with_runtime_named(found, resolved), resolved)
-    doubts = tuple(_reason(each, origins, resolved) for each in resolved.errors)
+    doubts = tuple(reason_of(each, origins, resolved.pod) for each in resolved.errors)
     options = read_serving_options(service)
     spec = None if doubts else _spec_of(resolved, origins, tree)
     basis = (found.hash, runtime and hash_of(runtime.data.get("spec")), ref and (ref.kind, ref.name))
     return (
         Desired(
-            id=found.service or ServiceId("", service.name),
+            id=service_id(service, tree.target),
             origin=service.origin,
             spec=spec,
             digest=f"sha256:{hash_of(basis)}",
@@ -315,25 +317,6 @@ def _with_rendered(found: DesiredObject, resolved: Resolved) -> DesiredObject:
     return replace(found, rendered=Rendered(dict(resolved.pod), resolved.deployment_mode, runtime))
 
 
-def _unusable(
-    service: Manifest, found: DesiredObject, problems: tuple[Reason, ...], warnings: tuple[Reason, ...] = ()
-) -> Desired:
-    return Desired(
-        id=found.service or ServiceId("", service.name),
-        origin=service.origin,
-        spec=None,
-        digest="",
-        problems=problems,
-        warnings=(*service.warnings, *warnings),
-        display_name=read_display_name(service),
-        dashboard=is_on_dashboard(service),
-    )
-
-
-def _reason(issue: Issue, origins: Origins, resolved: Resolved) -> Reason:
-    return Reason(issue.reason, issue.message, origins.of_issue(issue, resolved.pod))
-
-
 # ---------------------------------------------------------------- what is not concluded
 
 
@@ -341,17 +324,13 @@ def _unreadable(manifests: Manifests, snapshot: Snapshot, doubled: Mapping[Manif
     """Places whose objects are kept as they are. Whatever the kind: none of them may be pruned."""
     for each in manifests.unreadable:
         yield each.reason
-    for path in snapshot.missing:
-        text = f"{path}/ is missing from git; what came from there is kept"
-        yield Reason(ReasonCode.PATH_NOT_FOUND, text, Origin(f"{path}/", 1))
+    yield from missing_places(snapshot, "what came from there is kept")
     yield from (reason for each, reason in doubled.items() if each.kind != _SERVICE)
 
 
 def _notes(manifests: Manifests, target: ClusterSettings, snapshot: Snapshot) -> Iterator[Reason]:
     if not _is_prunable(manifests, target, snapshot):
-        file = cluster_file(target)
-        text = f"{file} is missing or holds no Cluster document: nothing is pruned on {target.name}; restore it"
-        yield Reason(ReasonCode.NOT_PRUNABLE, text, Origin(file, 1))
+        yield not_prunable(cluster_file(target), "Cluster", target.name)
     yield from (note for note in manifests.notes if note.code not in _NOT_OURS)
     for each in manifests.documents:
         if each.kind != _SERVICE:

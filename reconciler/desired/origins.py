@@ -9,7 +9,7 @@ from itertools import chain, repeat
 from typing import Any
 
 from reconciler.kserve.issues import Issue
-from reconciler.kserve.names import CONNECTIONS, FRAMEWORKS
+from reconciler.kserve.names import CONNECTIONS, FRAMEWORKS, RUNTIME_KINDS
 from reconciler.kserve.resolve import Resolved
 from reconciler.manifests import FieldPath, Manifest, Manifests
 from reconciler.model import Argument, Origin
@@ -268,14 +268,11 @@ def _items(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-_RUNTIMES = ("ServingRuntime", "ClusterServingRuntime")
-
-
 def locator(manifests: Manifests, default_namespace: str = "default") -> Callable[[Manifest, Resolved, Issue], Origin]:
     """Finds the line of an issue about a service, which is given with what it became."""
     runtimes = {
         (each.kind, each.namespace or default_namespace if each.kind == "ServingRuntime" else "", each.name): each
-        for each in manifests.of_kind(*_RUNTIMES)
+        for each in manifests.of_kind(*RUNTIME_KINDS)
     }
 
     def locate(service: Manifest, resolved: Resolved, issue: Issue) -> Origin:

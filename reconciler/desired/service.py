@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from reconciler.config.settings import HostSettings
+from reconciler.config.settings import HostSettings, TargetSettings
 from reconciler.desired.access import developer_mode, metrics_path, read_open_paths
 from reconciler.desired.blockers import find_blockers
 from reconciler.desired.context import DesiredContext
@@ -68,7 +68,7 @@ def _describe(service: Manifest, context: DesiredContext) -> Desired:
     found = list(deviations(origins, TargetKind.HOST, ALL_FACTS))
     impossible = (each.reason for each in found if each.effect is Effect.REFUSED)
     problems = list(refused_for(key, resolved, context.refused, context.cluster))
-    problems += [*(_reason(issue, origins, resolved.pod) for issue, secret in errors if not secret), *impossible]
+    problems += [*(reason_of(issue, origins, resolved.pod) for issue, secret in errors if not secret), *impossible]
     problems += filter(None, doubtful.values())
     if not problems:
         problems += _unsure_of_runtime(service, resolved, runtime, context)
@@ -85,7 +85,7 @@ def _describe(service: Manifest, context: DesiredContext) -> Desired:
     return replace(usable, blocked=(*usable.blocked, *secrets)) if secrets else usable
 
 
-def service_id(service: Manifest, target: HostSettings) -> ServiceId:
+def service_id(service: Manifest, target: TargetSettings) -> ServiceId:
     return ServiceId(service.namespace or target.default_namespace, service.name)
 
 
@@ -225,10 +225,11 @@ def _without_gpu(case: Case, facts: frozenset[Fact]) -> Iterator[Reason]:
 
 
 def _warning(issue: Issue, origins: Origins, ring: Keyring, resolved: Resolved) -> Reason:
-    return absent_connection(issue, origins, ring) or _reason(issue, origins, resolved.pod)
+    return absent_connection(issue, origins, ring) or reason_of(issue, origins, resolved.pod)
 
 
-def _reason(issue: Issue, origins: Origins, pod: Mapping[str, Any]) -> Reason:
+def reason_of(issue: Issue, origins: Origins, pod: Mapping[str, Any]) -> Reason:
+    """What KServe says of a service, with its line."""
     return Reason(issue.reason, issue.message, origins.of_issue(issue, pod))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 GROUP = "serving.kserve.io"
+RUNTIME_KINDS = ("ServingRuntime", "ClusterServingRuntime")
 INTERNAL = f"internal.{GROUP}"
 
 KSERVE_CONTAINER = "kserve-container"
