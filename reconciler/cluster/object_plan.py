@@ -75,8 +75,6 @@ def _told(found: Comparison) -> tuple[ObjectChange, str, tuple[FieldChange, ...]
         case Terminating(since, finalizers):
             held = f"; it waits for {', '.join(finalizers)}" if finalizers else ""
             return ObjectChange.WAIT, f"it is being deleted since {since}{held}; once it is gone it is made again", ()
-        case _:
-            return ObjectChange.WAIT, "its kind is not served yet", ()
 
 
 def _fields(changes: tuple[FieldChange, ...]) -> str:

@@ -29,6 +29,7 @@ from reconciler.config.settings import EngineSettings
 from reconciler.engines.launch import question
 from reconciler.engines.verdict import PreflightVerdict
 from reconciler.errors import ReconcileError, Retryable
+from reconciler.kserve.names import KSERVE_CONTAINER
 from reconciler.model import (
     AskPreflight,
     Desired,
@@ -48,7 +49,6 @@ _MOST_KEPT = 1000
 _AGAIN = 300.0
 _LINES = 2000
 _IN_IMAGE = EngineSettings(image="*", podman=True)
-_SERVER = "kserve-container"
 _HOME = "/tmp/home"  # noqa: S108 - of a container of our own
 
 
@@ -147,7 +147,7 @@ def asked_of(desired: Desired, git: DesiredObject) -> Asked | None:
     spec, rendered = desired.spec, git.rendered
     if spec is None or rendered is None:
         return None
-    container = next((each for each in rendered.pod.get("containers") or () if each.get("name") == _SERVER), None)
+    container = rendered.container(KSERVE_CONTAINER)
     if container is None:
         return None
     try:

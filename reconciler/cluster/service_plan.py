@@ -38,6 +38,7 @@ from reconciler.cluster.rollout.last_good import (
     secret_of,
 )
 from reconciler.cluster.rollout.strategy import ServiceChange, Transition, Way, choose, start_seconds
+from reconciler.kserve.names import KSERVE_CONTAINER
 from reconciler.model import (
     Desired,
     DesiredObject,
@@ -52,7 +53,6 @@ from reconciler.model import (
     progress,
 )
 
-_SERVER = "kserve-container"
 # Seconds until a service that gave no token is asked again.
 _TOKEN_AGAIN = 2.5
 Compare = Callable[[DesiredObject], Comparison]
@@ -297,8 +297,7 @@ def drain_of(
     rendered, spec = git.rendered, desired.spec
     if settings is None or rendered is None or spec is None:
         return Drain()
-    containers = rendered.pod.get("containers") or ()
-    container = next((each for each in containers if each.get("name") == _SERVER), None)
+    container = rendered.container(KSERVE_CONTAINER)
     if container is None:
         return Drain()
     grace = _predictor(git.body).get("terminationGracePeriodSeconds")

@@ -25,7 +25,7 @@ from reconciler.cluster.preflights import Preflights
 from reconciler.cluster.succession import Succession
 from reconciler.config.settings import ClusterSettings
 from reconciler.errors import ReconcileError, Retryable, Terminal
-from reconciler.kserve.names import STOP
+from reconciler.kserve.names import KSERVE_CONTAINER, SERVICE_LABEL, STOP
 from reconciler.model import (
     ApplyObject,
     AskPreflight,
@@ -154,14 +154,14 @@ class ClusterTarget:
         self._memory.save()
 
     def _pods_of(self, service: ServiceId) -> list[KubeObject]:
-        label = f"serving.kserve.io/inferenceservice={service.name}"
+        label = f"{SERVICE_LABEL}={service.name}"
         resource = self._client.resource("", "Pod")
         return list(self._client.list(resource, service.namespace, label).items) if resource else []
 
     def _log_of(self, pod: KubeObject, lines: int) -> tuple[str, ...]:
         metadata = pod["metadata"]
         try:
-            text = self._client.logs(metadata["namespace"], metadata["name"], "kserve-container", lines)
+            text = self._client.logs(metadata["namespace"], metadata["name"], KSERVE_CONTAINER, lines)
         except ReconcileError as error:
             return (str(error),)
         return tuple(text.splitlines())

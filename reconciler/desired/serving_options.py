@@ -14,13 +14,13 @@ from reconciler.desired.spec import UnusableField
 from reconciler.formats.strict_yaml import find, line_at
 from reconciler.kserve import names
 from reconciler.kserve.issues import Issue
+from reconciler.kserve.names import STOP
 from reconciler.kserve.resolve import Resolved
 from reconciler.kserve.scheduling import Malformed, Node, Taint, misfits, without_effect
 from reconciler.manifests import FieldPath, Manifest
 from reconciler.model import Canary, Desired, Reason, ReasonCode, Strategy
 
 _PREDICTOR: FieldPath = ("spec", "predictor")
-_STOP = "serving.kserve.io/stop"
 _DISPLAY_NAME = "openshift.io/display-name"
 _DASHBOARD = "opendatahub.io/dashboard"
 _PASSTHROUGH = "serving.knative.openshift.io/enablePassthrough"
@@ -93,7 +93,7 @@ def wants_passthrough(service: Manifest) -> bool:
 
 def is_stopped(service: Manifest) -> bool:
     """Is the service stopped by its annotation? KServe takes any case."""
-    stop = _mapping(service.data["metadata"], "annotations").get(_STOP)
+    stop = _mapping(service.data["metadata"], "annotations").get(STOP)
     return isinstance(stop, str) and stop.lower() == "true"
 
 

@@ -49,6 +49,10 @@ class Rendered:
     mode: str
     runtime: ObjectId | None = None
 
+    def container(self, name: str) -> KubeObject | None:
+        """The pod's container of this name."""
+        return next((each for each in self.pod.get("containers") or () if each.get("name") == name), None)
+
 
 @dataclass(frozen=True, slots=True)
 class DesiredObject:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from reconciler.cluster.api.connection import ClusterConnection
 from reconciler.cluster.api.discovery import Discovery, Resource
@@ -21,16 +21,13 @@ from reconciler.cluster.api.errors import (
     TooLarge,
 )
 from reconciler.cluster.api.transport import APPLY, JSON, MERGE, Request, Transport
-from reconciler.cluster.api.trimming import trimmed
+from reconciler.cluster.api.trimming import OUR_MANAGER, trimmed
 from reconciler.model.objects import KubeObject, ObjectId
 
-FIELD_MANAGER = "reconciler"
 PAGE = 500
 # A page of few objects that is still too large holds one that no API server would have taken.
 _LEAST_PAGE = 10
 _LONGEST_LOG_BYTES = 64 << 10
-
-Propagation = Literal["Background", "Foreground", "Orphan"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +80,7 @@ class Client:
         Without `force`, raises Conflict where others own fields that would change.
         """
         id, resource = self._placed(body)
-        query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
+        query = dict(_OURS)
         if force:
             query["force"] = "true"
         if dry_run:
@@ -110,13 +107,13 @@ class Client:
         resource = self._resource(id.group, id.kind, version, str(id))
         return trimmed(self._send("patch", "PATCH", resource, id, changes, _OURS, MERGE))
 
-    def delete(self, id: ObjectId, uid: str, propagation: Propagation = "Background") -> KubeObject | None:
+    def delete(self, id: ObjectId, uid: str) -> KubeObject | None:
         """Delete the object that has this uid; None: it is gone. What finalizers or a grace period keep is returned.
 
         Raises Outdated where an object with another uid has its name.
         """
         resource = self._resource(id.group, id.kind, "", str(id))
-        body = {"preconditions": {"uid": uid}, "propagationPolicy": propagation}
+        body = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
         try:
             found = self._send("delete", "DELETE", resource, id, body, {}, JSON)
         except NotFound:
@@ -218,7 +215,7 @@ class Client:
             self.discovery.forget()
 
 
-_OURS = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
+_OURS = {"fieldManager": OUR_MANAGER, "fieldValidation": "Strict"}
 
 
 def _segment(name: str, what: str) -> str:

@@ -22,7 +22,7 @@ from urllib.parse import urlencode
 import urllib3
 
 from reconciler.cluster.api.clock import ServerClock
-from reconciler.cluster.api.connection import Access, ClusterConnection, Tls, read_access, tls_context
+from reconciler.cluster.api.connection import Access, ClusterConnection, read_access, tls_context
 from reconciler.cluster.api.errors import ApiError, Asked, Busy, TooLarge, Unauthorized, Unreached, error_of
 from reconciler.cluster.api.limiter import Limiter
 from reconciler.errors import ReconcileError
@@ -247,7 +247,7 @@ class Transport:
     def _reread(self, used: _Link) -> bool:
         """Read the credentials again, which were refused. False: that was done just now. Raises Unreached."""
         try:
-            return self._replace(used, 0.0 if self._link is not used else _REREAD_AFTER)
+            return self._replace(used, _REREAD_AFTER)
         except ReconcileError as error:
             raise Unreached(str(error), was_sent=False) from None
 
@@ -266,10 +266,11 @@ def _connect(access: Access, old: _Link | None) -> _Link:
     now = time.monotonic()
     if old is not None and (old.access.tls, old.access.proxy) == (access.tls, access.proxy):
         return _Link(access, now, old.requests, old.watches)
-    return _Link(access, now, _pool(access, access.tls), _pool(access, access.tls))
+    context = tls_context(access.tls)
+    return _Link(access, now, _pool(access, context), _pool(access, context))
 
 
-def _pool(access: Access, tls: Tls) -> urllib3.PoolManager:
+def _pool(access: Access, context: ssl.SSLContext) -> urllib3.PoolManager:
     """The connections of the Kubernetes client: it knows proxies, those of the environment as well, and keep-alive.
 
     TLS is our own: the client takes keys only as files.
@@ -284,11 +285,11 @@ def _pool(access: Access, tls: Tls) -> urllib3.PoolManager:
         configuration.no_proxy = None
     configuration.connection_pool_maxsize = _MOST_CONNECTIONS
     configuration.socket_options = [*urllib3.connection.HTTPConnection.default_socket_options, *_KEEP_ALIVE]
-    configuration.tls_server_name = tls.server_name
+    configuration.tls_server_name = access.tls.server_name
     pool: urllib3.PoolManager = RESTClientObject(configuration).pool_manager
     for name in ("ca_certs", "cert_file", "key_file", "ca_cert_data", "cert_reqs"):
         pool.connection_pool_kw.pop(name, None)
-    pool.connection_pool_kw["ssl_context"] = tls_context(tls)
+    pool.connection_pool_kw["ssl_context"] = context
     return pool
 
 

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from reconciler.cluster.health.fields import OddField, flag, mappings, text
+from reconciler.kserve.names import SERVICE_LABEL
 from reconciler.model import ServiceId
 from reconciler.model.objects import KubeObject
 
@@ -37,7 +38,6 @@ class Snapshot:
     events: Collection[KubeObject] = ()
 
 
-LABEL = "serving.kserve.io/inferenceservice"
 _Named = tuple[str, str, str]  # kind, namespace, name
 
 
@@ -125,7 +125,7 @@ def _orphans(snapshot: Snapshot, names: Mapping[_Named, ServiceId]) -> list[tupl
         if not uid or uid in alive:
             continue
         try:
-            namespace, label = text(pod, "metadata", "namespace"), text(pod, "metadata", "labels", LABEL)
+            namespace, label = text(pod, "metadata", "namespace"), text(pod, "metadata", "labels", SERVICE_LABEL)
             if text(controller_of(pod), "kind") != "ReplicaSet":
                 continue
         except OddField:

@@ -21,6 +21,7 @@ from reconciler.cluster.health.fields import (
 )
 from reconciler.cluster.health.problems import Fault, HealthLimits, Phase, Problem
 from reconciler.engines.last_words import fatal_reason
+from reconciler.kserve.names import STORAGE_INITIALIZER
 from reconciler.model import ReasonCode
 from reconciler.model.crash_signs import blames_host, is_crowded_out
 from reconciler.model.objects import KubeObject
@@ -30,7 +31,6 @@ Logs = Mapping[str, Sequence[str]]
 
 CRASH_WINDOW = 600.0
 CRASHES_THAT_DEGRADE = 3
-STORAGE_INITIALIZER = "storage-initializer"
 _LACKS = re.compile(r"Insufficient ([\w./-]*\w)")
 _LACK_CODES = {
     "cpu": ReasonCode.INSUFFICIENT_CPU,

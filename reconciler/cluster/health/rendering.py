@@ -10,12 +10,10 @@ import re
 from typing import Any
 
 from reconciler.cluster.health.fields import count, listed, mapping, mappings, text
+from reconciler.kserve.names import AUTOSCALER_CLASS, KSERVE_CONTAINER, SOURCE_URI
 from reconciler.kserve.quantity import canonical
 from reconciler.model.objects import KubeObject
 
-SOURCE_URI = "internal.serving.kserve.io/storage-initializer-sourceuri"
-AUTOSCALER = "serving.kserve.io/autoscalerClass"
-KSERVE_CONTAINER = "kserve-container"
 # Fields of a predictor, and of its model, that are not a pod's or a container's.
 _NOT_OF_PODS = frozenset(
     {
@@ -108,7 +106,8 @@ def _unlike_runtime(service: KubeObject, model: KubeObject) -> str:
 
 def _unlike_count(service: KubeObject, predictor: KubeObject, deployment: KubeObject) -> str:
     """Only without an autoscaler is the count KServe's to set."""
-    wanted, is_fixed = count(predictor, "minReplicas"), text(service, "metadata", "annotations", AUTOSCALER) == "none"
+    wanted = count(predictor, "minReplicas")
+    is_fixed = text(service, "metadata", "annotations", AUTOSCALER_CLASS) == "none"
     return "minReplicas" if is_fixed and wanted is not None and wanted != replicas(deployment) else ""
 
 

@@ -28,10 +28,10 @@ from reconciler.cluster.health.pods import Logs, PodContext, PodState, event_tim
 from reconciler.cluster.health.problems import Fault, HealthLimits, Phase, Problem
 from reconciler.cluster.health.rendering import unlike, unrendered
 from reconciler.cluster.health.workload import Workload, slowest, workloads
+from reconciler.kserve.names import STOP
 from reconciler.model import Health, HealthStatus, ReasonCode, progress
 from reconciler.model.objects import KubeObject
 
-STOP = "serving.kserve.io/stop"
 DISABLE_AUTO_UPDATE = "serving.kserve.io/disable-auto-update"
 _KNATIVE = frozenset({"Knative", "Serverless"})
 # KServe's reasons why it cannot render a service. Only the last is wholly the commit's: a runtime may still appear.

@@ -36,11 +36,6 @@ class Missing:
 
 
 @dataclass(frozen=True, slots=True)
-class AwaitingKind:
-    """The API server does not serve its kind, or not yet. Said by who reads the API server."""
-
-
-@dataclass(frozen=True, slots=True)
 class Terminating:
     """The live object is being deleted: it must be gone before it can be made again. `finalizers` hold it up."""
 
@@ -92,7 +87,7 @@ class TakeOver:
     changes: tuple[FieldChange, ...]
 
 
-Comparison = Missing | AwaitingKind | Terminating | InSync | Unconfirmed | Changed | Drifted | TakeOver
+Comparison = Missing | Terminating | InSync | Unconfirmed | Changed | Drifted | TakeOver
 
 
 def body_hash(desired: DesiredObject, rules: Rules) -> str:

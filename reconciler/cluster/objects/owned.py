@@ -14,12 +14,12 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any
 
+from reconciler.cluster.api.trimming import OUR_MANAGER
 from reconciler.cluster.objects.paths import EVERY, Path, Step
 from reconciler.model import KubeObject
 
-MANAGER: Final = "reconciler"
 """The field manager that we apply as."""
 
 Fields = Mapping[str, Any]
@@ -37,7 +37,7 @@ class Manager:
 
     @property
     def is_ours(self) -> bool:
-        return self.name == MANAGER and self.operation == "Apply" and not self.subresource
+        return self.name == OUR_MANAGER and self.operation == "Apply" and not self.subresource
 
     @property
     def applies(self) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
+from reconciler.cluster.api.trimming import OUR_MANAGER
 from reconciler.cluster.objects.options import annotations_of
-from reconciler.cluster.objects.owned import MANAGER, Fields, Manager, managers_of
+from reconciler.cluster.objects.owned import Fields, Manager, managers_of
 from reconciler.kserve import names
 from reconciler.model import KubeObject, ObjectId
 
@@ -94,7 +95,7 @@ def taken_over(live: KubeObject) -> list[dict[str, Any]]:
     if _reaches_pods(live):
         merged = _without_marks(merged)
     newest = ours[-1]
-    mine = {"manager": MANAGER, "operation": "Apply", "apiVersion": newest["apiVersion"], "fieldsType": "FieldsV1"}
+    mine = {"manager": OUR_MANAGER, "operation": "Apply", "apiVersion": newest["apiVersion"], "fieldsType": "FieldsV1"}
     mine |= {"time": newest["time"]} if "time" in newest else {}
     return [mine | {"fieldsV1": merged}, *(entry for entry in entries if entry not in ours)]
 
@@ -119,7 +120,7 @@ def as_taken_over(live: KubeObject) -> KubeObject:
 
 
 def _is_to_be_ours(entry: dict[str, Any]) -> bool:
-    is_known = entry.get("manager") == MANAGER or entry.get("manager") in _TOOLS
+    is_known = entry.get("manager") == OUR_MANAGER or entry.get("manager") in _TOOLS
     return is_known and not entry.get("subresource")
 
 

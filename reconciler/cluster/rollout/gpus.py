@@ -23,7 +23,6 @@ Amounts = Mapping[str, int]
 
 UNIT = 1000
 _PODS = "pods"
-_NATIVE = frozenset({"cpu", "memory", "ephemeral-storage", _PODS})
 _UNSCHEDULABLE = Taint("node.kubernetes.io/unschedulable", "NoSchedule")
 _ENDED = ("Succeeded", "Failed")
 _AUTOSCALERS = {"karpenter.sh/nodepool": "Karpenter", "karpenter.sh/provisioner-name": "Karpenter"}

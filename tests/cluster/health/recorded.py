@@ -16,7 +16,8 @@ from typing import Any
 
 import yaml
 
-from reconciler.cluster.health.children import LABEL, Children, Snapshot, children_of
+from reconciler.cluster.health.children import Children, Snapshot, children_of
+from reconciler.kserve.names import SERVICE_LABEL
 from reconciler.model import ServiceId
 
 FOLDER = Path(__file__).parent / "sequences"
@@ -183,7 +184,7 @@ class Cluster:
         template = change["template"]
         owner = {"kind": "ReplicaSet", "name": f"m-predictor-{template}", "uid": f"set-{template}", "controller": True}
         metadata = {"namespace": "models", "name": name, "creationTimestamp": stamp(at), "ownerReferences": [owner]}
-        metadata["labels"] = {LABEL: "m"}
+        metadata["labels"] = {SERVICE_LABEL: "m"}
         if state == "leaving":
             self.pods[name]["metadata"]["deletionTimestamp"] = stamp(at)
             return

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from reconciler.cluster.health.children import LABEL, Snapshot, children_of
+from reconciler.cluster.health.children import Snapshot, children_of
+from reconciler.kserve.names import SERVICE_LABEL
 from reconciler.model import ServiceId
 
 Body = dict[str, Any]
@@ -13,7 +14,7 @@ Body = dict[str, Any]
 def body(kind: str, name: str, owner: Body | None = None, uid: str = "", label: str = "") -> Body:
     """An object, controlled by another."""
     metadata: Body = {"namespace": "models", "name": name, "uid": uid or f"{kind} {name}"}
-    metadata["labels"] = {LABEL: label}
+    metadata["labels"] = {SERVICE_LABEL: label}
     if owner:
         by = {"kind": owner["kind"], "name": owner["metadata"]["name"], "uid": owner["metadata"]["uid"]}
         metadata["ownerReferences"] = [{**by, "controller": True}]

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
-from reconciler.cluster.health.children import LABEL, Snapshot, children_of
+from reconciler.cluster.health.children import Snapshot, children_of
 from reconciler.cluster.health.look import ServingHealth
 from reconciler.cluster.health.problems import HealthLimits
 from reconciler.cluster.health.rendering import unlike
 from reconciler.cluster.health.service import service_health
+from reconciler.kserve.names import SERVICE_LABEL
 from reconciler.model import ServiceId
 from tests.cluster.health.recorded import START, pod_status, stamp
 
@@ -50,7 +51,7 @@ def below(kind: str, owner: dict[str, Any], name: str) -> dict[str, Any]:
     uid = owner["metadata"]["uid"]
     by = {"kind": kind, "name": owner["metadata"]["name"], "uid": uid, "controller": True}
     found = {"namespace": "models", "name": name, "uid": f"{uid}-{name}", "ownerReferences": [by]}
-    return {"metadata": found | {"creationTimestamp": stamp(0), "labels": {LABEL: "m"}}}
+    return {"metadata": found | {"creationTimestamp": stamp(0), "labels": {SERVICE_LABEL: "m"}}}
 
 
 def look(case: dict[str, Any], seconds: float) -> ServingHealth:
