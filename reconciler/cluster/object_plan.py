@@ -22,11 +22,16 @@ from reconciler.model import (
     ApplyObject,
     DesiredObject,
     Health,
+    HealthStatus,
     KubeObject,
+    NoOrigin,
     ObjectChange,
+    ObjectId,
     ObjectPlan,
+    Origin,
     Reason,
     ReasonCode,
+    ServiceId,
     ServicePlan,
     Sync,
 )
@@ -44,6 +49,21 @@ class Decided:
     look_again_at: float | None = None
     applied: Applied | None = None
     copy: KubeObject | None = None
+
+
+def left_alone(
+    one: ObjectId, origin: Origin | NoOrigin, service: ServiceId | None, change: ObjectChange, why: Reason
+) -> Decided:
+    """Nothing is done to it: git says so (NONE), it has to wait (WAIT), or it must stay (KEEP)."""
+    is_told, is_waiting = change is not ObjectChange.NONE, change is ObjectChange.WAIT
+    sync = Sync.UNKNOWN if is_told else Sync.SYNCED
+    phase = HealthStatus.PROGRESSING if is_waiting else HealthStatus.UNKNOWN
+    health = Health(phase if is_told else HealthStatus.SUSPENDED, why)
+    reasons = (why,) if is_told and not is_waiting else ()
+    said = ObjectPlan(one, sync, health, change, origin, why.message, reasons=reasons, service=service)
+    if service is None:
+        return Decided(said)
+    return Decided(said, verdict=ServicePlan(service, sync, health, step=why.message, kept=why if reasons else None))
 
 
 def said_of(wanted: DesiredObject, found: Comparison, options: Options, health: Health) -> ObjectPlan:

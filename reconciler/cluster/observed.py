@@ -12,7 +12,19 @@ from reconciler.cluster.objects.inventory import ClusterInventory
 from reconciler.cluster.rollout.additions import NO_ADDITIONS, Additions
 from reconciler.cluster.rollout.last_good import ServiceRecord
 from reconciler.kserve.names import GROUP, RUNTIME_KINDS
-from reconciler.model import ClusterView, DesiredObject, KubeObject, ObjectId, Preflight, Reason, ServiceId
+from reconciler.model import (
+    ClusterView,
+    DesiredObject,
+    KubeObject,
+    ObjectChange,
+    ObjectId,
+    Preflight,
+    Reason,
+    ReasonCode,
+    ServiceId,
+    host_reason,
+    progress,
+)
 
 NO_CHILDREN = Children()
 SERVICE = (GROUP, "InferenceService")
@@ -80,3 +92,15 @@ class ClusterObserved(ClusterView):
     def clock(self) -> float:
         """When it was observed, by the API server's clock: its objects' times are by that one."""
         return self.at + self.skew
+
+    def unseen(self, one: ObjectId) -> tuple[ObjectChange, Reason] | None:
+        """What is done about an object of which nobody can say whether it is there, and why; None: it can be seen.
+
+        Until its kind was listed for the first time, that is only waited for.
+        """
+        why = self.unknown.get((one.group, one.kind))
+        if why is None:
+            return None
+        if (one.group, one.kind) in self.pending:
+            return ObjectChange.WAIT, progress(ReasonCode.NOT_YET_OBSERVED, why)
+        return ObjectChange.KEEP, host_reason(ReasonCode.TARGET_UNREACHABLE, why)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hmac
 import json
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -14,7 +14,8 @@ from reconciler.cluster.api.discovery import Resource
 from reconciler.cluster.api.trimming import hashed
 from reconciler.cluster.memory import Memory
 from reconciler.errors import ReconcileError, Retryable
-from reconciler.model import DesiredObject, DesiredState, ObjectId, Reason, ReasonCode
+from reconciler.manifests import MOST_NAMED, written_twice
+from reconciler.model import DesiredObject, DesiredState, ObjectId
 from reconciler.secrets import SecretStore
 
 
@@ -84,19 +85,17 @@ class Placing:
 
 def without_twins(objects: tuple[DesiredObject, ...]) -> tuple[DesiredObject, ...]:
     """Two documents of one cluster-wide object, one of them with a namespace, are known only here: none is applied."""
-    counts = Counter(one.id for one in objects)
-    if len(counts) == len(objects):
-        return objects
-    places: dict[ObjectId, list[DesiredObject]] = {one.id: [] for one in objects if counts[one.id] > 1}
+    groups: dict[ObjectId, list[DesiredObject]] = defaultdict(list)
     for one in objects:
-        if one.id in places:
-            places[one.id].append(one)
-    return tuple(replace(one, refused=_twin(one, places[one.id])) if one.id in places else one for one in objects)
+        groups[one.id].append(one)
+    if len(groups) == len(objects):
+        return objects
+    return tuple(one if len(groups[one.id]) == 1 else _twin(one, groups[one.id]) for one in objects)
 
 
-def _twin(one: DesiredObject, group: list[DesiredObject]) -> Reason:
-    others = " and ".join(str(each.origin) for each in group if each is not one)
-    return Reason(ReasonCode.DUPLICATE_OBJECT, f"{one.id} is also written at {others}; keep one", one.origin)
+def _twin(one: DesiredObject, group: list[DesiredObject]) -> DesiredObject:
+    others = [each.origin for each in group[: MOST_NAMED + 1] if each is not one]
+    return replace(one, refused=written_twice(str(one.id), one.origin, others, len(group) - 1))
 
 
 def _encoded(data: Mapping[str, bytes]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from reconciler.cluster.health.objects import Surroundings, object_health
 from reconciler.cluster.health.problems import HealthLimits
-from reconciler.cluster.object_plan import Decided, apply_action, said_of
+from reconciler.cluster.object_plan import Decided, apply_action, left_alone, said_of
 from reconciler.cluster.objects.compare import (
     Comparison,
     InSync,
@@ -224,26 +224,11 @@ class _Pass:
         if kind in self.seen.absent:
             text = f"{wanted.api_version} {wanted.id.kind} is not served by this cluster (yet); install its CRD"
             return ObjectChange.WAIT, Reason(ReasonCode.KIND_NOT_SERVED, text, wanted.origin_of("apiVersion"))
-        if (unknown := self.seen.unknown.get(kind)) is not None:
-            if kind in self.seen.pending:
-                return ObjectChange.WAIT, progress(ReasonCode.NOT_YET_OBSERVED, unknown)
-            return ObjectChange.KEEP, host_reason(ReasonCode.TARGET_UNREACHABLE, unknown)
-        return None
+        return self.seen.unseen(wanted.id)
 
     def _left(self, wanted: DesiredObject, change: ObjectChange, why: Reason) -> Decided:
-        is_told = change is not ObjectChange.NONE
-        sync = Sync.SYNCED if not is_told else Sync.UNKNOWN
-        phase = HealthStatus.PROGRESSING if change is ObjectChange.WAIT else HealthStatus.UNKNOWN
-        health = Health(phase if is_told else HealthStatus.SUSPENDED, why)
-        reasons = (why,) if is_told and change is not ObjectChange.WAIT else ()
-        said = ObjectPlan(
-            wanted.id, sync, health, change, wanted.origin, why.message, reasons=reasons, service=wanted.service
-        )
-        verdict = None
-        if wanted.service is not None:
-            verdict = ServicePlan(wanted.service, sync, health, step=why.message, kept=why if reasons else None)
         again = self.seen.clock + _KIND_AGAIN if change is ObjectChange.WAIT else None
-        return Decided(said, verdict=verdict, look_again_at=again)
+        return replace(left_alone(wanted.id, wanted.origin, wanted.service, change, why), look_again_at=again)
 
     def _object(self, wanted: DesiredObject, options: Options, wave: int, rules: Rules) -> Decided:
         found = self._compare(wanted, rules)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from reconciler.cluster.object_plan import Decided, left_alone
 from reconciler.cluster.objects import prune as objects
 from reconciler.cluster.objects.inventory import ClusterInventory, Member
 from reconciler.cluster.objects.options import options_of
@@ -105,14 +106,14 @@ def prune(desired: DesiredState, seen: ClusterObserved, holds: Holds, faults: Fa
     told = [_kept(one, seen, why) for one, why in shown.items()]
     git = {one.id for one in seen.wanted}
     told += [
-        _not_seen(one, seen, unseen)
+        left_alone(one, _origin(members[one]), service_of(one), *why_not)
         for one in sorted(members.keys() - git)
-        if (unseen := seen.unknown.get((one.group, one.kind))) is not None and service_of(one) not in unusable
+        if (why_not := seen.unseen(one)) is not None and service_of(one) not in unusable
     ]
     told += [_going(one, seen, step, later.get(one)) for one, step in sorted(steps.items())]
     looks = [each.look_again_at for each in told if each.look_again_at is not None]
     return Pruning(
-        actions=tuple(each.action for each in told if each.action is not None),
+        actions=tuple(action for each in told for action in each.actions),
         objects={each.said.object: each.said for each in told},
         verdicts={each.verdict.service: each.verdict for each in told if each.verdict is not None},
         gone={**found.gone, **found.replaced},
@@ -180,16 +181,6 @@ def service_of(one: ObjectId) -> ServiceId | None:
     return ServiceId(one.namespace, one.name) if (one.group, one.kind) == SERVICE else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Told:
-    """What is said of one object that goes, or stays although git does not have it."""
-
-    said: ObjectPlan
-    action: Action | None = None
-    verdict: ServicePlan | None = None
-    look_again_at: float | None = None
-
-
 Step = StopStep | DeleteService | AwaitPods | AwaitFinalizers | Deleted
 
 
@@ -220,29 +211,16 @@ def _ordered(one: ObjectId, seen: ClusterObserved) -> Ordered:
     return Ordered(one, said.wave, said.depends_on)
 
 
-def _kept(one: ObjectId, seen: ClusterObserved, why: Reason) -> _Told:
+def _kept(one: ObjectId, seen: ClusterObserved, why: Reason) -> Decided:
     origin, service = _origin(seen.inventory.members[one]), service_of(one)
     is_suspended = why.code is ReasonCode.SUSPENDED
     health = Health(HealthStatus.SUSPENDED if is_suspended else HealthStatus.UNKNOWN, why)
     sync = Sync.UNKNOWN if is_suspended else Sync.OUT_OF_SYNC
     said = ObjectPlan(one, sync, health, ObjectChange.KEEP, origin, why.message, (), (why,), service)
-    return _Told(said, verdict=_verdict(said, service, why))
+    return Decided(said, verdict=_verdict(said, service, why))
 
 
-def _not_seen(one: ObjectId, seen: ClusterObserved, why: str) -> _Told:
-    """Whether it is there cannot be told. Until its kind was listed for the first time, that is only waited for."""
-    origin, service = _origin(seen.inventory.members[one]), service_of(one)
-    if (one.group, one.kind) in seen.pending:
-        health = Health(HealthStatus.PROGRESSING, progress(ReasonCode.NOT_YET_OBSERVED, why))
-        said = ObjectPlan(one, Sync.UNKNOWN, health, ObjectChange.WAIT, origin, why, service=service)
-        return _Told(said, verdict=_verdict(said, service, None))
-    reason = host_reason(ReasonCode.TARGET_UNREACHABLE, why)
-    health = Health(HealthStatus.UNKNOWN, reason)
-    said = ObjectPlan(one, Sync.UNKNOWN, health, ObjectChange.KEEP, origin, why, (), (reason,), service)
-    return _Told(said, verdict=_verdict(said, service, reason))
-
-
-def _going(one: ObjectId, seen: ClusterObserved, step: Step, before: ObjectId | None) -> _Told:
+def _going(one: ObjectId, seen: ClusterObserved, step: Step, before: ObjectId | None) -> Decided:
     origin, service = _origin(seen.inventory.members[one]), service_of(one)
     reason = step.reason if not isinstance(step, Deleted) else "deleted in git"
     action, again = _next(one, step, service)
@@ -250,7 +228,7 @@ def _going(one: ObjectId, seen: ClusterObserved, step: Step, before: ObjectId | 
         reason, action, again = f"deleted in git; it goes once {before} is gone", None, None
     health = Health(HealthStatus.PROGRESSING, progress(ReasonCode.DELETING, reason))
     said = ObjectPlan(one, Sync.OUT_OF_SYNC, health, ObjectChange.DELETE, origin, reason, service=service)
-    return _Told(said, action, _verdict(said, service, None), again)
+    return Decided(said, (action,) if action else (), _verdict(said, service, None), again)
 
 
 def _origin(member: Member) -> Origin | NoOrigin:

@@ -42,7 +42,7 @@ from reconciler.manifests.selection import (
     misnamed,
     narrow,
 )
-from reconciler.model import Bug, File, Reason, ReasonCode, Snapshot
+from reconciler.model import Bug, File, Origin, Reason, ReasonCode, Snapshot
 
 __all__ = [
     "CLUSTER_SCOPED",
@@ -83,7 +83,7 @@ __all__ = [
 _SILENT = (ReasonCode.HIDDEN, ReasonCode.FILE_IGNORED)
 # Of all files together: values that aliases make beyond what is written.
 MAX_EXPANDED = 300_000
-_DUPLICATES_NAMED = 3
+MOST_NAMED = 3
 
 
 class ManifestCache:
@@ -159,8 +159,13 @@ def find_duplicates(documents: Iterable[Manifest], default_namespace: str) -> li
 
 def duplicate_of(manifest: Manifest, group: Sequence[Manifest]) -> Reason:
     """Which others of the group a manifest has the same name as."""
-    named = [str(each.origin) for each in group[: _DUPLICATES_NAMED + 1] if each is not manifest][:_DUPLICATES_NAMED]
-    more = len(group) - 1 - len(named)
-    others = " and ".join([*named, *([f"{more} more places"] if more else [])])
-    text = f"{manifest.kind} {manifest.name} is also written at {others}; keep one"
-    return Reason(ReasonCode.DUPLICATE_OBJECT, text, manifest.origin)
+    others = [each.origin for each in group[: MOST_NAMED + 1] if each is not manifest]
+    return written_twice(f"{manifest.kind} {manifest.name}", manifest.origin, others, len(group) - 1)
+
+
+def written_twice(what: str, origin: Origin, others: Sequence[Origin], count: int) -> Reason:
+    """Something stands in `count` more places, of which there may be one. `MOST_NAMED` of the others are named."""
+    named = [str(each) for each in others[:MOST_NAMED]]
+    more = [f"{count - len(named)} more places"] if count > len(named) else []
+    text = f"{what} is also written at {' and '.join([*named, *more])}; keep one"
+    return Reason(ReasonCode.DUPLICATE_OBJECT, text, origin)
