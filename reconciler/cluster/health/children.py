@@ -153,10 +153,11 @@ def _about(
             about = subject_of(event)
             uid = text(about, "uid")
             service = owners.get(uid) if uid else names.get(_named(about))
+            namespace = text(about, "namespace")
         except OddField:
             continue
         # Of a uid in another namespace anybody may tell.
-        if service is not None and text(about, "namespace") == service.namespace:
+        if service is not None and namespace == service.namespace:
             found[service].append(event)
     return found
 

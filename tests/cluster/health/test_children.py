@@ -76,3 +76,9 @@ def test_event_about_an_object_of_that_name_that_is_gone_is_left_out() -> None:
     old = body("InferenceService", "a", uid="before")
     found = children_of(Snapshot([A], events=[event(old), {"regarding": {"kind": "InferenceService"}}]))[ID]
     assert found.events == ()
+
+
+def test_event_with_an_odd_namespace_is_left_out() -> None:
+    told = event(A)
+    told["involvedObject"]["namespace"] = []
+    assert children_of(Snapshot([A], events=[told]))[ID].events == ()
