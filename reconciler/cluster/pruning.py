@@ -93,9 +93,8 @@ def prune(desired: DesiredState, seen: ClusterObserved, holds: Holds, faults: Fa
     judged = judge_deletions(going, seen, holds)
     if judged.held is not None:
         held = {each.key for each in judged.held.deletions}
-        text = f"kept, because its deletion needs approval: {judged.held.reasons[0].message}"
         for one in (one for one, uid in going.items() if (str(one), uid) in held):
-            kept[one] = Reason(ReasonCode.APPROVAL_REQUIRED, text, _origin(seen.inventory.members[one]))
+            kept[one] = judged.held.why_kept(_origin(seen.inventory.members[one]))
     steps = {one: _step(one, seen) for one in (*going, *found.ending) if one not in kept and seen.live.get(one)}
     later = _later(steps, seen)
     # Of what git has but cannot be used, its own verdict says why it stays.
@@ -154,17 +153,10 @@ def _unseen(one: ObjectId) -> Reason:
     return host_reason(ReasonCode.IN_USE, text)
 
 
-_FEW = 2
-
-
 def judge_deletions(going: Mapping[ObjectId, str], seen: ClusterObserved, holds: Holds) -> JudgedDeletions:
     """What of them the guard holds."""
-    rules = holds.deletions
-    # One or two may go without a word, the last ones too.
-    everything = len(going) <= _FEW or rules.limits.everything
-    rules = replace(rules, limits=replace(rules.limits, everything=everything))
     deletions = [Deletion(str(one), uid, _gpus_of(one, seen)) for one, uid in going.items()]
-    return judge(deletions, len(seen.inventory.members), rules)
+    return judge(deletions, len(seen.inventory.members), holds.deletions)
 
 
 def _gpus_of(one: ObjectId, seen: ClusterObserved) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 
 from reconciler.loop.recorder import Recorder
 from reconciler.model import (
@@ -17,6 +16,7 @@ from reconciler.model import (
     Snapshot,
     Unreachable,
 )
+from reconciler.model.names import listed
 from reconciler.model.target import Seen
 from reconciler.state.approvals import Approvals
 
@@ -67,17 +67,12 @@ class DeletionGuard:
         """Was there an approval to withdraw? Raises Retryable."""
         found = self._approvals.withdraw(hash_, by)
         if found:
-            names = _names(sorted(subject for subject, _ in found.members))
+            names = listed(sorted(subject for subject, _ in found.members), _MOST_NAMED)
             self._recorder.record_by_hand("approval_withdrawn", f"{hash_}: {names}; {by}")
         return found is not None
 
     def _approve(self, guard: Guard, by: ByHand) -> None:
         members = frozenset(each.key for each in guard.deletions)
         self._approvals.add(Approval(guard.hash, members, by))
-        what = f"{guard.hash}: {_names([each.subject for each in guard.deletions])}"
+        what = f"{guard.hash}: {listed([each.subject for each in guard.deletions], _MOST_NAMED)}"
         self._recorder.record_by_hand("deletions_approved", f"{what}; {by}")
-
-
-def _names(names: Sequence[str]) -> str:
-    more = len(names) - _MOST_NAMED
-    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from reconciler.model.by_hand import ByHand
-from reconciler.model.guard import Deletion, Guard, GuardLimits, examine, plan_hash
+from reconciler.model.guard import Deletion, Guard, GuardLimits, examine, few_may_go, plan_hash
 from reconciler.model.names import NO_ORIGIN, Reason
 from reconciler.model.reasons import ReasonCode
 from reconciler.model.snapshot import CommitApproval
@@ -59,7 +59,8 @@ def judge(deletions: Collection[Deletion], total: int, rules: DeletionRules) -> 
     pending = frozenset(each.key for each in deletions)
     approved = {key for one in rules.approvals if not one.withdrawn for key in one.members}
     rest = [each for each in deletions if each.key not in approved]
-    guard = examine(rest, total, rules.limits, rewritten_history=rules.rewritten) or _withdrawn(rest, rules)
+    limits = few_may_go(deletions, rules.limits)
+    guard = examine(rest, total, limits, rewritten_history=rules.rewritten) or _withdrawn(rest, rules)
     if guard is None:
         return JudgedDeletions(pending)
     refused = {one.hash for one in rules.approvals if one.withdrawn}

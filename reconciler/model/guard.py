@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from reconciler.model.names import NO_ORIGIN, Reason
+from reconciler.model.names import NO_ORIGIN, NoOrigin, Origin, Reason
 from reconciler.model.reasons import ReasonCode
+
+_FEW = 2
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -52,6 +54,11 @@ class Guard:
     reasons: tuple[Reason, ...]
     deletions: tuple[Deletion, ...]
 
+    def why_kept(self, origin: Origin | NoOrigin) -> Reason:
+        """Why one of them is not done yet. `origin` named it last."""
+        text = f"kept, because its deletion needs approval: {self.reasons[0].message}"
+        return Reason(ReasonCode.APPROVAL_REQUIRED, text, origin)
+
 
 def examine(
     deletions: Collection[Deletion],
@@ -75,6 +82,11 @@ def examine(
     digest = plan_hash(deletions)
     reasons = tuple(Reason(ReasonCode.APPROVAL_REQUIRED, f"{text}; {_next(digest)}", NO_ORIGIN) for text in texts)
     return Guard(digest, reasons, tuple(sorted(deletions)))
+
+
+def few_may_go(deletions: Collection[Deletion], limits: GuardLimits) -> GuardLimits:
+    """One or two may go without a word, the last ones too."""
+    return replace(limits, everything=True) if len(deletions) <= _FEW else limits
 
 
 def plan_hash(deletions: Collection[Deletion]) -> str:
@@ -105,9 +117,6 @@ def _too_much(deletions: Collection[Deletion], total: int, limits: GuardLimits) 
         yield f"{count} of {total} would be deleted, which is more than {limits.objects} at once"
     if limits.gpus is not None and gpus > limits.gpus:
         yield f"what uses {gpus} GPUs would be deleted, which is more than {limits.gpus} GPUs at once"
-
-
-_FEW = 2
 
 
 def _next(digest: str) -> str:

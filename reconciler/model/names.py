@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -97,3 +97,9 @@ def host_reason(code: ReasonCode, message: str) -> Reason:
 def progress(code: ReasonCode, message: str) -> Reason:
     """How far a service is: nothing is to blame. What holds it up has reasons of its own, with their lines."""
     return Reason(code, message, NO_ORIGIN)
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """The first of them, and how many more: `a, b and 3 more`."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from reconciler.model import Sync
+from reconciler.model.names import listed
 from reconciler.report.actions import short
 from reconciler.report.convergence import full_name, place, services
 from reconciler.report.redact import one_line
 from reconciler.report.status import Document
+
+_MOST_NAMED = 3
 
 
 def revision_line(status: Document) -> str:
@@ -34,7 +37,7 @@ def _applied_by_target(status: Document) -> str:
 def _held_up(held: Sequence[Document]) -> str:
     """`held up by demo/a (NoGpu), hosts/a/b.yaml:3 (NotYaml)`."""
     names = dict.fromkeys(f"{one['service'] or written_at(one) or one['target']} ({one['code']})" for one in held)
-    return one_line(f"held up by {_listed(list(names))}") if names else ""
+    return one_line(f"held up by {listed(list(names), _MOST_NAMED)}") if names else ""
 
 
 def written_at(reason: Document) -> str:
@@ -53,9 +56,4 @@ def pending(status: Document) -> str:
     if not waiting:
         return ""
     applied = status["revision"]["desired"] == status["revision"]["applied"]
-    return f"; {'out of sync' if applied else 'waiting for'}: {_listed(waiting)}"
-
-
-def _listed(names: Sequence[str], most: int = 3) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return f"; {'out of sync' if applied else 'waiting for'}: {listed(waiting, _MOST_NAMED)}"

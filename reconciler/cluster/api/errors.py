@@ -30,6 +30,7 @@ from typing import Any
 
 from reconciler.cluster.api.field_paths import field_path
 from reconciler.errors import ReconcileError, Retryable, Terminal
+from reconciler.model.names import listed
 from reconciler.model.objects import KubeObject
 
 _SHOWN_FIELDS = 5
@@ -343,9 +344,8 @@ def _conflicting(answer: _Answer) -> ApiError:
     )
     if not fields:
         return Outdated(answer.says("it is not as we saw it", "the next pass looks again"), code=409)
-    owned = ", ".join(f"{field.path} ({field.manager})" for field in fields[:_SHOWN_FIELDS])
-    more = f" and {len(fields) - _SHOWN_FIELDS} more" if len(fields) > _SHOWN_FIELDS else ""
-    return Conflict(answer.says(f"fields are managed by others: {owned}{more}"), fields, 409)
+    owned = listed([f"{field.path} ({field.manager})" for field in fields], _SHOWN_FIELDS)
+    return Conflict(answer.says(f"fields are managed by others: {owned}"), fields, 409)
 
 
 def _manager(cause: Mapping[str, Any]) -> str:

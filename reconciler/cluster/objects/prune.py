@@ -13,6 +13,7 @@ from typing import Any, Final
 from reconciler.cluster.objects.inventory import ClusterInventory, Member, is_ours
 from reconciler.cluster.objects.options import is_prunable
 from reconciler.model import NO_ORIGIN, DesiredState, KubeObject, NoOrigin, ObjectId, Origin, Reason, ReasonCode
+from reconciler.model.names import listed
 from reconciler.model.pruning import unproven_deletion
 
 _MOST_NAMED: Final = 5
@@ -194,5 +195,4 @@ def _prunable(each: _Absent, desired: DesiredState, around: Surroundings) -> Pru
 
 
 def _named(ids: Collection[ObjectId]) -> str:
-    shown = ", ".join(str(each) for each in sorted(ids)[:_MOST_NAMED])
-    return f"{shown} and {len(ids) - _MOST_NAMED} more" if len(ids) > _MOST_NAMED else shown
+    return listed([str(each) for each in sorted(ids)], _MOST_NAMED)

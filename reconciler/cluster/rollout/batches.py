@@ -25,6 +25,7 @@ from typing import Any
 from reconciler.cluster.rollout.gpus import Amounts, shown
 from reconciler.kserve import names
 from reconciler.model import KubeObject, ObjectId, ServiceId
+from reconciler.model.names import listed
 
 COPY_OF = "reconciler/copy-of"
 """Our label of a copy: the name of the runtime that it was made of."""
@@ -267,9 +268,7 @@ def _count(dependants: Sequence[Dependant]) -> str:
 
 
 def _named(dependants: Sequence[Dependant]) -> str:
-    shown_ones = [str(each.service) for each in dependants[:3]]
-    more = len(dependants) - len(shown_ones)
-    return ", ".join(shown_ones) + (f" and {more} more" if more else "")
+    return listed([str(each.service) for each in dependants], 3)
 
 
 def _ids(dependants: Iterable[Dependant]) -> tuple[ServiceId, ...]:

@@ -8,10 +8,8 @@ from dataclasses import replace
 from reconciler.fault_isolation import Faults
 from reconciler.host.rollout.context import ServiceContext
 from reconciler.host.rollout.inputs import Inputs
-from reconciler.model import NO_ORIGIN, Deletion, Guard, JudgedDeletions, NoOrigin, Origin, Reason, ReasonCode
+from reconciler.model import NO_ORIGIN, Deletion, JudgedDeletions, NoOrigin, Origin
 from reconciler.model.approvals import judge
-
-_FEW = 2
 
 
 def judge_deletions(contexts: Sequence[ServiceContext], given: Inputs) -> JudgedDeletions:
@@ -23,11 +21,7 @@ def judge_deletions(contexts: Sequence[ServiceContext], given: Inputs) -> Judged
         return JudgedDeletions()
     here = [s for s in contexts if s.replicas or s.owned]
     deletions = [each for s in here if (each := _deletion(s, given.faults)) is not None]
-    rules = given.holds.deletions
-    # One or two services may go without a word, the last ones too.
-    everything = len(deletions) <= _FEW or rules.limits.everything
-    rules = replace(rules, limits=replace(rules.limits, everything=everything))
-    return judge(deletions, len(here), rules)
+    return judge(deletions, len(here), given.holds.deletions)
 
 
 def _deletion(s: ServiceContext, faults: Faults) -> Deletion | None:
@@ -56,12 +50,9 @@ def with_held(contexts: Sequence[ServiceContext], judged: JudgedDeletions) -> li
     if judged.held is None:
         return list(contexts)
     held = {each.subject for each in judged.held.deletions}
-    return [replace(s, keep=_why(s, judged.held)) if str(s.id) in held and _goes(s) else s for s in contexts]
-
-
-def _why(s: ServiceContext, guard: Guard) -> Reason:
-    text = f"kept, because its deletion needs approval: {guard.reasons[0].message}"
-    return Reason(ReasonCode.APPROVAL_REQUIRED, text, _origin(s))
+    return [
+        replace(s, keep=judged.held.why_kept(_origin(s))) if str(s.id) in held and _goes(s) else s for s in contexts
+    ]
 
 
 def _origin(s: ServiceContext) -> Origin | NoOrigin:
