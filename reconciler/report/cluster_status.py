@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from reconciler.model import (
-    EVERYTHING,
     ClusterView,
     Desired,
-    Health,
-    HealthStatus,
     ObjectChange,
     ObjectPlan,
-    Outcome,
     Plan,
     PodFacts,
-    ReasonCode,
     ServiceFacts,
     ServiceId,
     ServicePlan,
-    Sync,
-    Unreachable,
-    host_reason,
-    progress,
 )
-from reconciler.report.actions import action_name, services_of
 from reconciler.report.kserve_status import UNKNOWN
 from reconciler.report.redact import scrub_text
 from reconciler.report.requests import RequestCounts
 from reconciler.report.status_parts import (
     Document,
     TargetReport,
+    described,
+    failures_of,
+    health_document,
     last_failure,
-    manual_document,
     reason_document,
     rejected_document,
     requests_document,
@@ -55,34 +45,23 @@ def cluster_services(report: TargetReport, view: ClusterView | None) -> list[Doc
     verdicts = report.plan.verdicts if report.plan and view else {}
     facts = view.services if view else {}
     ids = sorted(desired.keys() | verdicts.keys() | facts.keys())
-    return [_service(one, desired.get(one), verdicts.get(one), facts.get(one, _NOTHING), report) for one in ids]
+    failed = failures_of(report.last_results)
+    return [
+        _service(one, desired.get(one), verdicts.get(one), facts.get(one, _NOTHING), report, failed.get(one, ""))
+        for one in ids
+    ]
 
 
 def _service(
-    service: ServiceId, desired: Desired | None, verdict: ServicePlan | None, facts: ServiceFacts, report: TargetReport
+    service: ServiceId,
+    desired: Desired | None,
+    verdict: ServicePlan | None,
+    facts: ServiceFacts,
+    report: TargetReport,
+    last_error: str,
 ) -> Document:
-    health = verdict.health if verdict else _unknown(report)
-    suspended = bool({EVERYTHING, str(service)} & report.suspended)
-    asked = report.suspensions
     return {
-        "namespace": service.namespace,
-        "name": service.name,
-        "displayName": desired.display_name if desired else "",
-        "dashboard": desired.dashboard if desired else True,
-        "inGit": desired is not None,
-        "origin": str(desired.origin if desired else facts.origin or ""),
-        "sync": (verdict.sync if verdict else Sync.UNKNOWN).value,
-        "health": {
-            "status": health.phase.value,
-            "reason": health.reason.code,
-            "message": scrub_text(str(health.reason)),
-        },
-        "suspended": suspended,
-        "suspension": manual_document(asked.get(str(service)) or asked.get(EVERYTHING)),
-        "step": verdict.step if verdict else "",
-        "strategy": verdict.strategy if verdict else "",
-        "outdated": list(verdict.outdated) if verdict else [],
-        "digest": desired.digest if desired else "",
+        **described(service, desired, verdict, str(desired.origin if desired else facts.origin or ""), report),
         "liveDigest": facts.live_digest,
         "canary": None,
         "blocked": [reason_document(one) for one in (verdict.blocked if verdict else ())],
@@ -90,7 +69,7 @@ def _service(
         "kept": reason_document(verdict.kept) if verdict and verdict.kept else None,
         "problems": [reason_document(one) for one in (desired.problems if desired else ())],
         "warnings": [reason_document(one) for one in (desired.warnings if desired else ())],
-        "lastError": _last_error(service, report),
+        "lastError": last_error,
         "ready": f"{facts.ready}/{facts.desired}",
         "lastFailure": last_failure(report.failures, service),
         "gpus": facts.gpus,
@@ -149,28 +128,9 @@ def object_document(one: ObjectPlan) -> Document:
         "service": str(one.service) if one.service else None,
         "origin": str(one.origin or ""),
         "sync": one.sync.value,
-        "health": {
-            "status": one.health.phase.value,
-            "reason": one.health.reason.code,
-            "message": scrub_text(str(one.health.reason)),
-        },
+        "health": health_document(one.health),
         "change": one.change.value,
         "why": scrub_text(one.why),
         "differences": [scrub_text(line) for line in one.lines],
         "reasons": [reason_document(reason) for reason in one.reasons],
     }
-
-
-def _unknown(report: TargetReport) -> Health:
-    if isinstance(report.observed, Unreachable):
-        return Health(HealthStatus.UNKNOWN, host_reason(ReasonCode.TARGET_UNREACHABLE, report.observed.reason))
-    return Health(HealthStatus.UNKNOWN, progress(ReasonCode.NOT_YET_OBSERVED, "no pass has looked at it yet"))
-
-
-def _last_error(service: ServiceId, report: TargetReport) -> str:
-    failed: Sequence[str] = [
-        f"{action_name(one.action)} failed: {one.error}"
-        for one in report.last_results
-        if one.outcome is Outcome.FAILED and service in services_of(one.action)
-    ]
-    return scrub_text(failed[-1]) if failed else ""

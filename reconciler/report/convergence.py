@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from reconciler.model import HealthStatus, ObjectChange, ReasonCode, Sync
+from reconciler.model import HealthStatus, ObjectChange, ObjectId, ReasonCode, Sync
 from reconciler.report.status import Document
 
 _FINE = (HealthStatus.HEALTHY, HealthStatus.SUSPENDED)
@@ -85,8 +85,7 @@ def other_objects(target: Document) -> list[Document]:
 
 def object_name(one: Document) -> str:
     """`ConfigMap team/settings`, as kubectl would find it."""
-    kind = f"{one['kind']}.{one['group']}" if one["group"] else one["kind"]
-    return f"{kind} {one['namespace']}/{one['name']}" if one["namespace"] else f"{kind} {one['name']}"
+    return str(ObjectId(one["group"], one["kind"], one["namespace"], one["name"]))
 
 
 def object_fault(one: Document) -> str:

@@ -8,29 +8,21 @@ from dataclasses import dataclass, replace
 from reconciler.config.settings import Routing
 from reconciler.fault_isolation import caught
 from reconciler.model import (
-    EVERYTHING,
     NO_ORIGIN,
     Desired,
     Fit,
     Health,
     HealthStatus,
     Observed,
-    Outcome,
     Owned,
     Preflight,
     Reason,
-    ReasonCode,
     Replica,
-    Result,
     ServiceId,
     ServicePlan,
     ServiceRoute,
     Sync,
-    Unreachable,
-    host_reason,
-    progress,
 )
-from reconciler.report.actions import action_name, services_of
 from reconciler.report.kserve_status import UNKNOWN, kserve_status, observed_service
 from reconciler.report.redact import scrub_text
 from reconciler.report.requests import RequestCounts
@@ -40,12 +32,13 @@ from reconciler.report.status_parts import (
     ReplicaStatus,
     TargetReport,
     canary_document,
+    described,
+    failures_of,
     fit_document,
     gpus_held,
     is_canary,
     last_failure,
     live_digest,
-    manual_document,
     reason_document,
     rejected_document,
     replica_document,
@@ -65,7 +58,7 @@ class TargetIndex:
     owned: Mapping[ServiceId, Owned]
     routes: Mapping[ServiceId, ServiceRoute]
     verdicts: Mapping[ServiceId, ServicePlan]
-    failures: Mapping[ServiceId, str]
+    failures: Mapping[ServiceId | None, str]
     preflights: Mapping[str, Preflight]
     names: Mapping[str, int]
     routing: Routing
@@ -84,7 +77,7 @@ class TargetIndex:
             owned=observed.owned if observed else {},
             routes=observed.routes if observed else {},
             verdicts=report.plan.verdicts if report.plan and observed else {},
-            failures=_failures(report.last_results),
+            failures=failures_of(report.last_results),
             preflights=observed.preflights if observed else {},
             names=names,
             routing=routing,
@@ -104,9 +97,6 @@ def _is_ready(replica: Replica) -> bool:
 def _service(service: ServiceId, index: TargetIndex) -> Document:
     desired, verdict = index.desired.get(service), index.verdicts.get(service)
     replicas = sorted(index.replicas.get(service, []), key=lambda one: (one.created_at, one.id))
-    health = verdict.health if verdict else _unknown_health(index.report)
-    suspended = bool({EVERYTHING, str(service)} & index.report.suspended)
-    asked = index.report.suspensions
     route = index.routes.get(service)
     owned = index.owned.get(service)
     canary = canary_document(desired, owned, route)
@@ -114,24 +104,7 @@ def _service(service: ServiceId, index: TargetIndex) -> Document:
     has_stable = canary and desired and not desired.canary and not (verdict and verdict.rejected)
     stable = owned.promoted.replicas if has_stable and owned and owned.promoted else 0
     return {
-        "namespace": service.namespace,
-        "name": service.name,
-        "displayName": desired.display_name if desired else "",
-        "dashboard": desired.dashboard if desired else True,
-        "inGit": desired is not None,
-        "origin": _origin(service, index),
-        "sync": (verdict.sync if verdict else Sync.UNKNOWN).value,
-        "health": {
-            "status": health.phase.value,
-            "reason": health.reason.code,
-            "message": scrub_text(str(health.reason)),
-        },
-        "suspended": suspended,
-        "suspension": manual_document(asked.get(str(service)) or asked.get(EVERYTHING)),
-        "step": verdict.step if verdict else "",
-        "strategy": verdict.strategy if verdict else "",
-        "outdated": list(verdict.outdated) if verdict else [],
-        "digest": desired.digest if desired else "",
+        **described(service, desired, verdict, _origin(service, index), index.report),
         "liveDigest": live_digest(replicas),
         "canary": canary,
         "blocked": [reason_document(one) for one in _blocked(desired, verdict)],
@@ -177,12 +150,6 @@ def _warnings(desired: Desired | None, observed: object) -> tuple[Reason, ...]:
 def _fit(desired: Desired | None, index: TargetIndex) -> Fit | None:
     verdict = index.preflights.get(desired.digest) if desired else None
     return verdict.fit if verdict else None
-
-
-def _unknown_health(report: TargetReport) -> Health:
-    if isinstance(report.observed, Unreachable):
-        return Health(HealthStatus.UNKNOWN, host_reason(ReasonCode.TARGET_UNREACHABLE, report.observed.reason))
-    return Health(HealthStatus.UNKNOWN, progress(ReasonCode.NOT_YET_OBSERVED, "no pass has looked at it yet"))
 
 
 def _origin(service: ServiceId, index: TargetIndex) -> str:
@@ -231,15 +198,6 @@ def _endpoints(service: ServiceId, index: TargetIndex) -> Document:
         "path": f"/{service.namespace}/{service.name}",
         "model": model,
     }
-
-
-def _failures(results: Sequence[Result]) -> dict[ServiceId, str]:
-    found: dict[ServiceId, str] = {}
-    for result in results:
-        if result.outcome is Outcome.FAILED:
-            for service in services_of(result.action):
-                found[service] = scrub_text(f"{action_name(result.action)} failed: {result.error}")
-    return found
 
 
 def _last_error(service: ServiceId, desired: Desired | None, verdict: ServicePlan | None, index: TargetIndex) -> str:

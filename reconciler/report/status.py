@@ -14,14 +14,11 @@ from reconciler.model import (
     ClusterView,
     DesiredState,
     Observed,
-    Outcome,
     Reason,
-    Result,
     ServiceId,
     Sync,
     Unreachable,
 )
-from reconciler.report.actions import action_name, services_of
 from reconciler.report.applied import HoldUp, holds_up
 from reconciler.report.cluster_status import cluster_objects, cluster_services, gpus_of_cluster
 from reconciler.report.redact import scrub_text
@@ -34,6 +31,7 @@ from reconciler.report.status_parts import (
     RevisionInfo,
     TargetReport,
     deletions_document,
+    failures_of,
     gpus_document,
     last_failure,
     manual_document,
@@ -143,7 +141,7 @@ def _common(report: TargetReport, revision: RevisionInfo) -> Document:
         "unreadable": [reason_document(one) for one in (report.desired.unreadable if report.desired else ())],
         "refused": [reason_document(one) for one in (report.desired.refused if report.desired else ())],
         "notes": [reason_document(one) for one in _notes(report)],
-        "lastError": _failure_of_none(report.last_results),
+        "lastError": failures_of(report.last_results).get(None, ""),
         "lastFailure": last_failure(report.failures, None),
     }
 
@@ -199,9 +197,3 @@ def _all_services(report: TargetReport, observed: Observed | None) -> set[Servic
     if report.plan:
         ids |= {key for key, verdict in report.plan.verdicts.items() if verdict.kept}
     return ids
-
-
-def _failure_of_none(results: Sequence[Result]) -> str:
-    """The latest failure of no service: the proxy's."""
-    failed = [one for one in results if one.outcome is Outcome.FAILED and not services_of(one.action)]
-    return scrub_text(f"{action_name(failed[-1].action)} failed: {failed[-1].error}") if failed else ""

@@ -12,6 +12,7 @@ from reconciler.config.settings import Routing
 from reconciler.engines.arguments import ends_tls
 from reconciler.host.capacity import WHOLE
 from reconciler.model import (
+    EVERYTHING,
     Approval,
     ByHand,
     ClusterView,
@@ -19,21 +20,30 @@ from reconciler.model import (
     DesiredState,
     FailedAction,
     Fit,
+    Health,
+    HealthStatus,
     Observed,
+    Outcome,
     Owned,
     Plan,
     Quarantine,
     Reason,
+    ReasonCode,
     Replica,
     Result,
     Routed,
     ServiceId,
+    ServicePlan,
     ServiceRoute,
     Silence,
     Staging,
+    Sync,
     Unreachable,
+    host_reason,
+    progress,
 )
 from reconciler.model.model_sources import fetched, shown
+from reconciler.report.actions import action_name, services_of
 from reconciler.report.redact import scrub_text
 from reconciler.report.requests import RequestCounts
 
@@ -280,6 +290,54 @@ class LeftoverInfo:
     services: tuple[str, ...]
     message: str
     fix: str
+
+
+def described(
+    service: ServiceId, desired: Desired | None, verdict: ServicePlan | None, origin: str, report: TargetReport
+) -> Document:
+    """What is told of a service on any kind of target: its name, what git wants of it, and what its plan says."""
+    health = verdict.health if verdict else _unknown_health(report)
+    asked = report.suspensions
+    return {
+        "namespace": service.namespace,
+        "name": service.name,
+        "displayName": desired.display_name if desired else "",
+        "dashboard": desired.dashboard if desired else True,
+        "inGit": desired is not None,
+        "origin": origin,
+        "sync": (verdict.sync if verdict else Sync.UNKNOWN).value,
+        "health": health_document(health),
+        "suspended": bool({EVERYTHING, str(service)} & report.suspended),
+        "suspension": manual_document(asked.get(str(service)) or asked.get(EVERYTHING)),
+        "step": verdict.step if verdict else "",
+        "strategy": verdict.strategy if verdict else "",
+        "outdated": list(verdict.outdated) if verdict else [],
+        "digest": desired.digest if desired else "",
+    }
+
+
+def health_document(health: Health) -> Document:
+    return {
+        "status": health.phase.value,
+        "reason": health.reason.code,
+        "message": scrub_text(str(health.reason)),
+    }
+
+
+def _unknown_health(report: TargetReport) -> Health:
+    if isinstance(report.observed, Unreachable):
+        return Health(HealthStatus.UNKNOWN, host_reason(ReasonCode.TARGET_UNREACHABLE, report.observed.reason))
+    return Health(HealthStatus.UNKNOWN, progress(ReasonCode.NOT_YET_OBSERVED, "no pass has looked at it yet"))
+
+
+def failures_of(results: Sequence[Result]) -> dict[ServiceId | None, str]:
+    """The latest failure of each service; under None that of no service: the proxy's, or an object's."""
+    found: dict[ServiceId | None, str] = {}
+    for result in results:
+        if result.outcome is Outcome.FAILED:
+            text = scrub_text(f"{action_name(result.action)} failed: {result.error}")
+            found |= dict.fromkeys(services_of(result.action) or (None,), text)
+    return found
 
 
 def manual_document(asked: ByHand | None) -> Document | None:
