@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
-import signal
 import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from reconciler.config.settings import Settings
 from reconciler.demo.repository import Repository
 from reconciler.host.inventory import Inventory, ReplicaRecord
 from reconciler.host.teardown import end_workloads
-from reconciler.web.client import DaemonClient, NoDaemon
+from tests.support.daemon_process import DaemonProcess
 from tests.support.judge import Answer, Caller, Question, Verdict, ways_to
 from tests.support.load import Load
 from tests.support.ports import free_port
@@ -35,7 +28,7 @@ Document = dict[str, Any]
 
 
 @dataclass
-class Rig:
+class Rig(DaemonProcess):
     """`memory` is what replicas may use altogether, in GiB; each asks for 2.
 
     `target` and `source` are further settings of these, `git` the folder of a repository that several rigs follow.
@@ -52,6 +45,8 @@ class Rig:
     git: Path | None = None
     resync: str = "60s"
 
+    crashing_program = CRASHING
+
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.models = self.folder / "models"
@@ -59,7 +54,6 @@ class Rig:
         self.make_repository()
         self.port, self.web, self.first = free_port(), free_port(), free_range()
         self.config = self.folder / "config.yaml"
-        self.process: subprocess.Popen[bytes] | None = None
         self.write_config()
 
     def make_repository(self) -> None:
@@ -113,10 +107,6 @@ class Rig:
         self.config.write_text(yaml.safe_dump(settings))
 
     @property
-    def settings(self) -> Settings:
-        return Settings.load(self.config)
-
-    @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
@@ -144,51 +134,8 @@ class Rig:
 
     # ------------------------------------------------------------ daemon
 
-    def start(self, *, crashing: bool = False) -> None:
-        """Start the daemon; `crashing`: one that dies at every boundary of an action, and comes back."""
-        argv = [sys.executable, "-m", "reconciler"]
-        if crashing:
-            argv = [sys.executable, str(CRASHING)]
-        env = {k: v for k, v in os.environ.items() if not k.startswith("RECONCILER_")}
-        env["PYTHONPATH"] = str(Path(__file__).parents[2])
-        with (self.folder / "daemon.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [*argv, "run", "--config", str(self.config)],
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-
-    def kill(self, number: int = signal.SIGKILL) -> None:
-        """End the daemon alone; what it started is not touched."""
-        if self.process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self.process.send_signal(number)
-            self.process.wait(30)
-            self.process = None
-
     def is_running(self) -> bool:
         return self.process is not None and self.process.poll() is None
-
-    def ask(self, *arguments: str, expect: int | None = 0) -> subprocess.CompletedProcess[str]:
-        """Run the command line, as a user does."""
-        done = subprocess.run(
-            [sys.executable, "-m", "reconciler", *arguments, "--config", str(self.config)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=180,
-        )
-        assert expect is None or done.returncode == expect, (arguments, done.returncode, done.stdout, done.stderr)
-        return done
-
-    def status(self) -> Document | None:
-        try:
-            return DaemonClient(self.settings.socket_path, timeout=5).status()
-        except (NoDaemon, OSError):
-            return None
 
     def history(self) -> list[Document]:
         """All that happened so far, oldest first."""
@@ -201,19 +148,6 @@ class Rig:
             if service["name"] == name:
                 return service
         return None
-
-    def wait(self, what: str, claim: Callable[[], object], seconds: float = 120) -> Any:
-        """Until the claim holds; fails with the last status and the daemon's last log lines."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if found := claim():
-                return found
-            time.sleep(0.05)
-        raise AssertionError(f"waited {seconds:g} s for: {what}\n{json.dumps(self.status(), indent=1)}\n{self.words()}")
-
-    def words(self, lines: int = 60) -> str:
-        log = self.folder / "daemon.log"
-        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""
 
     def is_applied(self, revision: str | None = None) -> bool:
         """Is everything as the latest commit says? Of another one: was it applied, as far as it could be?"""

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from reconciler.cluster.api.client import Client
 from reconciler.cluster.api.errors import NamespaceEnding, NotFound
-from reconciler.cluster.objects.inventory import ClusterInventory, inventory_name, read_inventory
+from reconciler.cluster.api.lease import GROUP, KIND
+from reconciler.cluster.objects.inventory import ClusterInventory, inventory_id, inventory_name, read_inventory
 from reconciler.cluster.preflight_job import Asked, JobSettings, job_of
 from reconciler.config.settings import ClusterSettings
 from reconciler.engines.launch import PreflightQuestion
@@ -36,9 +37,8 @@ def check_namespace(client: Client, settings: ClusterSettings) -> Iterator[Check
 
 def read(client: Client, settings: ClusterSettings) -> ClusterInventory:
     """The inventory of a target. Raises InventoryError and ApiError."""
-    name = inventory_name(settings.name)
-    found = client.get(ObjectId("", "ConfigMap", settings.namespace, name))
-    return read_inventory(name, settings.namespace, settings.name, found)
+    one = inventory_id(settings.namespace, settings.name)
+    return read_inventory(one.name, one.namespace, settings.name, client.get(one))
 
 
 def check_inventory(client: Client, settings: ClusterSettings) -> Iterator[CheckResult]:
@@ -50,7 +50,7 @@ def check_inventory(client: Client, settings: ClusterSettings) -> Iterator[Check
 
 
 def check_lease(client: Client, settings: ClusterSettings) -> Iterator[CheckResult]:
-    id = ObjectId("coordination.k8s.io", "Lease", settings.namespace, inventory_name(settings.name))
+    id = ObjectId(GROUP, KIND, settings.namespace, inventory_name(settings.name))
     spec: Mapping[str, Any] = (client.get(id) or {}).get("spec") or {}
     if not (holder := spec.get("holderIdentity")):
         yield ok("lease", "nobody leads: no daemon acts for this target now")
