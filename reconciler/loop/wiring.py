@@ -273,14 +273,15 @@ def make_cluster_place(
     from reconciler.loop.cluster_wing import ClusterWing
 
     wake = threading.Event()
-    folder = state.state_dir / settings.name
+    folder = TargetRegistry(state.state_dir).folder_of(settings.name)
+    cache = scratch / folder.name if scratch else folder
     wanted = evaluation or Evaluator(settings)
-    wing = ClusterWing(settings, scratch / settings.name if scratch else folder, wake.set, lambda: wanted.store)
+    wing = ClusterWing(settings, cache, wake.set, lambda: wanted.store)
     suspension, cordon = Suspension(folder / "suspended.json"), Cordon(folder / "cordon.json")
     recorder = Recorder(settings.name, history, metrics)
     deletions = DeletionGuard(settings.prune.limits, Approvals(folder / "approvals.json"), recorder)
     reconciler = Reconciler(settings, wing, history, suspension, cordon, recorder, deletions, wanted)
-    tally = RequestTally((scratch or folder) / "requests.json")
+    tally = RequestTally(cache / "requests.json")
     return ManagedTarget(settings, wing.target, reconciler, suspension, recorder, deletions, wake, tally)
 
 

@@ -103,9 +103,10 @@ def copy_state(settings: Settings, scratch: Path) -> None:
         folder = registry.folder_of(target.name)
         _copy_folder(folder / "preflight", scratch / folder.name / "preflight")
     for cluster in settings.clusters:
+        folder = registry.folder_of(cluster.name)
         with suppress(OSError):
-            (scratch / cluster.name).mkdir(exist_ok=True)
-            shutil.copyfile(settings.state_dir / cluster.name / APPLIED, scratch / cluster.name / APPLIED)
+            (scratch / folder.name).mkdir(exist_ok=True)
+            shutil.copyfile(folder / APPLIED, scratch / folder.name / APPLIED)
 
 
 def _copy_history(state: Path, scratch: Path) -> None:

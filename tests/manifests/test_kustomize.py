@@ -519,13 +519,15 @@ def test_build_without_end_blames_its_files_where_it_computes(
 ) -> None:
     script = tmp_path / "kustomize"
     monkeypatch.setattr("reconciler.manifests.assembly.find_program", lambda: Program(str(script), ()))
-    monkeypatch.setattr("reconciler.manifests.kustomize._SECONDS", 0.5)
-    monkeypatch.setattr("reconciler.manifests.kustomize._MUCH_SECONDS", 0.02)
+    monkeypatch.setattr("reconciler.manifests.kustomize._SECONDS", 1.0)
     snapshot = commit(repository, TREE)
+    # However busy the machine is: a loop gets a twentieth of it, and a start takes less than nine tenths.
+    monkeypatch.setattr("reconciler.manifests.kustomize._MUCH_SECONDS", 0.05)
     script.write_text("#!/bin/bash\nwhile :; do :; done\n")
     script.chmod(0o755)
     (reason,) = desired(snapshot).unreadable
     assert "of which it computed" in reason.message
+    monkeypatch.setattr("reconciler.manifests.kustomize._MUCH_SECONDS", 0.9)
     script.write_text("#!/bin/bash\nexec /bin/sleep 60\n")
     with pytest.raises(TimeoutError):
         desired(snapshot)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,22 @@ from reconciler.config.settings import Settings
 from reconciler.errors import SettingsError, Terminal
 from reconciler.host.gpus.usage import without
 from reconciler.host.inventory import Inventory, TargetLock
+from reconciler.loop.wiring import make_cluster_place, make_history
 from reconciler.model import Capacity, Gpu, Origin, Owned, ServiceId
+from reconciler.state.folder import copy_state
+from reconciler.state.suspension import Suspension
 from reconciler.state.target_registry import FILE, TargetRegistry
+from reconciler.web.metrics import Metrics
 from tests.support.world import record
+
+KUBECONFIG = """
+apiVersion: v1
+kind: Config
+current-context: a
+clusters: [{name: a, cluster: {server: "https://127.0.0.1:1"}}]
+users: [{name: a, user: {token: none}}]
+contexts: [{name: a, context: {cluster: a, user: a}}]
+"""
 
 
 def target(name: str, **more: Any) -> dict[str, Any]:
@@ -86,6 +100,23 @@ def test_target_keeps_its_folder_when_it_is_renamed(registry: TargetRegistry, tm
     assert registry.folder_of("b") == tmp_path / "a"
     registry.remember(renamed)
     assert registry.folder_of("b") == tmp_path / "a"
+
+
+def test_renamed_cluster_is_suspended_still_and_keeps_what_was_applied(tmp_path: Path):
+    (kubeconfig := tmp_path / "kubeconfig").write_text(KUBECONFIG)
+    cluster = {"name": "a", "kind": "kubernetes", "paths": ["a"], "kubeconfig": str(kubeconfig)}
+    registry, renamed = TargetRegistry(tmp_path), settings(tmp_path, cluster | {"name": "b"})
+    registry.remember(settings(tmp_path, cluster))
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "applied.json").write_text("{}")
+    Suspension(tmp_path / "a" / "suspended.json").add("default/chat")
+    assert registry.rename("a", "b")
+    with closing(make_history(renamed)) as history:
+        place = make_cluster_place(renamed.clusters[0], renamed, history, Metrics())
+    assert place.suspension.names() == {"default/chat"}
+    (scratch := tmp_path / "scratch").mkdir()
+    copy_state(renamed, scratch)
+    assert (scratch / "a" / "applied.json").is_file()
 
 
 def test_rename_twice_and_back_is_harmless(registry: TargetRegistry, tmp_path: Path):
