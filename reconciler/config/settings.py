@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, assert_never
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Discriminator,
     Field,
     PrivateAttr,
@@ -21,6 +19,14 @@ from pydantic import (
 
 from reconciler.config.conflicts import conflicts
 from reconciler.config.errors import CLUSTER, HOST, explain, problem_line
+from reconciler.config.forge import (
+    ForgeSettings,
+    GitHubApp,
+    NotificationSettings,
+    VerifySettings,
+    WebhookSettings,
+)
+from reconciler.config.section import Section
 from reconciler.config.values import (
     AbsolutePath,
     Commit,
@@ -60,14 +66,10 @@ DEFAULT_PATH = Path("/etc/reconciler/config.yaml")
 _MAX_BYTES = 1 << 20
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 _BEYOND = "beyond it, targets that do not read the largest folder continue"
 
 
-class SourceSettings(_Section):
+class SourceSettings(Section):
     """Where git is. At most one of branch, tag, semver and commit; none means the branch `main`."""
 
     url: RepositoryUrl = Field(
@@ -91,6 +93,7 @@ class SourceSettings(_Section):
     ssh_key_file: AbsolutePath | None = Field(None, description="Private key for ssh")
     known_hosts_file: AbsolutePath | None = Field(None, description="Host keys for ssh, always checked strictly")
     ca_file: AbsolutePath | None = Field(None, description="CA certificates for https instead of the system's")
+    verify: VerifySettings = Field(default_factory=VerifySettings, description="Signatures that commits must bear")
     max_file_bytes: Count = Field(1 << 20, description="Largest manifest file that is read")
     max_total_bytes: Count = Field(64 << 20, description=f"Most bytes of manifests in one revision; {_BEYOND}")
     max_repository_bytes: Count = Field(4 << 30, description="Most bytes of history that are fetched and kept")
@@ -104,7 +107,7 @@ class SourceSettings(_Section):
         return self
 
 
-class EngineSettings(_Section):
+class EngineSettings(Section):
     """What runs an image: an interpreter that replaces it, or podman."""
 
     image: Image = Field(description="Image, or a pattern with `*`; the first match wins")
@@ -126,7 +129,7 @@ class EngineSettings(_Section):
         return str(self.python) if self.python else f"podman for {self.image}"
 
 
-class StorageSettings(_Section):
+class StorageSettings(Section):
     """How models that are not on this host are downloaded."""
 
     python: AbsolutePath | None = Field(
@@ -140,14 +143,14 @@ class StorageSettings(_Section):
     )
 
 
-class Allocatable(_Section):
+class Allocatable(Section):
     """What replicas may use; unset is all that the host has."""
 
     cpu: Quantity | None = Field(None, description="Cores, as Kubernetes writes them: `8` or `7500m`")
     memory: Quantity | None = Field(None, description="Memory, as Kubernetes writes it: `48Gi`")
 
 
-class Rollout(_Section):
+class Rollout(Section):
     """How patient a rollout is."""
 
     min_ready: Seconds = Field(30.0, description="How long a new replica must stay ready before it is promoted")
@@ -169,7 +172,7 @@ class Rollout(_Section):
         return min(self.drain_timeout, 60.0) if self.shutdown_timeout is None else self.shutdown_timeout
 
 
-class LivenessSettings(_Section):
+class LivenessSettings(Section):
     """When a replica that serves counts as hung."""
 
     interval: Seconds = Field(60.0, description="How often an idle engine is probed for one token; 0: never")
@@ -180,7 +183,7 @@ class LivenessSettings(_Section):
     )
 
 
-class Routing(_Section):
+class Routing(Section):
     """The proxy in front of the replicas."""
 
     listen: Listen = Field("127.0.0.1:8080", description="Address of the proxy")
@@ -188,7 +191,7 @@ class Routing(_Section):
     max_body_bytes: Count = Field(32 << 20, lt=1 << 32, description="Largest request body")
 
 
-class Prune(_Section):
+class Prune(Section):
     """How much git may delete at once without `reconciler approve`."""
 
     max_services: Limit | None = Field(
@@ -208,7 +211,7 @@ class Prune(_Section):
         return GuardLimits(self.max_services, self.max_percent, self.max_gpus, everything=self.max_percent == 100)
 
 
-class SecretFolder(_Section):
+class SecretFolder(Section):
     """A folder of the repository; only its documents get Secrets of some namespaces."""
 
     path: Folder = Field(description="Folder of the repository; the deepest match applies")
@@ -221,7 +224,7 @@ class SecretFolder(_Section):
     )
 
 
-class Secrets(_Section):
+class Secrets(Section):
     """Where this host finds Secrets, in addition to systemd credentials."""
 
     directory: AbsolutePath | None = Field(
@@ -250,7 +253,7 @@ class Secrets(_Section):
         return [each.path for each in self.folders if namespace in each.namespaces]
 
 
-class TaintSettings(_Section):
+class TaintSettings(Section):
     """What keeps services away that do not tolerate it."""
 
     key: LabelKey = Field(description="Key of the taint: `nvidia.com/gpu`")
@@ -260,7 +263,7 @@ class TaintSettings(_Section):
     )
 
 
-class HostSettings(_Section):
+class HostSettings(Section):
     """One host."""
 
     name: TargetName = Field(description="Name of the target")
@@ -340,7 +343,7 @@ class HostSettings(_Section):
         return range(first, last + 1)
 
 
-class IgnoredFields(_Section):
+class IgnoredFields(Section):
     """Fields that others than git decide: neither compared nor applied."""
 
     kind: str = Field("*", description="Kind of the objects, with its group: `Deployment.apps`; `*`: every kind")
@@ -349,7 +352,7 @@ class IgnoredFields(_Section):
     paths: FieldPaths = Field(min_length=1, description="Fields, as `spec.replicas` or `metadata.annotations[KEY]`")
 
 
-class ClusterRollout(_Section):
+class ClusterRollout(Section):
     """How patient a rollout on a cluster is."""
 
     min_ready: Seconds = Field(
@@ -361,7 +364,7 @@ class ClusterRollout(_Section):
     batch: Count = Field(3, description="Services that follow an edit of their runtime at once, after a first one")
 
 
-class ClusterSettings(_Section):
+class ClusterSettings(Section):
     """One Kubernetes cluster that runs KServe."""
 
     name: TargetName = Field(description="Name of the target")
@@ -429,20 +432,23 @@ _Target = Annotated[
 ]
 
 
-class Web(_Section):
+class Web(Section):
     """The daemon's own HTTP side."""
 
     listen: WebListen = Field("127.0.0.1:9464", description="Address of /healthz, /readyz, /metrics and /prometheus/sd")
+    webhooks: tuple[WebhookSettings, ...] = Field(
+        (), description="Who may say that something was pushed, at `POST /webhooks/NAME`"
+    )
 
 
-class Log(_Section):
+class Log(Section):
     """The daemon's log."""
 
     format: Literal["auto", "text", "json"] = Field("auto", description="`auto`: text on a terminal, else JSON")
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level that is logged")
 
 
-class Settings(_Section):
+class Settings(Section):
     """All settings of the daemon."""
 
     source: SourceSettings = Field(description="Where git is")
@@ -453,6 +459,8 @@ class Settings(_Section):
     socket: AbsolutePath | None = Field(None, description="Control socket; unset: `control.sock` in state_dir")
     resync: Seconds = Field(60.0, gt=0, description="Longest time between two passes")
     web: Web = Field(default_factory=Web, description="The daemon's own HTTP side")
+    forge: ForgeSettings = Field(default_factory=ForgeSettings, description="Where commits are answered")
+    notifications: tuple[NotificationSettings, ...] = Field((), description="Who else is told what happens")
     log: Log = Field(default_factory=Log, description="The daemon's log")
     _file: Path | None = PrivateAttr(None)
 
@@ -476,7 +484,9 @@ class Settings(_Section):
     @property
     def closed(self) -> tuple[Path, ...]:
         """For the daemon alone: no service can read it."""
-        files = [self._file, self.source.token_file, self.source.ssh_key_file]
+        files = [self._file, self.source.token_file, self.source.ssh_key_file, *self.forge.files]
+        files += [path for webhook in self.web.webhooks for path in webhook.files]
+        files += [path for notification in self.notifications for path in notification.files]
         for target in self.targets:
             files += target.closed
         return (self.state_dir, *(path for path in dict.fromkeys(files) if path is not None))
@@ -537,7 +547,8 @@ def _known_keys() -> list[str]:
         Routing,
     )
     clusters = (ClusterSettings, ClusterRollout, IgnoredFields)
-    sections = (Settings, SourceSettings, *hosts, *clusters, Web, Log)
+    forges = (ForgeSettings, GitHubApp, NotificationSettings, VerifySettings, WebhookSettings)
+    sections = (Settings, SourceSettings, *hosts, *clusters, Web, *forges, Log)
     for section in sections:
         keys += section.model_fields
     return keys

@@ -127,6 +127,18 @@ def _absolute(path: Path) -> Path:
     return path
 
 
+CREDENTIAL = "credential:"
+_CREDENTIAL = re.compile(r"credential:[A-Za-z0-9_.-]{1,200}", re.ASCII)
+
+
+def _secret_file(text: str) -> str:
+    if _CREDENTIAL.fullmatch(text):
+        return text
+    if text.startswith(CREDENTIAL):
+        raise ValueError("the name of a systemd credential has letters, digits, '.', '_' and '-': credential:token")
+    return str(_absolute(Path(text)))
+
+
 def matching(pattern: str, expected: str) -> AfterValidator:
     """Only text that matches a pattern completely; `expected` describes it in errors."""
     form = re.compile(pattern, re.ASCII)
@@ -198,6 +210,8 @@ def _local_or_remote(url: str) -> str:
 Variables = Annotated[dict[str, str], AfterValidator(_variables)]
 Folder = Annotated[str, AfterValidator(_relative)]
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+SecretFile = Annotated[str, AfterValidator(_secret_file)]
+"""An absolute path, or `credential:NAME`; `config/secret_files.py` reads it."""
 Seconds = Annotated[float, BeforeValidator(parse_duration), Field(ge=0, le=_TEN_YEARS)]
 Count = Annotated[int, BeforeValidator(_no_bool), Field(gt=0)]
 Limit = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]

@@ -1,0 +1,206 @@
+"""One forge over HTTPS: a request with a deadline, an answer within a limit, an error that says if trying again helps.
+
+Nothing is repeated here: what is to be sent waits in the outbox, also while the forge is away. No redirect is followed,
+because the token would go along.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import urllib3
+
+from reconciler import __version__
+from reconciler.errors import Retryable, Terminal
+from reconciler.report.redact import scrub_text
+
+_MOST_BYTES = 8 << 20
+_MOST_TEXT = 300
+_LONGEST_PAUSE = 3600.0
+
+
+class ForgeAway(Retryable):
+    """No answer, or one that says that the forge does not work now. It may have done what was asked."""
+
+
+class ForgeBusy(Retryable):
+    """Too many requests. `retry_after`: seconds until the forge wants to hear from us again."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class LoginRefused(Retryable):
+    """The token is refused, or may not do this; another one may come into its file."""
+
+
+class ForgeRefused(Terminal):
+    """The forge does not accept this request, and would not another time. `status`: HTTP's."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`body`: the decoded JSON; None where the answer has none. Header names are in small letters."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """`path` begins with `/` and is quoted already. `body` goes out as JSON. `also_fine`: statuses that are no errors,
+    beside 2xx and 304."""
+
+    method: str
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    body: Any = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    also_fine: tuple[int, ...] = ()
+
+
+class Http:
+    """Requests to one base address. For any number of threads."""
+
+    def __init__(
+        self,
+        base: str,
+        login: Callable[[], Mapping[str, str]],
+        *,
+        called: str,
+        ca_file: Path | None = None,
+        timeout: float = 10.0,
+    ) -> None:
+        """`base`: `https://HOST/api/v1`. `login`: the headers that say who we are, asked for each time. `called`: what
+        messages call the forge. Raises Retryable when the CA certificates cannot be read."""
+        self._base, self._login, self._called, self._timeout = base, login, called, timeout
+        self._pool = urllib3.PoolManager(num_pools=4, maxsize=4, ssl_context=_tls(ca_file), retries=False)
+
+    def ask(self, request: Request) -> Answer:
+        """Raises ForgeAway, ForgeBusy, LoginRefused (all Retryable) and ForgeRefused (Terminal)."""
+        headers = {"User-Agent": f"vllm-reconciler/{__version__}", "Accept": "application/json"}
+        headers |= dict(self._login()) | dict(request.headers)
+        data = None
+        if request.body is not None:
+            data = json.dumps(request.body).encode()
+            headers["Content-Type"] = "application/json"
+        query = f"?{urlencode(request.query)}" if request.query else ""
+        answer, raw = self._send(request, f"{self._base}{request.path}{query}", data, headers)
+        if answer.status < 300 or answer.status == 304 or answer.status in request.also_fine:
+            return answer
+        raise self._error(request, answer, raw)
+
+    def close(self) -> None:
+        self._pool.clear()
+
+    def _send(self, request: Request, url: str, data: bytes | None, headers: Mapping[str, str]) -> tuple[Answer, bytes]:
+        ends = time.monotonic() + self._timeout
+        try:
+            response = self._pool.request(
+                request.method,
+                url,
+                body=data,
+                headers=headers,
+                timeout=urllib3.Timeout(total=self._timeout),
+                redirect=False,
+                preload_content=False,
+                decode_content=True,
+            )
+            try:
+                raw = self._read(response, ends)
+            finally:
+                response.close()
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            reason = scrub_text(str(getattr(error, "reason", None) or error))[:_MOST_TEXT]
+            raise ForgeAway(f"{self._called}: no answer: {reason}; trying again later") from None
+        found = {name.lower(): value for name, value in response.headers.items()}
+        return Answer(response.status, found, _decoded(raw)), raw
+
+    def _read(self, response: urllib3.BaseHTTPResponse, ends: float) -> bytes:
+        data = b""
+        while piece := response.read(1 << 16):
+            data += piece
+            if len(data) > _MOST_BYTES:
+                raise ForgeAway(f"{self._called}: its answer has more than {_MOST_BYTES >> 20} MiB; trying again later")
+            if time.monotonic() > ends:
+                raise ForgeAway(f"{self._called}: its answer took longer than {self._timeout:g} s; trying again later")
+        return data
+
+    def _error(self, request: Request, answer: Answer, raw: bytes) -> Retryable | Terminal:
+        what = f"{self._called}: {request.method} {request.path.partition('?')[0]}"
+        said = f"{answer.status} {_said(answer, raw)}".strip()
+        if (pause := _pause(answer)) is not None:
+            return ForgeBusy(f"{what}: too many requests ({said}); trying again in {pause:.0f} s", pause)
+        if answer.status in (401, 403):
+            return LoginRefused(f"{what}: {said}; check the token, what it may do, and that it has not expired")
+        if answer.status in (408, 425) or answer.status >= 500 or answer.status < 200:
+            return ForgeAway(f"{what}: {said}; trying again later")
+        return ForgeRefused(f"{what}: {said}", answer.status)
+
+
+def _tls(ca_file: Path | None) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
+    except (OSError, ssl.SSLError) as error:
+        raise Retryable(f"forge.ca_file: {ca_file} cannot be used: {error}; it must hold PEM certificates") from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def _decoded(raw: bytes) -> Any:
+    try:
+        return json.loads(raw) if raw else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def _said(answer: Answer, raw: bytes) -> str:
+    """The forge's own words, on one short line."""
+    body = answer.body
+    known = body if isinstance(body, dict) else {}
+    text = next((str(known[key]) for key in ("message", "error", "detail") if known.get(key)), "")
+    text = text or raw[:_MOST_TEXT].decode("utf-8", "replace")
+    text = "".join(character if character.isprintable() else " " for character in text)
+    return " ".join(scrub_text(text).split())[:_MOST_TEXT]
+
+
+def _pause(answer: Answer) -> float | None:
+    """Seconds that the forge wants to be left alone; None: it does not say that. The headers are GitHub's, GitLab's."""
+    headers = answer.headers
+    is_over = headers.get("x-ratelimit-remaining") == "0" or headers.get("ratelimit-remaining") == "0"
+    if answer.status != 429 and not (answer.status in (403, 503) and ("retry-after" in headers or is_over)):
+        return None
+    reset = headers.get("x-ratelimit-reset") or headers.get("ratelimit-reset")
+    for value in (_seconds(headers.get("retry-after")), _until(reset)):
+        if value is not None:
+            return min(max(1.0, value), _LONGEST_PAUSE)
+    return 60.0
+
+
+def _seconds(text: str | None) -> float | None:
+    if not text:
+        return None
+    if text.strip().isascii() and text.strip().isdigit():
+        return float(text.strip()[:9])
+    try:
+        return parsedate_to_datetime(text).timestamp() - time.time()
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _until(text: str | None) -> float | None:
+    return float(text[:12]) - time.time() if text and text.isascii() and text.isdigit() else None
