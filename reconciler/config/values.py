@@ -197,7 +197,7 @@ def _no_bool(value: object) -> object:
 
 
 def _local_or_remote(url: str) -> str:
-    """What else is wrong is found when connecting: see source/address.py."""
+    """What else is wrong is found when connecting: see formats/git_address.py."""
     scheme, separator, rest = url.partition("://")
     if not url.strip() or not (separator or url.startswith("/") or ":" in url):
         # It is not repeated: it may hold a password.

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from reconciler.config.settings import HostSettings, Settings
 from reconciler.errors import SettingsError
+from reconciler.formats.git_address import parse_address, shown_address
 from reconciler.host.staging.weights import is_replaceable
-from reconciler.source.address import git_folder, parse_address, shown_address
+from reconciler.source.local_repository import git_folder
 from reconciler.state.folder import other_owner
 
 _PARTS_OF_GIT = ("", "objects", "refs", "refs/heads")

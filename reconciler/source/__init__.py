@@ -4,7 +4,7 @@ Nothing is ever checked out: blobs come straight from the object store, so that 
 the repository has any effect here.
 """
 
-from reconciler.source.address import shown_address
+from reconciler.formats.git_address import shown_address
 from reconciler.source.poll import Check, GitSource
 from reconciler.source.watch import LocalWatch
 

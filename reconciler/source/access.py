@@ -11,7 +11,8 @@ from pathlib import Path
 
 from reconciler.config.settings import SourceSettings
 from reconciler.errors import Retryable, Terminal
-from reconciler.source.address import Address, git_folder
+from reconciler.formats.git_address import Address
+from reconciler.source.local_repository import git_folder
 
 # Faults of old, honest histories; they mean nothing where nothing is checked out.
 _HARMLESS = (

@@ -15,10 +15,11 @@ from typing import TypeVar
 from reconciler.config.settings import SourceSettings
 from reconciler.config.values import is_ref_name
 from reconciler.errors import NotUnderstood, ReconcileError, Retryable, RevisionRefused, Superseded, Terminal
+from reconciler.formats.git_address import Address, parse_address
 from reconciler.model import Snapshot
 from reconciler.source.access import Folder, remote_environment
-from reconciler.source.address import Address, clean, explain, parse_address
 from reconciler.source.git import Ending, GitFailed, GitTimedOut, run_git
+from reconciler.source.git_errors import clean, explain
 from reconciler.source.mirror import Accepted, Damaged, Mirror, RejectedRevision
 from reconciler.source.reference import (
     ConfiguredReference,

@@ -20,7 +20,8 @@ from watchdog.observers import Observer
 
 from reconciler.config.settings import SourceSettings
 from reconciler.errors import ReconcileError, Retryable
-from reconciler.source.address import git_folder, parse_address
+from reconciler.formats.git_address import parse_address
+from reconciler.source.local_repository import git_folder
 
 # A push renames several files; one wake is enough for those that follow each other this closely.
 _SETTLE = 0.02

@@ -15,9 +15,10 @@ from pydantic import ValidationError
 from reconciler.config.settings import SourceSettings
 from reconciler.config.values import is_ref_name
 from reconciler.errors import Terminal
+from reconciler.formats.git_address import parse_address, shown_address
 from reconciler.source.access import ssh_command
-from reconciler.source.address import clean, explain, parse_address, shown_address
 from reconciler.source.git import GitFailed
+from reconciler.source.git_errors import clean, explain
 from reconciler.source.reference import ConfiguredReference, Kind, configured_reference, highest, nothing_found
 from tests.support.examples import examples
 

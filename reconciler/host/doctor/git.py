@@ -10,13 +10,14 @@ from pathlib import Path
 
 from reconciler.config.settings import Settings, SourceSettings
 from reconciler.errors import Retryable
+from reconciler.formats.git_address import Address, parse_address
 from reconciler.host.doctor.ask import ask
 from reconciler.manifests import kustomize
 from reconciler.model import File
 from reconciler.report.findings import CheckResult, ok, problem, warning
 from reconciler.secrets import sops
 from reconciler.source import GitSource
-from reconciler.source.address import AGAIN, Address, parse_address
+from reconciler.source.git_errors import AGAIN
 
 _OLDEST = (2, 32)
 _OLDEST_SOPS = (3, 9)
