@@ -104,6 +104,11 @@ class Http:
             return answer
         raise self._error(request, answer, raw)
 
+    @property
+    def called(self) -> str:
+        """What messages call the forge: `GitHub`, `Gitea on git.example.com`."""
+        return self._called
+
     def close(self) -> None:
         self._pool.clear()
 

@@ -1,0 +1,64 @@
+"""The forge that a config means: the provider for it, and how it is told who we are."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from reconciler.config.forge import ForgeSettings
+from reconciler.config.secret_files import read_secret
+from reconciler.config.settings import Settings
+from reconciler.errors import SettingsError
+from reconciler.forge.http import Http
+from reconciler.forge.port import Forge
+from reconciler.forge.remote import Kind, Remote, find_remote
+
+CALLED: Mapping[Kind, str] = {
+    "github": "GitHub",
+    "gitlab": "GitLab",
+    "gitea": "Gitea",
+    "bitbucket": "Bitbucket",
+    "bitbucket-server": "Bitbucket Server",
+    "azure-devops": "Azure DevOps",
+}
+_PUBLIC_HOSTS = ("github.com", "gitlab.com", "bitbucket.org", "dev.azure.com")
+
+Login = Callable[[], Mapping[str, str]]
+
+
+class Provider(Protocol):
+    """What each provider's class is. `repository`: that of `Remote`, not quoted."""
+
+    def __call__(self, http: Http, repository: str) -> Forge: ...
+
+
+def open_forge(settings: Settings) -> Forge:
+    """Asks nothing yet. Raises SettingsError where the config says too little, Retryable without CA certificates."""
+    forge = settings.forge
+    remote = find_remote(settings.source.url, forge)
+    return _provider(remote.kind)(_http(remote, forge, _login(remote, forge)), remote.repository)
+
+
+def _http(remote: Remote, forge: ForgeSettings, login: Login) -> Http:
+    called = CALLED[remote.kind] + ("" if remote.host in _PUBLIC_HOSTS else f" on {remote.host}")
+    return Http(remote.api, login, called=called, ca_file=forge.ca_file, timeout=forge.timeout)
+
+
+def _provider(kind: Kind) -> Provider:
+    """Imported only when it is used: commands that need none start fast."""
+    raise SettingsError(f"forge.kind: {kind} is not supported yet; write forge.kind: none")
+
+
+def _login(remote: Remote, forge: ForgeSettings) -> Login:
+    if forge.token_file is None:
+        raise SettingsError("forge.token_file: is not set, so nobody could be answered; name the file of a token")
+    place = forge.token_file
+    return lambda: {"Authorization": authorization(remote.kind, read_secret(place, "forge.token_file"))}
+
+
+def authorization(kind: Kind, token: str) -> str:
+    """Azure DevOps takes a token as a password without a user; Bitbucket one of a person (`EMAIL:TOKEN`) with it."""
+    if kind == "azure-devops" or (kind == "bitbucket" and ":" in token):
+        return f"Basic {b64encode((token if ':' in token else f':{token}').encode()).decode()}"
+    return f"Bearer {token}"
