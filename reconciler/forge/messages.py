@@ -69,4 +69,13 @@ class PullRequest:
     url: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Comment:
+    """One of a pull request. `is_ours`: the login that we use wrote it; None: the forge does not tell."""
+
+    id: str
+    body: str
+    is_ours: bool | None = None
+
+
 Message: TypeAlias = CommitStatus | Deployment | Section

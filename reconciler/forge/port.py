@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from reconciler.forge.messages import CommitStatus, Deployment, PullRequest
+from reconciler.forge.messages import Comment, CommitStatus, Deployment, PullRequest
 from reconciler.report.findings import CheckResult
 
 
@@ -32,8 +32,8 @@ class Forge(Protocol):
         """The open ones into a branch, at most some hundred, the latest changed first."""
         ...
 
-    def comments(self, number: int) -> tuple[tuple[str, str], ...]:
-        """Of a pull request: (id, body), oldest first; only those that may be ours need be complete."""
+    def comments(self, number: int) -> tuple[Comment, ...]:
+        """Of a pull request, oldest first; only those that may be ours need be complete."""
         ...
 
     def add_comment(self, number: int, body: str) -> None: ...

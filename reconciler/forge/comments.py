@@ -1,0 +1,150 @@
+"""The one comment of a pull request that holds the plans of all targets: each daemon writes its own section of it.
+
+Nothing keeps two daemons from editing at once, and the later edit would undo the earlier: after each write the comment
+is read again, and the section put back where it is missing. Who still finds it missing then tries again later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reconciler.errors import Retryable
+from reconciler.forge.messages import Comment, Section
+from reconciler.forge.port import Forge
+
+MOST_CHARACTERS = 65_536
+"""Of one comment; GitHub's."""
+MOST_SECTIONS = 50
+"""Targets beyond these are only counted."""
+MARK = "<!-- reconciler: plan -->"
+HEAD = f"{MARK}\n### What this pull request would change"
+NOTHING = f"{MARK}\n### What this pull request would change\n\nNothing."
+MOVED = "The plan of this pull request is in an earlier comment."
+
+_SECTION = re.compile(
+    r"^<!-- reconciler: target ([a-z0-9][-a-z0-9]{0,62}) -->\r?\n.*?^<!-- reconciler: end \1 -->[ \t]*(?:\r?\n|\Z)",
+    re.MULTILINE | re.DOTALL,
+)
+_MORE = re.compile(
+    r"\s*^<!-- reconciler: more ([0-9a-f,]*) -->\r?\n.*?^<!-- reconciler: end more -->\s*", re.MULTILINE | re.DOTALL
+)
+_LEAST_ROOM = 500
+_CUT = "\n\n… and more; this comment is full."
+_TRIES = 5
+_PAUSE = 0.5
+
+
+def merge(body: str, section: Section) -> str:
+    """The comment with this section in its place: by name, all others as they are, byte for byte.
+
+    A section without text is taken out. One for which there is no room any more is counted at the end. Pure; the same
+    section twice gives the same as once.
+    """
+    parts = _read(body)
+    others = [(name, text) for name, text in parts.sections if name != section.target]
+    room = MOST_CHARACTERS - sum(len(text) + 2 for _, text in others) - len(parts.head) - 9 * len(parts.counted) - 200
+    counted = parts.counted - {_short(section.target)}
+    if not section.text:
+        return _written(parts, others, counted)
+    if len(others) >= MOST_SECTIONS or room < _LEAST_ROOM:
+        return _written(parts, others, counted | {_short(section.target)})
+    block = _block(section, room)
+    known = [text for name, text in parts.sections if name == section.target]
+    if len(known) == 1 and known[0].replace("\r\n", "\n").rstrip() == block and counted == parts.counted:
+        return body
+    place = next((at for at, (name, _) in enumerate(others) if name > section.target), len(others))
+    others.insert(place, (section.target, block))
+    return _written(parts, others, counted)
+
+
+def deliver(forge: Forge, section: Section) -> None:
+    """Put the section into the comment, which is made where there is none. Raises as the port; Retryable as well when
+    others keep overwriting it."""
+    for attempt in range(_TRIES):
+        first, others = _ours(forge.comments(section.pull_request))
+        for other in others:
+            # Two daemons made one at once.
+            _withdraw(forge, section, other)
+        before = first.body if first else ""
+        after = merge(before, section)
+        if after == before or (first is None and not section.text):
+            return
+        if first is None:
+            forge.add_comment(section.pull_request, after)
+        else:
+            forge.edit_comment(section.pull_request, first.id, after)
+        time.sleep(random.uniform(0, _PAUSE * attempt))  # noqa: S311
+    raise Retryable(
+        f"pull request {section.pull_request}: others edit its comment at the same time; trying again later"
+    )
+
+
+def _ours(comments: Sequence[Comment]) -> tuple[Comment | None, Sequence[Comment]]:
+    """The first comment with our mark, and further ones. What is known to be a stranger's is none of ours."""
+    marked = [one for one in comments if MARK in one.body and one.is_ours is not False]
+    certain = [one for one in marked if one.is_ours]
+    found = certain or marked
+    return (found[0], found[1:]) if found else (None, ())
+
+
+def _withdraw(forge: Forge, section: Section, comment: Comment) -> None:
+    """Take our section out of a comment that is not the first one."""
+    parts = _read(comment.body)
+    if any(name == section.target for name, _ in parts.sections):
+        after = merge(comment.body, Section(section.pull_request, section.target, ""))
+        forge.edit_comment(section.pull_request, comment.id, MOVED if after == NOTHING else after)
+
+
+# ---------------------------------------------------------------- how a comment is written
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """`head`: what precedes the sections. `sections`: names and texts, with their marks. `counted`: hashes of names."""
+
+    head: str
+    sections: tuple[tuple[str, str], ...]
+    counted: frozenset[str]
+
+
+def _read(body: str) -> _Parts:
+    """What stands between sections is a person's edit, and goes with the next write."""
+    more = _MORE.search(body)
+    counted = frozenset(filter(None, more[1].split(","))) if more else frozenset[str]()
+    if more:
+        body = f"{body[: more.start()]}\n{body[more.end() :]}"
+    found = list(_SECTION.finditer(body))
+    head = body[: found[0].start()].rstrip() if found else body.rstrip()
+    if MARK not in head or head == NOTHING or len(head) > len(HEAD) + 1000:
+        head = HEAD
+    return _Parts(head, tuple((one[1], one[0].rstrip("\r\n")) for one in found), counted)
+
+
+def _written(parts: _Parts, sections: Sequence[tuple[str, str]], counted: frozenset[str]) -> str:
+    if not sections and not counted:
+        return NOTHING
+    texts = [parts.head, *(text for _, text in sections)]
+    if counted:
+        text = f"… and {len(counted)} more target{'s' if len(counted) > 1 else ''}: see their commit statuses."
+        names = ",".join(sorted(counted))
+        texts.append(f"<!-- reconciler: more {names} -->\n{text}\n<!-- reconciler: end more -->")
+    return "\n\n".join(texts)
+
+
+def _block(section: Section, room: int) -> str:
+    """One section with its marks, which its text cannot hold, cut at a line's end."""
+    text = section.text.replace("\r\n", "\n").replace("<!--", "&lt;!--").strip("\n")
+    start, end = f"<!-- reconciler: target {section.target} -->\n", f"\n<!-- reconciler: end {section.target} -->"
+    room -= len(start) + len(end)
+    if len(text) > room:
+        text = text[: room - len(_CUT)].rpartition("\n")[0] + _CUT
+    return start + text.rstrip() + end
+
+
+def _short(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:8]
