@@ -62,8 +62,8 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """`path` begins with `/` and is quoted already. `body` goes out as JSON. `also_fine`: statuses that are no errors,
-    beside 2xx and 304."""
+    """`path` begins with `/` and is quoted already. `body` goes out as JSON, bytes as they are. `also_fine`: statuses
+    that are no errors, beside 2xx and 304."""
 
     method: str
     path: str
@@ -84,20 +84,23 @@ class Http:
         called: str,
         ca_file: Path | None = None,
         timeout: float = 10.0,
+        is_secret: bool = False,
     ) -> None:
         """`base`: `https://HOST/api/v1`. `login`: the headers that say who we are, asked for each time. `called`: what
-        messages call the forge. Raises Retryable when the CA certificates cannot be read."""
+        messages call the forge. With `is_secret` no message repeats what the other side says, since that may repeat
+        the address. Raises Retryable when the CA certificates cannot be read."""
         self._base, self._login, self._called, self._timeout = base, login, called, timeout
+        self._is_secret = is_secret
         self._pool = urllib3.PoolManager(num_pools=4, maxsize=4, ssl_context=_tls(ca_file), retries=False)
 
     def ask(self, request: Request) -> Answer:
         """Raises ForgeAway, ForgeBusy, LoginRefused (all Retryable) and ForgeRefused (Terminal)."""
         headers = {"User-Agent": f"vllm-reconciler/{__version__}", "Accept": "application/json"}
-        headers |= dict(self._login()) | dict(request.headers)
-        data = None
-        if request.body is not None:
-            data = json.dumps(request.body).encode()
+        data = request.body
+        if data is not None:
             headers["Content-Type"] = "application/json"
+            data = data if isinstance(data, bytes) else json.dumps(data).encode()
+        headers |= dict(self._login()) | dict(request.headers)
         query = f"?{urlencode(request.query)}" if request.query else ""
         answer, raw = self._send(request, f"{self._base}{request.path}{query}", data, headers)
         if answer.status < 300 or answer.status == 304 or answer.status in request.also_fine:
@@ -146,8 +149,8 @@ class Http:
         return data
 
     def _error(self, request: Request, answer: Answer, raw: bytes) -> Retryable | Terminal:
-        what = f"{self._called}: {request.method} {request.path.partition('?')[0]}"
-        said = f"{answer.status} {_said(answer, raw)}".strip()
+        what = f"{self._called}: {request.method} {request.path.partition('?')[0]}".rstrip()
+        said = str(answer.status) if self._is_secret else f"{answer.status} {_said(answer, raw)}".strip()
         if (pause := _pause(answer)) is not None:
             return ForgeBusy(f"{what}: too many requests ({said}); trying again in {pause:.0f} s", pause)
         if answer.status in (401, 403):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 MOST_DESCRIPTION = 140
 """Characters; GitHub refuses more."""
@@ -78,4 +78,28 @@ class Comment:
     is_ours: bool | None = None
 
 
-Message: TypeAlias = CommitStatus | Deployment | Section
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """One event, for one who is told by an HTTP POST.
+
+    `receiver`: its name in the config. `about` is what changed, and `state` what it is now; a later notification of the
+    same receiver and `about` replaces one that still waits. `at`: RFC 3339. Times, receiver and texts never hold a URL
+    of the receiver, which may be secret.
+    """
+
+    receiver: str
+    about: str
+    state: str
+    event: str
+    source: str
+    text: str
+    at: str
+    severity: Literal["info", "error"] = "error"
+    target: str = ""
+    service: str = ""
+    revision: str = ""
+    code: str = ""
+    url: str = ""
+
+
+Message: TypeAlias = CommitStatus | Deployment | Section | Notification

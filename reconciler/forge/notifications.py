@@ -1,0 +1,218 @@
+"""What happened to targets and services, for those who are told of it. Pure: from the status document alone.
+
+Level-triggered: each thing that can be told has a state, and what is told is where it differs from what was told last.
+So a crash loses nothing, and what is well and was never told of stays untold.
+
+A fault is told at once, or when it lasts where a moment's absence is common; its end only once it lasts. A service that
+goes up and down within `_LASTING_HEALTH` is so told of once, until it stays up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+from reconciler.config.forge import NotificationSettings
+from reconciler.forge.messages import Notification
+from reconciler.report.redact import one_line, scrub_text
+
+WELL = ""
+"""The state of what has no fault; also of what nothing was told of yet."""
+
+_MOST_TEXT = 1000
+_LASTING_HEALTH = 300.0
+_LASTING_REACH = 60.0
+_MISSING_FAULT = 60.0
+_SHORT_REVISION = 7
+
+Document = Mapping[str, Any]
+Seen = Mapping[str, tuple[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """How one thing stands. `lasting`: seconds that it must have stood so before it is told."""
+
+    about: str
+    state: str
+    event: str
+    text: str
+    lasting: float = 0.0
+    severity: Literal["info", "error"] = "error"
+    target: str = ""
+    service: str = ""
+    revision: str = ""
+    code: str = ""
+
+
+def facts(status: Document, told: Iterable[str] = ()) -> dict[str, Fact]:
+    """By what they are about. What is unknown now has none. `told`: what faults were told of, which may be gone."""
+    found = [_source(status), *(fact for target in status["targets"] for fact in _target(target))]
+    known = {fact.about: fact for fact in found if fact}
+    return known | {fact.about: fact for fact in _gone(status, set(told) - known.keys())}
+
+
+def seen(before: Seen, now: Mapping[str, Fact], at: float) -> dict[str, tuple[str, float]]:
+    """Since when each thing has had its state."""
+    kept = {about: old for about, old in before.items() if about in now and old[0] == now[about].state}
+    return {about: kept.get(about, (fact.state, at)) for about, fact in now.items()}
+
+
+def due(now: Mapping[str, Fact], since: Seen, told: Mapping[str, str], at: float) -> list[Fact]:
+    """What differs from what was told last, and has lasted."""
+    changed = (fact for about, fact in now.items() if fact.state != told.get(about, WELL))
+    return [fact for fact in changed if at - since[fact.about][1] >= fact.lasting]
+
+
+def is_for(fact: Fact, receiver: NotificationSettings) -> bool:
+    """By its severity, and of services by their names."""
+    if fact.severity == "info" and receiver.severity == "error":
+        return False
+    return not fact.service or any(_matches(fact.service, pattern) for pattern in receiver.services)
+
+
+def notification(fact: Fact, receiver: str, *, daemon: str, at: str, page: str = "") -> Notification:
+    """`daemon`: what calls the daemon where no target is concerned; `at`: RFC 3339."""
+    return Notification(
+        receiver=receiver,
+        about=fact.about,
+        state=fact.state,
+        event=fact.event,
+        source=f"/targets/{fact.target}" if fact.target else f"/daemons/{daemon}",
+        text=_shortened(fact.text),
+        at=at,
+        severity=fact.severity,
+        target=fact.target,
+        service=fact.service,
+        revision=fact.revision,
+        code=fact.code,
+        url=page,
+    )
+
+
+def _source(status: Document) -> Fact | None:
+    revision = status["revision"]
+    desired = revision["desired"]
+    if error := revision["error"]:
+        kept = f"; {_short(desired)} stays in force" if desired else ""
+        text = f"git cannot be read: {error}{kept}"
+        return Fact("source", "failed", "source.failed", text, _LASTING_REACH, revision=desired)
+    text = f"git is read again: {_short(desired)} {revision['subject']}"
+    return Fact("source", WELL, "source.recovered", text, _LASTING_REACH, revision=desired)
+
+
+def _target(target: Document) -> Iterator[Fact]:
+    if target["observedAt"] is None:
+        return
+    name, revision = target["name"], target["revision"]["desired"]
+    yield _reach(target, name, revision)
+    if not target["reachable"]:
+        return
+    yield _deletions(target["deletions"]["held"], name, revision)
+    if fact := _applied(target, name):
+        yield fact
+    for service in target["services"]:
+        yield from _service(service, name, revision)
+
+
+def _reach(target: Document, name: str, revision: str) -> Fact:
+    about = f"target/{name}"
+    if not target["reachable"]:
+        text = f"{name} cannot be reached: {target['reason']}"
+        return Fact(about, "unreachable", "target.unreachable", text, _LASTING_REACH, target=name, revision=revision)
+    if error := target["passError"]:
+        text = f"{name}: its last pass failed: {error}"
+        return Fact(about, "failed", "target.failed", text, _LASTING_REACH, target=name, revision=revision)
+    text = f"{name} is reached and reconciled again"
+    return Fact(about, WELL, "target.recovered", text, _LASTING_REACH, target=name, revision=revision)
+
+
+def _deletions(held: Document | None, name: str, revision: str) -> Fact:
+    about = f"deletions/{name}"
+    if held is None:
+        text = f"{name} holds no deletions any more"
+        return Fact(about, WELL, "deletions.released", text, target=name, revision=revision)
+    count, why = len(held["subjects"]), "; ".join(held["reasons"])
+    text = f"{name} holds {count} deletions until they are approved: {why}; reconciler approve {held['hash']}"
+    return Fact(about, held["hash"], "deletions.held", text, target=name, revision=revision)
+
+
+def _applied(target: Document, name: str) -> Fact | None:
+    """Once a revision is applied as far as possible."""
+    revision = target["revision"]
+    applied, held_up = revision["applied"], revision["heldUpBy"]
+    if not applied or applied != revision["desired"]:
+        return None
+    first = f", held up: {held_up[0]['message']}" if held_up else ""
+    text = f"{name} has applied {_short(applied)}{first}"
+    return Fact(f"applied/{name}", applied, "revision.applied", text, 0.0, "info", target=name, revision=applied)
+
+
+def _service(service: Document, target: str, revision: str) -> Iterator[Fact]:
+    name = f"{service['namespace']}/{service['name']}"
+    about, where = f"{target}/{name}", f"{name} on {target}"
+    health, rejected = service["health"], service["rejected"]
+    if rejected:
+        yield _rejected(rejected, health, name, target)
+    else:
+        text = f"{where}: nothing is rejected any more"
+        yield Fact(f"rejected/{about}", WELL, "service.accepted", text, 0.0, "error", target, name, revision)
+    if rejected and health["reason"] == rejected["code"]:
+        # The same thing once more: nothing serves because of it.
+        return
+    said = f"{where} is {health['status']}"
+    if health["status"] in ("Degraded", "Missing") and service["inGit"]:
+        lasting = _MISSING_FAULT if health["status"] == "Missing" else 0.0
+        text, code = f"{said}: {health['message']}", health["reason"]
+        yield Fact(
+            f"health/{about}", "faulty", "service.degraded", text, lasting, "error", target, name, revision, code
+        )
+    elif health["status"] == "Healthy":
+        text = f"{said} again: {health['message']}"
+        yield Fact(f"health/{about}", WELL, "service.healthy", text, _LASTING_HEALTH, "error", target, name, revision)
+
+
+def _rejected(rejected: Document, health: Document, name: str, target: str) -> Fact:
+    serves = "the last good version serves" if health["status"] == "Healthy" else f"it is {health['status']}"
+    place = f" ({rejected['file']}:{rejected['line']})" if rejected["file"] else ""
+    revision = rejected["revision"]
+    text = f"{name} on {target}: {_short(revision)} is rejected, {serves}: {rejected['reason']}{place}"
+    about = f"rejected/{target}/{name}"
+    return Fact(
+        about, rejected["digest"], "service.rejected", text, 0.0, "error", target, name, revision, rejected["code"]
+    )
+
+
+def _gone(status: Document, told: Iterable[str]) -> Iterator[Fact]:
+    """The end of what was told of services that are deleted, and of targets that the config names no more."""
+    there = {target["name"]: target for target in status["targets"]}
+    for about in sorted(told):
+        _, _, where = about.partition("/")
+        name, _, service = where.partition("/")
+        target = there.get(name)
+        if target is None:
+            if name:
+                yield Fact(about, WELL, "target.removed", f"{name} is no longer in the config", target=name)
+        elif service and target["reachable"] and not _has(target, service):
+            text = f"{service} on {name} is deleted"
+            yield Fact(about, WELL, "service.deleted", text, target=name, service=service)
+
+
+def _has(target: Document, service: str) -> bool:
+    return any(f"{one['namespace']}/{one['name']}" == service for one in target["services"])
+
+
+def _matches(service: str, pattern: str) -> bool:
+    parts = zip(service.split("/"), pattern.split("/"), strict=True)
+    return all(fnmatchcase(part, wanted) for part, wanted in parts)
+
+
+def _short(revision: str) -> str:
+    return revision[:_SHORT_REVISION]
+
+
+def _shortened(text: str) -> str:
+    text = one_line(scrub_text(text)).strip()
+    return text if len(text) <= _MOST_TEXT else f"{text[: _MOST_TEXT - 1]}…"

@@ -1,0 +1,199 @@
+"""Notifications over real HTTPS: both forms of the body, the signature, and what no message shows."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import ssl
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reconciler.config.forge import NotificationSettings
+from reconciler.errors import ReconcileError, Retryable
+from reconciler.forge.http import ForgeAway, ForgeBusy, ForgeRefused, LoginRefused
+from reconciler.forge.messages import Notification
+from reconciler.forge.receiver import Receiver, cloud_event, slack_message
+from tests.source.https_server import answering, make_certificate
+
+PATH = "/services/T00SECRET/B00SECRET"
+NEWS = Notification(
+    receiver="ops",
+    about="health/gpu-1/chat/granite",
+    state="faulty",
+    event="service.degraded",
+    source="/targets/gpu-1",
+    text="chat/granite on gpu-1 is Degraded: 0 of 1 replicas serve",
+    at="2026-01-01T00:00:00.000Z",
+    target="gpu-1",
+    service="chat/granite",
+    revision="4f1c2ab" + "0" * 33,
+    code="CrashLoopBackOff",
+    url="https://gpu-1.example.com:9464",
+)
+
+
+class Listener(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, certificate: Path) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.seen: list[tuple[str, dict[str, str], bytes]] = []
+        self.status, self.headers = 200, {}
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Clients that do not trust us hang up."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Listener
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.server.seen.append((self.path, headers, body))
+        self.send_response(self.server.status)
+        for name, value in self.server.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(f"Cannot POST {self.path}".encode())
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return make_certificate(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def listener(certificates: tuple[Path, Path]) -> Iterator[Listener]:
+    with answering(Listener(certificates[1])) as server:
+        yield server
+
+
+@pytest.fixture
+def settings(listener: Listener, certificates: tuple[Path, Path], tmp_path: Path) -> dict[str, Any]:
+    """What the config says of this listener."""
+    (tmp_path / "url").write_text(f"https://127.0.0.1:{listener.server_address[1]}{PATH}\n")
+    (tmp_path / "secret").write_text("s3cret\n")
+    return {"name": "ops", "url_file": str(tmp_path / "url"), "ca_file": certificates[0]}
+
+
+def receiver(settings: dict[str, Any], **more: Any) -> Receiver:
+    return Receiver(NotificationSettings(**(settings | more)), "notifications[0]")
+
+
+def test_cloud_event_is_posted_in_structured_mode_and_signed(
+    listener: Listener, settings: dict[str, Any], tmp_path: Path
+):
+    receiver(settings, secret_file=str(tmp_path / "secret")).send(NEWS)
+    ((path, headers, body),) = listener.seen
+    assert path == PATH
+    assert headers["content-type"].split(";")[0] == "application/cloudevents+json"
+    assert headers["x-signature"] == f"sha256={hmac.new(b's3cret', body, hashlib.sha256).hexdigest()}"
+    assert json.loads(body) == cloud_event(NEWS)
+
+
+def test_slack_message_is_posted_without_a_signature(listener: Listener, settings: dict[str, Any]):
+    receiver(settings, kind="slack").send(NEWS)
+    ((_, headers, body),) = listener.seen
+    assert headers["content-type"] == "application/json"
+    assert "x-signature" not in headers
+    assert json.loads(body)["text"] == f"{NEWS.text} (<https://gpu-1.example.com:9464|status>)"
+
+
+def test_url_and_secret_are_read_for_each_sending(listener: Listener, settings: dict[str, Any], tmp_path: Path):
+    one = receiver(settings, secret_file=str(tmp_path / "secret"))
+    one.send(NEWS)
+    (tmp_path / "secret").write_text("another")
+    (tmp_path / "url").write_text((tmp_path / "url").read_text().replace("T00SECRET", "T01SECRET"))
+    one.send(NEWS)
+    (first, second) = listener.seen
+    assert first[1]["x-signature"] != second[1]["x-signature"]
+    assert (first[0], second[0]) == (PATH, PATH.replace("T00", "T01"))
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "error"),
+    [
+        (429, {"Retry-After": "7"}, ForgeBusy),
+        (500, {}, ForgeAway),
+        (403, {}, LoginRefused),
+        (404, {}, ForgeRefused),
+        (302, {"Location": "https://127.0.0.1:1/elsewhere"}, ForgeRefused),
+    ],
+)
+def test_refusal_shows_neither_the_url_nor_the_answer(
+    listener: Listener, settings: dict[str, Any], status: int, headers: dict[str, str], error: type[ReconcileError]
+):
+    listener.status, listener.headers = status, headers
+    with pytest.raises(error) as caught:
+        receiver(settings).send(NEWS)
+    assert str(caught.value).startswith("notification ops: POST: ")
+    assert str(status) in str(caught.value)
+    assert "SECRET" not in str(caught.value)
+    assert len(listener.seen) == 1
+
+
+def test_listener_that_is_not_trusted_gets_nothing(listener: Listener, settings: dict[str, Any]):
+    with pytest.raises(ForgeAway, match="certificate"):
+        receiver(settings, ca_file=None).send(NEWS)
+    assert listener.seen == []
+
+
+def test_listener_that_is_away_is_retryable_without_its_url(settings: dict[str, Any], tmp_path: Path):
+    (tmp_path / "url").write_text(f"https://127.0.0.1:1{PATH}")
+    with pytest.raises(ForgeAway) as caught:
+        receiver(settings).send(NEWS)
+    assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", [f"http://127.0.0.1{PATH}", f"https://{PATH}", f"https://me:pw@h{PATH}", f"x{PATH}"])
+def test_what_is_no_https_url_is_refused_without_its_content(settings: dict[str, Any], tmp_path: Path, url: str):
+    (tmp_path / "url").write_text(url)
+    with pytest.raises(Retryable, match=r"notifications\[0\]\.url_file: .*url holds no https URL") as caught:
+        receiver(settings).send(NEWS)
+    assert "SECRET" not in str(caught.value)
+
+
+def test_url_file_that_is_missing_is_named(settings: dict[str, Any], tmp_path: Path):
+    os.unlink(tmp_path / "url")
+    with pytest.raises(Retryable, match=r"notifications\[0\]\.url_file: .*url cannot be read"):
+        receiver(settings).send(NEWS)
+
+
+def test_cloud_event_has_what_the_specification_requires():
+    event = cloud_event(NEWS)
+    assert (event["specversion"], event["source"], event["subject"]) == ("1.0", "/targets/gpu-1", "chat/granite")
+    assert event["type"] == "reconciler.service.degraded.v1"
+    assert event["time"] == NEWS.at
+    assert event["data"]["message"] == NEWS.text
+    assert all(isinstance(value, str) and value for key, value in event.items() if key != "data")
+
+
+def test_event_keeps_its_id_when_it_is_sent_again_and_only_then():
+    same = cloud_event(replace(NEWS, text="worded otherwise", receiver="audit"))
+    assert same["id"] == cloud_event(NEWS)["id"]
+    others = (replace(NEWS, at="2026-01-01T00:00:00.001Z"), replace(NEWS, state=""), replace(NEWS, about="x"))
+    assert len({cloud_event(NEWS)["id"], *(cloud_event(other)["id"] for other in others)}) == 4
+
+
+def test_event_without_a_service_has_no_subject():
+    assert "subject" not in cloud_event(replace(NEWS, service=""))
+
+
+def test_text_of_others_makes_no_link_and_calls_nobody():
+    message = slack_message(replace(NEWS, text="<!channel> <https://evil.example|click> & more", url=""))
+    assert message["text"] == "&lt;!channel&gt; &lt;https://evil.example|click&gt; &amp; more"
+    assert message["blocks"][0]["text"] == {"type": "mrkdwn", "text": message["text"]}
