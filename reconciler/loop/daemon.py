@@ -1,27 +1,23 @@
-"""The daemon: one thread polls git, one per target makes passes, one serves HTTP; the main thread handles signals."""
+"""The daemon: one thread follows git, one per target makes passes, one serves HTTP, others run beside."""
 
 from __future__ import annotations
 
 import os
-import random
-import signal
 import threading
 import time
 from contextlib import suppress
-from pathlib import Path
-from queue import Empty, SimpleQueue
-from types import FrameType
 
 import structlog
 
 from reconciler import __version__
 from reconciler.build import build_id
 from reconciler.config.settings import Settings
-from reconciler.errors import ReconcileError, Retryable, SettingsError
+from reconciler.errors import ReconcileError, Retryable
 from reconciler.evaluation.sandbox import Sandbox
-from reconciler.fault_isolation import unexpected
 from reconciler.host.inventory import vanished
-from reconciler.loop.failures import DiskCheck, pass_error_text
+from reconciler.loop.beside import make_beside
+from reconciler.loop.failures import DiskCheck
+from reconciler.loop.following import SourceFollower
 from reconciler.loop.source_recorder import SourceRecorder
 from reconciler.loop.wiring import (
     ManagedTarget,
@@ -34,14 +30,10 @@ from reconciler.loop.wiring import (
     make_source,
     retire,
 )
-from reconciler.model import ByHand, ServiceId, Snapshot
-from reconciler.model.backoff import backoff
-from reconciler.report import log as logs
-from reconciler.report.status import DaemonInfo, Document, LeftoverInfo, RevisionInfo, build_status
-from reconciler.source import LocalWatch, shown_address
+from reconciler.model import ByHand, ServiceId
+from reconciler.report.status import DaemonInfo, Document, LeftoverInfo, build_status
+from reconciler.source import shown_address
 from reconciler.state.target_registry import Leftover, TargetRegistry
-from reconciler.system.notify import notify, reloading, watchdog_interval
-from reconciler.system.process_limits import share_heap
 from reconciler.system.unix_sockets import identity
 from reconciler.web.metrics import Metrics
 from reconciler.web.server import WebSide
@@ -49,99 +41,6 @@ from reconciler.web.server import WebSide
 log = structlog.get_logger()
 
 _SHORTEST_PAUSE = 0.02
-
-
-def run_daemon(settings: Settings, path: Path) -> int:
-    """Run until SIGTERM or SIGINT; SIGHUP reloads the config. Models keep serving."""
-    share_heap()
-    build_id()
-    logs.configure(settings.log)
-    signals = _Signals()
-    daemon = _begin(settings)
-    while _mind(daemon, signals):
-        known = daemon.settings
-        wanted = _read_again(path, daemon)
-        if wanted is None:
-            notify("READY=1")
-            continue
-        daemon.stop()
-        logs.configure(wanted.log)
-        daemon = _begin(wanted, fallback=known)
-    notify("STOPPING=1")
-    daemon.stop()
-    log.info("daemon_stopped", workloads="keep serving")
-    return 0
-
-
-def _begin(settings: Settings, fallback: Settings | None = None) -> Daemon:
-    """Start a daemon; with settings that cannot be used, go back to those that could. Raises ReconcileError."""
-    try:
-        daemon = Daemon(settings)
-        daemon.start()
-    except ReconcileError as error:
-        if fallback is None:
-            raise
-        daemon = _begin(fallback)
-        daemon.note_refused_config(error)
-        return daemon
-    notify("READY=1")
-    return daemon
-
-
-def _mind(daemon: Daemon, signals: _Signals) -> bool:
-    """Wait for a signal, telling systemd that we are alive. True: the config is to be read again."""
-    interval = watchdog_interval()
-    while not signals.wait(interval or 60.0):
-        if interval and daemon.heartbeat() < max(60.0, 3 * daemon.settings.resync):
-            notify("WATCHDOG=1")
-    if signals.stop:
-        return False
-    signals.reload = False
-    notify(*reloading())
-    return True
-
-
-def _read_again(path: Path, daemon: Daemon) -> Settings | None:
-    """The config as it is now; None where it cannot be followed, and the daemon goes on as it was."""
-    settings = daemon.settings
-    try:
-        wanted = Settings.load(path)
-        if wanted.state_dir != settings.state_dir:
-            # What runs is on record in the old folder: from another one it would be started a second time.
-            raise SettingsError(f"{path}: state_dir: cannot change while the daemon runs; end it and what it started")
-        TargetRegistry(wanted.state_dir).check(wanted)
-        return wanted
-    except ReconcileError as error:
-        daemon.note_refused_config(error)
-        return None
-
-
-class _Signals:
-    """SIGTERM, SIGINT and SIGHUP, none of which gets lost.
-
-    An event would not do: a handler runs between any two steps of this thread, also of the event's own.
-    """
-
-    def __init__(self) -> None:
-        self.stop = False
-        self.reload = False
-        self._bell: SimpleQueue[None] = SimpleQueue()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self._note)
-
-    def wait(self, seconds: float) -> bool:
-        """Is there one already, or does one come in this time?"""
-        if not (self.stop or self.reload):
-            with suppress(Empty):
-                self._bell.get(timeout=seconds)
-        return self.stop or self.reload
-
-    def _note(self, number: int, _: FrameType | None) -> None:
-        if number == signal.SIGHUP:
-            self.reload = True
-        else:
-            self.stop = True
-        self._bell.put(None)
 
 
 class Daemon:
@@ -155,27 +54,21 @@ class Daemon:
         self._metrics = Metrics()
         self._history = make_history(settings)
         self._sandbox = Sandbox(settings.targets)
-        self._source = make_source(settings, sandbox=self._sandbox)
         self._drain = make_drain(settings)
         self._places = make_places(settings, self._history, self._metrics, sandbox=self._sandbox)
         self._left: tuple[Leftover, ...] = TargetRegistry(settings.state_dir).leftovers(settings)
         self._web = WebSide(settings, self, self._metrics)
-        self._watch = LocalWatch(settings.source, self._wake_source)
         self._stop = threading.Event()
-        self._ask = threading.Event()
-        self._polling = threading.Lock()
         self._counting = threading.Lock()
         self._disk = DiskCheck(settings.state_dir)
         self._earlier_passes = 0
-        self._snapshot: Snapshot | None = None
         self._source_recorder = SourceRecorder(self._history)
-        self._source_error = "not fetched yet"
-        self._source_failed = False
+        source = make_source(settings, sandbox=self._sandbox)
+        self._follower = SourceFollower(settings, source, self._source_recorder, self._metrics, self._check_state)
+        self._beside = make_beside(settings, self, self._follower)
         self._config_error = ""
-        self._fetched_at: float | None = None
         self._started_at = time.time()
-        self._threads = [threading.Thread(target=self._follow_source, name="source")]
-        self._threads += [threading.Thread(target=self._work, args=(p,), name=p.settings.name) for p in self._places]
+        self._threads = [threading.Thread(target=self._work, args=(p,), name=p.settings.name) for p in self._places]
 
     def start(self) -> None:
         """Take the locks, then begin. Raises ReconcileError, and releases everything again."""
@@ -192,12 +85,14 @@ class Daemon:
         self._source_recorder.compare_config(self.settings)
         self._sandbox.start()
         self._web.start()
-        self._snapshot = self._last_good()
-        self._start_watch()
+        self._follower.load_last_good()
         for place in self._places:
             place.last_pass_at = time.monotonic()
+        self._follower.start(self._wake_all, self._wake_beside)
         for thread in self._threads:
             thread.start()
+        for part in self._beside:
+            part.start()
         log.info(
             "daemon_started",
             version=__version__,
@@ -214,89 +109,29 @@ class Daemon:
     def stop(self) -> None:
         """End threads and servers; what serves keeps serving."""
         self._stop.set()
-        self._ask.set()
         for place in self._places:
             place.wake.set()
-        self._source.end()
+        self._follower.end()
         self._sandbox.close()
-        self._watch.close()
         self._web.stop()
+        for part in self._beside:
+            part.stop()
+        self._follower.join(30)
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(30)
         for place in self._places:
             place.reconciler.close()
-        self._source.close()
+        self._follower.source.close()
         self._history.close()
-
-    # ------------------------------------------------------------ git
-
-    def _last_good(self) -> Snapshot | None:
-        try:
-            return self._source.last_good()
-        except ReconcileError as error:
-            self._source_error = str(error)
-            return None
-
-    def _start_watch(self) -> None:
-        try:
-            self._watch.start()
-        except ReconcileError as error:
-            log.warning("source_watch_failed", error=str(error), instead="it is polled every source.interval")
-
-    def _wake_source(self) -> None:
-        self._ask.set()
-
-    def _follow_source(self) -> None:
-        failures = 0
-        while not self._stop.is_set():
-            failures = 0 if self._poll() else failures + 1
-            self._ask.wait(_pause(self.settings.source.interval, failures))
-            self._ask.clear()
-
-    def _poll(self) -> bool:
-        """Ask git once. A failure keeps the last good snapshot and says so."""
-        with self._polling:
-            began = time.monotonic()
-            try:
-                self._check_state()
-                snapshot = self._source.poll()
-            except ReconcileError as error:
-                return self._note_source_error(error, began)
-            except OSError as error:
-                return self._note_source_error(pass_error_text(error), began)
-            except Exception as error:
-                log.exception("source_raised")
-                return self._note_source_error(unexpected(error), began)
-            self._metrics.observe_fetch(time.monotonic() - began, ok=True)
-            self._source_recorder.recovered(snapshot.revision)
-            changed = snapshot is not self._snapshot
-            recovered = bool(self._source_error)
-            self._source_error, self._fetched_at, self._snapshot = "", time.time(), snapshot
-        if changed or recovered:
-            log.info("revision_fetched", revision=snapshot.revision, subject=snapshot.subject)
-            self._wake_all()
-        return True
-
-    def _note_source_error(self, error: Exception | str, began: float) -> bool:
-        if self._stop.is_set():
-            # What was going on was cut short.
-            return False
-        self._metrics.observe_fetch(time.monotonic() - began, ok=False)
-        kept = self._snapshot.revision if self._snapshot else ""
-        if str(error) != self._source_error:
-            log.error("source_failed", error=str(error), kept=kept or "nothing yet")
-        self._source_recorder.failed(error, kept)
-        self._source_error = str(error)
-        is_first, self._source_failed = not self._source_failed, True
-        if is_first and not kept:
-            # What is on record is looked after without git as well.
-            self._wake_all()
-        return False
 
     def _wake_all(self) -> None:
         for place in self._places:
             place.wake.set()
+
+    def _wake_beside(self) -> None:
+        for part in self._beside:
+            part.wake()
 
     # ------------------------------------------------------------ passes
 
@@ -304,6 +139,7 @@ class Daemon:
         while not (self._stop.is_set() or place.is_retired):
             pause = self._pass_safely(place)
             place.last_pass_at = time.monotonic()
+            self._wake_beside()
             # Wake-ups in a row become one pass.
             self._stop.wait(_SHORTEST_PAUSE)
             place.wake.wait(max(0.0, pause - _SHORTEST_PAUSE))
@@ -314,8 +150,8 @@ class Daemon:
         place.is_turning = True
         passed, began = 0, time.monotonic()
         try:
-            snapshot = self._snapshot
-            if snapshot is None and not self._source_failed:
+            snapshot = self._follower.snapshot
+            if snapshot is None and not self._follower.has_failed:
                 return self.settings.resync
             self._check_state()
             one_pass = place.reconciler.run_pass(snapshot)
@@ -361,15 +197,8 @@ class Daemon:
         return time.monotonic() - min(place.last_pass_at for place in self._places)
 
     def status(self) -> Document:
-        snapshot = self._snapshot
         applied = {place.reconciler.report.applied for place in self._places if place.leftover is None}
-        revision = RevisionInfo(
-            desired=snapshot.revision if snapshot else "",
-            applied=applied.pop() if len(applied) == 1 else "",
-            subject=snapshot.subject if snapshot else "",
-            error=self._source_error,
-            fetched_at=self._fetched_at,
-        )
+        revision = self._follower.info(applied.pop() if len(applied) == 1 else "")
         me = DaemonInfo(
             __version__,
             self._started_at,
@@ -380,7 +209,8 @@ class Daemon:
             config_fault=self._config_error,
         )
         reports = [place.report() for place in self._places]
-        return build_status(revision=revision, targets=reports, daemon=me, leftovers=self._leftovers())
+        beside = {key: value for part in self._beside for key, value in part.document().items()}
+        return build_status(revision=revision, targets=reports, daemon=me, leftovers=self._leftovers()) | beside
 
     def _leftovers(self) -> list[LeftoverInfo]:
         """What is on record of targets that the config does not name."""
@@ -404,13 +234,13 @@ class Daemon:
         return [line for place in self._places for line in place.target.logs(key, lines)]
 
     def request_sync(self) -> int:
-        if self._polling.locked() and self._sandbox.is_busy():
+        if self._follower.is_polling() and self._sandbox.is_busy():
             # What is being read now counts for this as well, unless git has something newer.
             self._sandbox.look_now()
         else:
-            self._source.retry()
+            self._follower.source.retry()
             self._sandbox.forget()
-        self._poll()
+        self._follower.poll()
         with self._counting:
             needed = self._passes_needed()
         self._wake_all()
@@ -499,13 +329,6 @@ class Daemon:
 
     def _suspended(self) -> list[str]:
         return sorted({name for place in self._places for name in place.suspension.names()})
-
-
-def _pause(interval: float, failures: int) -> float:
-    """Seconds until git is asked again. Not all hosts ask at once; after failures in a row it is asked sooner."""
-    if not failures:
-        return interval * random.uniform(0.95, 1.05)  # noqa: S311
-    return backoff(failures, 2.0, interval)
 
 
 def _on(target: str | None) -> str:

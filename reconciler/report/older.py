@@ -48,7 +48,8 @@ def completed(status: Document) -> Document:
     if status["schema"] == _V1:
         status = _renamed(status) | {"schema": SCHEMA}
     targets = [_target(one) for one in status["targets"]]
-    return {**_ROOT, **status, "revision": {**_REVISION, **status["revision"]}, "targets": targets}
+    revision = {**_REVISION, "refused": None, **status["revision"]}
+    return {**_ROOT, **status, "revision": revision, "targets": targets}
 
 
 def _renamed(value: Any) -> Any:

@@ -28,6 +28,7 @@ from reconciler.report.status_parts import (
     DaemonInfo,
     Document,
     LeftoverInfo,
+    RefusedRevision,
     RevisionInfo,
     TargetReport,
     deletions_document,
@@ -44,6 +45,7 @@ __all__ = [
     "DaemonInfo",
     "Document",
     "LeftoverInfo",
+    "RefusedRevision",
     "RevisionInfo",
     "TargetReport",
     "build_status",
@@ -80,11 +82,16 @@ def build_status(
             "heldUpBy": [{"target": one["name"]} | each for one in known for each in one["revision"]["heldUpBy"]],
             "subject": scrub_text(revision.subject),
             "error": scrub_text(revision.error),
+            "refused": _refused(revision.refused),
             "fetchedAt": timestamp(revision.fetched_at),
         },
         "targets": known,
         "leftovers": [asdict(one) for one in leftovers],
     }
+
+
+def _refused(refused: RefusedRevision | None) -> Document | None:
+    return {"revision": refused.revision, "reason": scrub_text(refused.reason)} if refused else None
 
 
 def _target(report: TargetReport, revision: RevisionInfo) -> Document:

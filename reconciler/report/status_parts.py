@@ -224,14 +224,24 @@ DEFAULT_METRICS_PATH = "/metrics"
 
 
 @dataclass(frozen=True, slots=True)
+class RefusedRevision:
+    """A revision that is not accepted as a whole, and why."""
+
+    revision: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class RevisionInfo:
-    """The source's state. `error`: why the latest fetch or read failed; empty when it succeeded."""
+    """The source's state. `error`: why the latest fetch or read failed; empty when it succeeded. `refused`: what is
+    newer than `desired`, and not accepted."""
 
     desired: str = ""
     applied: str = ""
     subject: str = ""
     error: str = ""
     fetched_at: float | None = None
+    refused: RefusedRevision | None = None
 
 
 @dataclass(frozen=True, slots=True)

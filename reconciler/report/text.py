@@ -165,6 +165,10 @@ def stale_blocks(status: Document, now: float) -> Iterator[Block]:
     """While git cannot be read: for how long already. `now` is in seconds since 1970."""
     if not status["revision"]["error"]:
         return
+    if refused := status["revision"].get("refused"):
+        yield ""
+        yield f"revision {short(refused['revision'])} is refused; the last good one stays until git has another."
+        return
     read, started = status["revision"]["fetchedAt"], status["daemon"]["startedAt"]
     ago = _span(now - datetime.fromisoformat(read or started).timestamp())
     yield ""

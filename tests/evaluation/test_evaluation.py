@@ -583,10 +583,10 @@ def test_sync_joins_the_reading_of_the_same_revision(tmp_path: Path, monkeypatch
         sandbox_module, "EvaluationLimits", partial(EvaluationLimits, patience=1_000, answer_bytes=20_000)
     )
     with Reading(tmp_path) as reading:
-        looks = reading.daemon._source._has_moved
+        looks = reading.daemon._follower.source._has_moved
         looked = list[bool]()
         monkeypatch.setattr(
-            reading.daemon._source, "_has_moved", lambda *on: looked.append(moved := looks(*on)) or moved
+            reading.daemon._follower.source, "_has_moved", lambda *on: looked.append(moved := looks(*on)) or moved
         )
         asked = reading.sync()
         wait(lambda: bool(looked))

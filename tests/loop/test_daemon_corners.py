@@ -12,7 +12,9 @@ import pytest
 import yaml
 
 from reconciler.config.settings import Settings
-from reconciler.loop.daemon import Daemon, _pause, _read_again, _Signals
+from reconciler.loop.daemon import Daemon
+from reconciler.loop.following import _pause
+from reconciler.loop.run import _read_again, _Signals
 from reconciler.report.convergence import convergence_of, readiness
 
 

@@ -150,7 +150,7 @@ def test_traceback_of_a_bug_in_planning_is_logged_once(tmp_path: Path, monkeypat
 
 def test_pass_that_raises_shows_everywhere_until_one_succeeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     daemon = Daemon(settings(tmp_path))
-    daemon._snapshot = Snapshot("r1", ())
+    daemon._follower.snapshot = Snapshot("r1", ())
     (place,) = daemon._places
     one_pass = place.reconciler.run_pass
     monkeypatch.setattr(place.reconciler, "run_pass", raising(one_pass, IndexError("list index\ud800"), lambda _: True))

@@ -1,0 +1,32 @@
+"""What runs beside the passes, in threads of its own: no pass waits for it, and its failure is none of theirs."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from reconciler.config.settings import Settings
+from reconciler.loop.following import SourceFollower
+from reconciler.report.status import Document
+from reconciler.web.control import Control
+
+
+class Beside(Protocol):
+    """One such part, of one daemon. All of it returns at once but `stop`, which takes a few seconds at most."""
+
+    def start(self) -> None:
+        """Called once, after everything else of the daemon has started."""
+
+    def wake(self) -> None:
+        """The status may say something else now: a pass has ended, or git was asked. Called often, by any thread."""
+
+    def stop(self) -> None:
+        """End. Called also where `start` was not."""
+
+    def document(self) -> Document:
+        """What the status document tells of it, by key."""
+
+
+def make_beside(settings: Settings, control: Control, follower: SourceFollower) -> tuple[Beside, ...]:
+    """The parts that the config asks for; what they need is imported only then. Raises ReconcileError."""
+    del settings, control, follower
+    return ()
