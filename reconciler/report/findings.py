@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from reconciler.errors import ReconcileError
 
@@ -44,6 +45,12 @@ def warning(topic: str, message: str, fix: str) -> CheckResult:
 
 def problem(topic: str, message: str, fix: str) -> CheckResult:
     return CheckResult(topic, Level.PROBLEM, message, fix)
+
+
+def exposed(topic: str, key: str, path: Path | None) -> Iterator[CheckResult]:
+    """A warning where others than its owner may read or write the file of a secret."""
+    if path is not None and path.exists() and path.stat().st_mode & 0o077:
+        yield warning(topic, f"{key}: other users may read or write {path}", f"chmod 600 {path}")
 
 
 def raised(topic: str, error: ReconcileError) -> CheckResult:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from reconciler.config.settings import HostSettings, Settings, TargetSettings
 from reconciler.errors import SettingsError
+from reconciler.forge import doctor
 from reconciler.host.doctor import engines, folders, git, gpus, machine, network, podman, systemd, targets
 from reconciler.report.findings import Check, CheckResult, made, ok, problem
 
@@ -57,6 +58,9 @@ def checks(settings: Settings | None, needs_host: bool = True) -> Iterator[tuple
         for target in settings.hosts:
             yield from _target_checks(target, settings)
         yield "web", partial(network.check_web, settings)
+        yield "forge", partial(doctor.check_forge, settings)
+        yield "webhooks", partial(doctor.check_webhooks, settings)
+        yield "notifications", partial(doctor.check_notifications, settings)
     yield "clock", machine.check_clock
     if not needs_host:
         return

@@ -14,7 +14,7 @@ from reconciler.formats.git_address import Address, parse_address
 from reconciler.host.doctor.ask import ask
 from reconciler.manifests import kustomize
 from reconciler.model import File
-from reconciler.report.findings import CheckResult, ok, problem, warning
+from reconciler.report.findings import CheckResult, exposed, ok, problem
 from reconciler.secrets import sops
 from reconciler.source import GitSource
 from reconciler.source.git_errors import AGAIN
@@ -98,7 +98,7 @@ def check_source(settings: Settings) -> Iterator[CheckResult]:
         yield problem("source", f"source.url is still that of the example: {source.url}", fix)
         return
     for key in ("token_file", "ssh_key_file"):
-        yield from _exposed(f"source.{key}", getattr(source, key))
+        yield from exposed("source", f"source.{key}", getattr(source, key))
     impatient = source.model_copy(update={"timeout": min(source.timeout or _PATIENCE, _PATIENCE)})
     try:
         with tempfile.TemporaryDirectory(prefix="reconciler-doctor-") as scratch:
@@ -110,11 +110,6 @@ def check_source(settings: Settings) -> Iterator[CheckResult]:
         yield problem("source", message, fix)
         return
     yield ok("source", f"{parse_address(source.url).shown}: {found}")
-
-
-def _exposed(key: str, path: Path | None) -> Iterator[CheckResult]:
-    if path is not None and path.exists() and path.stat().st_mode & 0o077:
-        yield warning("source", f"{key}: other users may read or write {path}", f"chmod 600 {path}")
 
 
 def check_ssh(source: SourceSettings) -> Iterator[CheckResult]:
