@@ -47,6 +47,10 @@ def _http(remote: Remote, forge: ForgeSettings, login: Login) -> Http:
 
 def _provider(kind: Kind) -> Provider:
     """Imported only when it is used: commands that need none start fast."""
+    if kind == "gitea":
+        from reconciler.forge.gitea import Gitea
+
+        return Gitea
     raise SettingsError(f"forge.kind: {kind} is not supported yet; write forge.kind: none")
 
 

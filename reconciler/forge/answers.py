@@ -1,0 +1,62 @@
+"""Reading what forges answer: lists page by page, and fields that may be missing or of another kind."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from reconciler.forge.http import Answer, ForgeAway, ForgeRefused, Http, LoginRefused, Request
+
+
+def items(answer: Answer, *path: str) -> list[Any]:
+    """The list in an answer, at a path of keys. Raises ForgeAway when there is none: that is not an empty list."""
+    found = at(answer.body, *path)
+    if not isinstance(found, list):
+        raise ForgeAway("the forge answered something else than the list that its API describes; check forge.url")
+    return found
+
+
+def numbered_pages(http: Http, request: Request, most: int) -> Iterator[Any]:
+    """The items of at most so many pages, where pages have numbers and the header `Link` says that another follows."""
+    for page in range(1, most + 1):
+        answer = http.ask(replace(request, query={**request.query, "page": str(page)}))
+        yield from items(answer)
+        if 'rel="next"' not in answer.headers.get("link", ""):
+            return
+
+
+def at(value: Any, *path: str) -> Any:
+    """None where a key is missing or something on the way is no object."""
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def text(value: Any, *path: str) -> str:
+    found = at(value, *path)
+    return found if isinstance(found, str) else ""
+
+
+def integer(value: Any, *path: str) -> int:
+    """0 where there is none: forges count from 1."""
+    found = at(value, *path)
+    return found if isinstance(found, int) and not isinstance(found, bool) else 0
+
+
+def is_revision(value: str) -> bool:
+    return re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", value) is not None
+
+
+def login_of(http: Http, request: Request, *path: str) -> Any:
+    """What tells the login that we use from others, at a path of an answer. None: the token may not ask that."""
+    try:
+        return at(http.ask(request).body, *path) or None
+    except (LoginRefused, ForgeRefused):
+        return None
+
+
+def is_ours(author: Any, us: Any) -> bool | None:
+    """Of something written: None where either is unknown."""
+    return None if author is None or us is None else bool(author == us)

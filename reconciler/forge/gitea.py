@@ -1,0 +1,127 @@
+"""Gitea and Forgejo. The base address of `http` ends in `/api/v1`.
+
+Checked against Gitea 1.26.0. Forgejo follows Gitea's API as of 1.22.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+from reconciler.forge.answers import at, integer, is_ours, is_revision, items, login_of, numbered_pages, text
+from reconciler.forge.checks import Right, check_rights
+from reconciler.forge.http import ForgeAway, ForgeRefused, Http, Request
+from reconciler.forge.messages import Comment, CommitState, CommitStatus, Deployment, PullRequest
+from reconciler.report.findings import CheckResult
+
+_MOST_PAGES = 4
+_PAGE = "50"  # Gitea gives no more at once, unless its admin raised that
+_TOKENS = "under Settings, Applications, generate a token with"
+
+
+class Gitea:
+    """One repository, `OWNER/NAME`."""
+
+    def __init__(self, http: Http, repository: str) -> None:
+        self._http, self._repository = http, repository
+        self._path = f"/repos/{quote(repository)}"
+        self._superseded = ""
+
+    @property
+    def name(self) -> str:
+        return f"Gitea, {self._repository}"
+
+    def set_status(self, status: CommitStatus) -> None:
+        body = {
+            "context": status.context,
+            "state": self._state(status.state),
+            "description": status.description,
+            "target_url": status.url,
+        }
+        try:
+            self._http.ask(Request("POST", f"{self._path}/statuses/{quote(status.revision)}", body=body))
+        except ForgeAway:
+            # For a commit that it does not have, Gitea answers 500.
+            self._find_commit(status.revision)
+            raise
+
+    def set_deployment(self, deployment: Deployment) -> None:
+        """Gitea has no deployments."""
+
+    def pull_requests(self, base: str) -> tuple[PullRequest, ...]:
+        query = {"state": "open", "sort": "recentupdate", "base_branch": base, "limit": _PAGE}
+        pages = numbered_pages(self._http, Request("GET", f"{self._path}/pulls", query), _MOST_PAGES)
+        found = {request.number: request for request in _pull_requests(pages) if request.base == base}
+        return tuple(found.values())
+
+    def comments(self, number: int) -> tuple[Comment, ...]:
+        """Gitea gives all of them at once."""
+        us = login_of(self._http, Request("GET", "/user"), "id")
+        found = items(self._http.ask(Request("GET", f"{self._path}/issues/{number}/comments")))
+        return tuple(_comment(item, us) for item in found if integer(item, "id"))
+
+    def add_comment(self, number: int, body: str) -> None:
+        self._http.ask(Request("POST", f"{self._path}/issues/{number}/comments", body={"body": body}))
+
+    def edit_comment(self, number: int, comment: str, body: str) -> None:
+        self._http.ask(Request("PATCH", f"{self._path}/issues/comments/{quote(comment)}", body={"body": body}))
+
+    def check(self) -> tuple[CheckResult, ...]:
+        """What the token may do is asked by requests that are wrong: who may not send them is refused first."""
+        return check_rights(self._http, self.name, Request("GET", self._path), (self._may_post(), self._may_comment()))
+
+    def _may_post(self) -> Right:
+        probe = Request("POST", f"{self._path}/statuses/{'0' * 40}", body={"state": []}, also_fine=(404, 422))
+        what = "`repository: Read and Write`, of a user who may write to the repository's code"
+        return Right("post commit statuses", probe, f"{_TOKENS} {what}", is_needed=True)
+
+    def _may_comment(self) -> Right:
+        probe = Request("PATCH", f"{self._path}/issues/comments/0", body={"body": []}, also_fine=(404, 422))
+        return Right("comment on pull requests", probe, f"{_TOKENS} `issue: Read and Write`", is_needed=False)
+
+    def _state(self, state: CommitState) -> str:
+        if state != CommitState.SUPERSEDED:
+            return state.value
+        if not self._superseded:
+            self._superseded = _superseded(text(self._http.ask(Request("GET", "/version")).body, "version"))
+        return self._superseded
+
+    def _find_commit(self, revision: str) -> None:
+        """Raises ForgeRefused when there is none."""
+        path = f"{self._path}/git/commits/{quote(revision)}"
+        if self._http.ask(Request("GET", path, {"stat": "false", "files": "false"}, also_fine=(404,))).status == 404:
+            raise ForgeRefused(f"{self.name}: it has no commit {revision}; was it pushed to another repository?", 404)
+
+
+def _superseded(version: str) -> str:
+    """Gitea knows `skipped` from 1.25 on, and counts a `warning` as a failure since. Forgejo: `11.0.1+gitea-1.22.0`."""
+    minor = re.search(r"(?:^|gitea-)1\.(\d{1,4})", version)
+    return "skipped" if minor and int(minor[1]) >= 25 else "warning"
+
+
+def _pull_requests(found: Iterator[Any]) -> Iterator[PullRequest]:
+    for item in found:
+        request = PullRequest(
+            number=integer(item, "number"),
+            head=text(item, "head", "sha"),
+            base=text(item, "base", "ref"),
+            is_trusted=_is_trusted(item),
+            title=text(item, "title"),
+            url=text(item, "html_url"),
+        )
+        if request.number and is_revision(request.head):
+            yield request
+
+
+def _is_trusted(item: Any) -> bool:
+    """A branch of the repository itself. Who may only read can push to `refs/for/BRANCH`, which makes a pull request
+    that counts as the repository's own: it has no label, as it has no branch."""
+    branch = text(item, "head", "ref")
+    is_own = integer(item, "head", "repo_id") == integer(item, "base", "repo_id") != 0
+    return is_own and bool(branch) and branch == text(item, "head", "label")
+
+
+def _comment(item: Any, us: Any) -> Comment:
+    return Comment(str(integer(item, "id")), text(item, "body"), is_ours(at(item, "user", "id"), us))
