@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 
 from reconciler.fault_isolation import caught
 from reconciler.model import Action, ClusterView, DesiredState, ObjectChange, Observed, Plan, ReasonCode, Unreachable
 from reconciler.report.actions import action_name, services_of, subject_of
 from reconciler.report.convergence import fault, full_name, is_elsewhere, is_fine, other_objects
+from reconciler.report.planned_changes import changes_of, gpus_then
 from reconciler.report.redact import scrub_text
 from reconciler.report.status import Document
 
@@ -18,8 +20,8 @@ Planned = tuple[DesiredState, Observed | ClusterView | Unreachable, Plan]
 
 def plan_document(status: Document, plans: Sequence[Planned]) -> Document:
     """The planned actions for the state that `status` describes. Specs are left out: they may hold secrets."""
-    actions = {plan.target: plan.actions for _, _, plan in plans}
-    targets = [_target(target, actions.get(target["name"], ())) for target in status["targets"]]
+    known = {each[2].target: each for each in plans}
+    targets = [_target(target, known.get(target["name"])) for target in status["targets"]]
     return {"schema": SCHEMA, "revision": status["revision"], "targets": targets, "counts": _counts(status, targets)}
 
 
@@ -53,7 +55,12 @@ def has_faults(plan: Document) -> bool:
     )
 
 
-def _target(target: Document, actions: Sequence[Action]) -> Document:
+def _target(target: Document, planned: Planned | None) -> Document:
+    desired, observed, plan = planned or (None, None, None)
+    actions = plan.actions if plan else ()
+    differences = changes_of(desired, observed) if desired else {}
+    gpus = gpus_then(desired.services) if desired else {}
+    more = _More({str(one): found for one, found in differences.items()}, {str(one): n for one, n in gpus.items()})
     by_service: dict[str, list[Document]] = {}
     for action in actions:
         for service in services_of(action):
@@ -79,7 +86,7 @@ def _target(target: Document, actions: Sequence[Action]) -> Document:
         "gpus": target["gpus"],
         "actions": [_action(action) for action in actions],
         "objects": [one for one in target["objects"] if one["change"] != ObjectChange.NONE or one["reasons"]],
-        "services": [_service_safely(one, by_service.get(full_name(one), [])) for one in target["services"]],
+        "services": [_service_safely(one, by_service.get(full_name(one), []), more) for one in target["services"]],
     }
 
 
@@ -116,22 +123,44 @@ _KEPT = (
 )
 
 
-def _service_safely(service: Document, actions: list[Document]) -> Document:
+@dataclass(frozen=True, slots=True)
+class _More:
+    """What the status does not tell, by the name of the service."""
+
+    differences: Mapping[str, list[Document]]
+    gpus: Mapping[str, float]
+
+
+# These leave what runs as it is.
+_SAME_GPUS = (
+    PlannedChange.BLOCKED,
+    PlannedChange.REJECTED,
+    PlannedChange.KEEP,
+    PlannedChange.SUSPENDED,
+    PlannedChange.NONE,
+)
+
+
+def _service_safely(service: Document, actions: list[Document], more: _More) -> Document:
     """A service that raises is shown by its name and the error; the others are shown in full."""
     try:
-        return _service(service, actions)
+        return _service(service, actions, more)
     except Exception as error:
         reason, _ = caught(error, f"reporting the plan of {full_name(service)}")
         kept = {key: service[key] for key in _KEPT}
-        return kept | {"change": PlannedChange.KEEP, "headline": reason.message, "actions": actions}
+        kept |= {"change": PlannedChange.KEEP, "headline": reason.message, "actions": actions}
+        return kept | {"differences": [], "gpus": {"now": service["gpus"], "then": service["gpus"]}}
 
 
-def _service(service: Document, actions: list[Document]) -> Document:
-    change = _change(service, actions)
+def _service(service: Document, actions: list[Document], more: _More) -> Document:
+    """`gpus`: how many it has now, and once all is as git wants it."""
+    change, name, now = _change(service, actions), full_name(service), service["gpus"]
     return {key: service[key] for key in _KEPT} | {
         "change": change,
         "headline": _headline(service, change),
         "actions": actions,
+        "differences": more.differences.get(name, []),
+        "gpus": {"now": now, "then": now if change in _SAME_GPUS else more.gpus.get(name, 0)},
     }
 
 
