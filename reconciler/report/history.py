@@ -1,23 +1,18 @@
 """History and quarantined digests, in sqlite. Losing this file affects no replica.
 
-A file that sqlite cannot use is moved aside and replaced by a new one, with a warning. One connection, one lock: the
-loop writes, the web thread reads. A pass that changes nothing writes nothing.
+The loop writes, the web thread reads. A pass that changes nothing writes nothing.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import sqlite3
-import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
 
 import structlog
 from pydantic import TypeAdapter, ValidationError
@@ -26,15 +21,14 @@ from reconciler.config.values import parse_duration
 from reconciler.errors import Retryable
 from reconciler.model import NO_ORIGIN, FailedAction, Origin, Quarantine, Reason, ReasonCode, ServiceId
 from reconciler.report.redact import scrub_text
+from reconciler.system.database import Database, Layout, storable
 
 log = structlog.get_logger()
-T = TypeVar("T")
 _FAILURES: TypeAdapter[tuple[FailedAction, ...]] = TypeAdapter(tuple[FailedAction, ...])
 
 MAX_EVENTS = 10_000
 MAX_QUARANTINES_PER_SERVICE = 50
 
-# Each entry takes the file from `user_version` = its index to the next; never edit one that was released.
 MIGRATIONS = (
     """
     CREATE TABLE event (
@@ -64,21 +58,17 @@ class History:
 
     def __init__(self, path: Path) -> None:
         """Raises Retryable when the folder cannot be written."""
-        self._path = path
-        self._lock = threading.Lock()
-        self._db = _open_or_recreate(path)
-        self._closed = False
+        lost = "history and quarantine; nothing that serves"
+        self._db = Database(path, Layout(MIGRATIONS, "history_recreated", lost))
 
     def close(self) -> None:
-        with self._lock:
-            self._closed = True
-            self._db.close()
+        self._db.close()
 
     # ------------------------------------------------------------ quarantine
 
     def quarantines(self, target: str) -> Mapping[tuple[ServiceId, str], Quarantine]:
         """Everything that failed on a target, by service and digest."""
-        rows = self._do(lambda db: db.execute("SELECT * FROM quarantine WHERE target = ?", (target,)).fetchall())
+        rows = self._db.read(lambda db: db.execute("SELECT * FROM quarantine WHERE target = ?", (target,)).fetchall())
         found = [_quarantine(row) for row in rows]
         return {(one.service, one.digest): one for one in found}
 
@@ -95,7 +85,7 @@ class History:
                 (*where, *where, MAX_QUARANTINES_PER_SERVICE),
             )
 
-        self._write(write)
+        self._db.write(write)
 
     def lift(self, target: str, service: ServiceId, digest: str | None = None) -> int:
         """Release one digest of a service from quarantine, or all. Returns how many."""
@@ -103,7 +93,7 @@ class History:
         values = [target, service.namespace, service.name]
         if digest is not None:
             query, values = query + " AND digest = ?", [*values, digest]
-        return self._write(lambda db: db.execute(query, values).rowcount)
+        return self._db.write(lambda db: db.execute(query, values).rowcount)
 
     def rename(self, old: str, new: str) -> None:
         """Move everything recorded for one target to another name."""
@@ -112,13 +102,15 @@ class History:
             for table in ("event", "quarantine", "applied", "said", "failures"):
                 db.execute(f"UPDATE OR REPLACE {table} SET target = ? WHERE target = ?", (new, old))  # noqa: S608
 
-        self._write(write)
+        self._db.write(write)
 
     # ------------------------------------------------------------ failed actions
 
     def failures(self, target: str) -> tuple[FailedAction, ...]:
         """The actions that failed on a target and have not succeeded since."""
-        row = self._do(lambda db: db.execute("SELECT content FROM failures WHERE target = ?", (target,)).fetchone())
+        row = self._db.read(
+            lambda db: db.execute("SELECT content FROM failures WHERE target = ?", (target,)).fetchone()
+        )
         try:
             return _FAILURES.validate_json(row["content"]) if row else ()
         except ValidationError as error:
@@ -128,9 +120,9 @@ class History:
     def keep_failures(self, target: str, failures: tuple[FailedAction, ...]) -> None:
         """Raises Retryable when the disk does not take it."""
         text = _FAILURES.dump_json(
-            tuple(replace(one, error=_storable(scrub_text(one.error)[:4000])) for one in failures)
+            tuple(replace(one, error=storable(scrub_text(one.error)[:4000])) for one in failures)
         ).decode()
-        self._write(lambda db: db.execute("INSERT OR REPLACE INTO failures VALUES (?,?)", (target, text)))
+        self._db.write(lambda db: db.execute("INSERT OR REPLACE INTO failures VALUES (?,?)", (target, text)))
 
     # ------------------------------------------------------------ events
 
@@ -148,7 +140,7 @@ class History:
 
         `reported`: a subject and its text, for recorders that report only changes; see `remember`.
         """
-        row = (at, target, revision, service, event, _storable(scrub_text(message)[:4000]))
+        row = (at, target, revision, service, event, storable(scrub_text(message)[:4000]))
 
         def write(db: sqlite3.Connection) -> None:
             cursor = db.execute(
@@ -159,19 +151,21 @@ class History:
                 _remember(db, target, *reported)
 
         try:
-            self._write(write)
+            self._db.write(write)
         except Retryable as error:
             log.warning("history_entry_lost", reason=str(error), lost_event=event, service=service)
 
     def reported(self, target: str) -> dict[str, str]:
         """What was reported last, by subject: kept over restarts, so that nothing is reported twice."""
         query = "SELECT subject, text FROM said WHERE target = ?"
-        return {row["subject"]: row["text"] for row in self._do(lambda db: db.execute(query, (target,)).fetchall())}
+        return {
+            row["subject"]: row["text"] for row in self._db.read(lambda db: db.execute(query, (target,)).fetchall())
+        }
 
     def remember(self, target: str, subject: str, text: str) -> None:
         """Keep what is reported of a subject without an entry; empty: delete it."""
         try:
-            self._write(lambda db: _remember(db, target, subject, text))
+            self._db.write(lambda db: _remember(db, target, subject, text))
         except Retryable as error:
             log.warning("history_entry_lost", reason=str(error), lost_event=subject)
 
@@ -187,50 +181,21 @@ class History:
         values = [value for clause, value in wanted if value is not None for _ in range(clause.count("?"))]
         columns = "at, target, revision, service, event, message"
         query = f"SELECT {columns} FROM event WHERE {where} ORDER BY id DESC LIMIT ?"  # noqa: S608
-        rows = self._do(lambda db: db.execute(query, [*values, max(0, limit)]).fetchall())
+        rows = self._db.read(lambda db: db.execute(query, [*values, max(0, limit)]).fetchall())
         return [_entry(row) for row in reversed(rows)]
 
     # ------------------------------------------------------------ applied revision
 
     def applied(self, target: str) -> str:
         """The revision that this target last reached completely; empty when none."""
-        row = self._do(lambda db: db.execute("SELECT revision FROM applied WHERE target = ?", (target,)).fetchone())
+        row = self._db.read(
+            lambda db: db.execute("SELECT revision FROM applied WHERE target = ?", (target,)).fetchone()
+        )
         return str(row["revision"]) if row else ""
 
     def set_applied(self, target: str, revision: str) -> None:
         if self.applied(target) != revision:
-            self._write(lambda db: db.execute("INSERT OR REPLACE INTO applied VALUES (?,?)", (target, revision)))
-
-    # ------------------------------------------------------------ the one door to sqlite
-
-    def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        def transaction(db: sqlite3.Connection) -> T:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                result = work(db)
-            except BaseException:
-                with suppress(sqlite3.Error):
-                    db.execute("ROLLBACK")
-                raise
-            db.execute("COMMIT")
-            return result
-
-        return self._do(transaction)
-
-    def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        with self._lock:
-            if self._closed:
-                # To sqlite a closed file is an error like a damaged one, and that would be moved aside.
-                raise Retryable(f"cannot use {self._path}: it is closed, the daemon is ending")
-            try:
-                return work(self._db)
-            except sqlite3.OperationalError as error:
-                raise Retryable(f"cannot use {self._path}: {error}; is the disk full or read-only?") from error
-            except sqlite3.DatabaseError as error:
-                self._db.close()
-                _move_aside(self._path, str(error))
-                self._db = _open_or_recreate(self._path)
-                return work(self._db)
+            self._db.write(lambda db: db.execute("INSERT OR REPLACE INTO applied VALUES (?,?)", (target, revision)))
 
 
 def parse_since(text: str, now: float) -> float:
@@ -253,69 +218,9 @@ def parse_revision(text: str) -> str:
 
 def _remember(db: sqlite3.Connection, target: str, subject: str, text: str) -> None:
     if text:
-        db.execute("INSERT OR REPLACE INTO said VALUES (?,?,?)", (target, subject, _storable(text)))
+        db.execute("INSERT OR REPLACE INTO said VALUES (?,?,?)", (target, subject, storable(text)))
     else:
         db.execute("DELETE FROM said WHERE target = ? AND subject = ?", (target, subject))
-
-
-def _open_or_recreate(path: Path) -> sqlite3.Connection:
-    try:
-        return _open(path)
-    except sqlite3.OperationalError as error:
-        raise Retryable(
-            f"cannot open {path}: {error}; check that its folder exists and belongs to the daemon's user"
-        ) from error
-    except sqlite3.DatabaseError as error:
-        _move_aside(path, str(error))
-        return _open(path)
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    # Made by us before sqlite sees it: sqlite would use the umask, and gives -wal and -shm the mode of the file.
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-    except OSError as error:
-        raise Retryable(
-            f"cannot open {path}: {error.strerror}; check that its folder exists and belongs to the daemon's user"
-        ) from error
-    db = sqlite3.connect(path, isolation_level=None, timeout=5, check_same_thread=False)
-    try:
-        path.chmod(0o600)
-        db.row_factory = sqlite3.Row
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = NORMAL")
-        if (verdict := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-            raise sqlite3.DatabaseError(verdict)
-        _migrate(db)
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
-def _migrate(db: sqlite3.Connection) -> None:
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version > len(MIGRATIONS):
-        raise sqlite3.DatabaseError(
-            f"written by a newer reconciler (version {version}, this one reads up to {len(MIGRATIONS)})"
-        )
-    for number, script in enumerate(MIGRATIONS[version:], version + 1):
-        db.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;")
-
-
-def _move_aside(path: Path, why: str) -> None:
-    aside = path.with_name(f"{path.name}.unusable-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}")
-    path.replace(aside)
-    for suffix in ("-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
-    log.warning(
-        "history_recreated", reason=why, moved_to=str(aside), lost="history and quarantine; nothing that serves"
-    )
-
-
-def _storable(text: str) -> str:
-    """Half a surrogate pair, as JSON and odd file names may hold, is no text to sqlite."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _row(target: str, quarantine: Quarantine) -> tuple[str | int | float | None, ...]:
@@ -326,7 +231,7 @@ def _row(target: str, quarantine: Quarantine) -> tuple[str | int | float | None,
         quarantine.service.name,
         quarantine.digest,
         quarantine.reason.code,
-        _storable(quarantine.reason.message),
+        storable(quarantine.reason.message),
         origin.file if origin else None,
         origin.line if origin else None,
         quarantine.revision,

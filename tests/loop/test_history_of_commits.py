@@ -168,11 +168,11 @@ def test_service_that_is_gone_is_forgotten_without_a_word(desk: Desk) -> None:
 
 def test_pass_without_news_writes_nothing(desk: Desk, tmp_path: Path) -> None:
     desk.record(BLOCKED)
-    before = desk.history._db.total_changes
+    before = desk.history._db.connection.total_changes
     desk.record(BLOCKED)
     desk.restart()
     desk.record(BLOCKED)
-    assert desk.history._db.total_changes == before
+    assert desk.history._db.connection.total_changes == before
 
 
 # ---------------------------------------------------------------- git and the config

@@ -134,11 +134,11 @@ def test_file_that_is_no_database_is_moved_aside_loudly(path: Path) -> None:
 def test_file_that_breaks_while_it_is_open_is_begun_anew(history: History, path: Path) -> None:
     for number in range(200):
         history.note("a", "rev", "demo/tiny", "start", "x" * 500, float(number))
-    history._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    history._db.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     data = bytearray(path.read_bytes())
     data[4096:] = b"\xff" * (len(data) - 4096)
     path.write_bytes(bytes(data))
-    history._db.execute("PRAGMA shrink_memory")
+    history._db.connection.execute("PRAGMA shrink_memory")
     with structlog.testing.capture_logs() as logs:
         history.reject("a", rejection())
     assert "history_recreated" in [one["event"] for one in logs]
@@ -182,7 +182,7 @@ def test_symlink_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_entry_that_cannot_be_written_costs_only_itself(history: History) -> None:
-    history._db.execute("PRAGMA query_only = ON")
+    history._db.connection.execute("PRAGMA query_only = ON")
     with structlog.testing.capture_logs() as logs:
         history.note("a", "rev", "demo/tiny", "start", "lost", 1.0)
     assert [one["event"] for one in logs] == ["history_entry_lost"]
