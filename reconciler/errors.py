@@ -6,6 +6,7 @@ ReconcileError
 │   └── Superseded      a newer revision is there to be read instead
 └── Terminal         only a new commit or a new config can fix this
     ├── RevisionRefused a whole commit; the last good one stays
+    │   └── Unverified      nobody who is trusted signed it
     ├── NotUnderstood   what a commit asks for is unknown: reading it takes too much
     ├── Unstartable     what git asks for can be started on no host
     ├── SettingsError   the config file; names the key
@@ -49,6 +50,10 @@ class RevisionRefused(Terminal):
     def __init__(self, revision: str, message: str) -> None:
         super().__init__(message)
         self.revision = revision
+
+
+class Unverified(RevisionRefused):
+    """No signature that is trusted vouches for a revision."""
 
 
 class NotUnderstood(Terminal):

@@ -104,6 +104,8 @@ class SourceSettings(Section):
         named = [k for k in ("branch", "tag", "semver", "commit") if getattr(self, k) is not None]
         if len(named) > 1:
             raise ValueError(f"name only one of {', '.join(named)}")
+        if self.verify.mode == "tag" and not (self.tag or self.semver):
+            raise ValueError("verify.mode: tag needs tag or semver, which name the tag that is signed")
         return self
 
 

@@ -114,7 +114,7 @@ from reconciler.model.observed import (
 )
 from reconciler.model.plan import FailedAction, Outcome, Plan, Result, ServicePlan
 from reconciler.model.reasons import ReasonCode
-from reconciler.model.snapshot import CommitApproval, File, Snapshot
+from reconciler.model.snapshot import CommitApproval, File, Signer, Snapshot
 
 __all__ = [
     "EVERYTHING",
@@ -207,6 +207,7 @@ __all__ = [
     "ServicePlan",
     "ServiceRoute",
     "SetRoutes",
+    "Signer",
     "Silence",
     "Snapshot",
     "Stage",

@@ -28,6 +28,17 @@ class CommitApproval:
 
 
 @dataclass(frozen=True, slots=True)
+class Signer:
+    """Whose signature vouches for a revision: the name that the trusted key has, and the key's fingerprint."""
+
+    name: str
+    fingerprint: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.fingerprint})"
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """One revision of the source, read as an immutable set of files.
 
@@ -37,6 +48,7 @@ class Snapshot:
     no manifests by themselves. `skipped` are files that are passed over, and why: hidden, ignored, named otherwise, or
     too large and clearly unrelated. `approvals` stand in the commits since the revision that was accepted before.
     `rewrite` is the first revision that was accepted after the latest rewrite of history; empty: there was none.
+    `signer` is None where signatures are not verified.
     """
 
     revision: str
@@ -49,3 +61,4 @@ class Snapshot:
     supporting: tuple[File, ...] = ()
     approvals: tuple[CommitApproval, ...] = ()
     rewrite: str = ""
+    signer: Signer | None = None

@@ -55,6 +55,14 @@ class Folder:
         return self.root / "refused.json"
 
     @property
+    def verified(self) -> Path:
+        return self.root / "verified.json"
+
+    @property
+    def keys(self) -> Path:
+        return self.root / "keys"
+
+    @property
     def lock(self) -> Path:
         return self.root / "lock"
 

@@ -116,8 +116,9 @@ def run_git(
     in_all: float = 0.0,
     largest_file: int = 0,
     watch: Callable[[], None] | None = None,
+    with_errors: bool = False,
 ) -> bytes:
-    """The standard output of git. Raises GitFailed, or Terminal when git is not installed.
+    """The standard output of git, and its errors after it if asked for. Raises GitFailed, or Terminal without git.
 
     `arguments` must be constants, checked names, or stand after `--`: GitPython's own checks do not cover this call.
     `keep_open` are descriptors that git and its children hold until they end. git may print `most` bytes. `timeout` is
@@ -151,7 +152,7 @@ def run_git(
         raise
     if process.returncode:
         raise GitFailed(process.returncode, output.decode("utf-8", "replace"))
-    return out
+    return out + output if with_errors else out
 
 
 def _limit(pid: int, largest_file: int) -> None:

@@ -16,6 +16,7 @@ from reconciler.errors import Retryable, Terminal
 from reconciler.formats.json_values import known_part
 from reconciler.source.access import Folder, local_environment, sync_folder, write_file
 from reconciler.source.git import LONGEST_ANSWER, Ending, GitFailed, GitSaidTooMuch, GitTimedOut, await_lock, run_git
+from reconciler.source.trusted_keys import TrustedKeys
 
 _ACCEPTED = "refs/reconciler/accepted"
 # A fetch may take so many times as long as a call may be silent.
@@ -24,6 +25,8 @@ _KEPT = "the last good revision stays"
 _TOO_LARGE = (
     f"and source.max_repository_bytes allows no more; {_KEPT}. Take large files out of its history, or raise it"
 )
+# Of some hundred signatures.
+_LONGEST_VERDICT = 4 << 20
 _COMING = "objects/pack/tmp_*"
 _LEFTOVERS = ("*.lock", "refs/**/*.lock", _COMING, "objects/incoming-*", "objects/info/*.lock")
 
@@ -47,6 +50,16 @@ class Accepted:
 
 
 @dataclass(frozen=True, slots=True)
+class VerifiedRevision:
+    """A revision whose signatures are good, by which keys and rules, and who signed it."""
+
+    revision: str
+    rules: str
+    name: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
 class RejectedRevision:
     """A revision that could not be read, why, and by which reader: another one may succeed."""
 
@@ -55,7 +68,7 @@ class RejectedRevision:
     reader: str
 
 
-_T = TypeVar("_T", Accepted, RejectedRevision)
+_T = TypeVar("_T", Accepted, RejectedRevision, VerifiedRevision)
 
 
 class Damaged(Exception):
@@ -230,14 +243,33 @@ class Mirror:
 
     def commit(self, name: str) -> str | None:
         """The commit that a reference of the mirror or an object id leads to, if it is here."""
+        return self.object(f"{name}^{{commit}}")
+
+    def object(self, name: str) -> str | None:
+        """What a reference itself names: a commit, or a tag that leads to one."""
         try:
-            return (
-                self._here("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
-                .decode()
-                .strip()
-            )
+            return self._here("rev-parse", "--verify", "--quiet", "--end-of-options", name).decode().strip()
         except GitFailed:
             return None
+
+    def ask_about_signatures(self, keys: TrustedKeys, *arguments: str) -> tuple[bool, str]:
+        """Are they all good, by git's own judgement; and what was said of them, which others wrote parts of."""
+        command = (*keys.options, f"--git-dir={self.folder.repository}", *arguments)
+        try:
+            said = run_git(
+                *command,
+                env=self._env | keys.env,
+                timeout=self._timeout,
+                keep_open=self._held,
+                most=_LONGEST_VERDICT,
+                watch=self._ending.check,
+                with_errors=True,
+            )
+        except GitTimedOut as error:
+            raise Retryable(f"signatures are not verified: {error.output}") from None
+        except GitFailed as error:
+            return False, error.output
+        return True, said.decode("utf-8", "replace")
 
     def is_ancestor(self, old: str, new: str) -> bool:
         """Is `old` part of the history of `new`? A commit that is not here at all cannot be."""
@@ -276,6 +308,15 @@ class Mirror:
         """Record why a revision is not accepted. If the disk is full it is only checked again."""
         with contextlib.suppress(OSError):
             write_file(self.folder.refused, json.dumps(asdict(refused), sort_keys=True).encode() + b"\n", 0o600)
+
+    def verified(self) -> VerifiedRevision | None:
+        """The revision whose signatures were good last."""
+        return _read(self.folder.verified, VerifiedRevision)
+
+    def note_verified(self, verified: VerifiedRevision) -> None:
+        """Record it. If the disk is full it is only verified again."""
+        with contextlib.suppress(OSError):
+            write_file(self.folder.verified, json.dumps(asdict(verified), sort_keys=True).encode() + b"\n", 0o600)
 
     def forget_refused(self) -> None:
         """Have it checked again."""

@@ -16,7 +16,7 @@ from reconciler.config.settings import SourceSettings
 from reconciler.config.values import is_ref_name
 from reconciler.errors import NotUnderstood, ReconcileError, Retryable, RevisionRefused, Superseded, Terminal
 from reconciler.formats.git_address import Address, parse_address
-from reconciler.model import Snapshot
+from reconciler.model import Signer, Snapshot
 from reconciler.source.access import Folder, remote_environment
 from reconciler.source.git import Ending, GitFailed, GitTimedOut, run_git
 from reconciler.source.git_errors import clean, explain
@@ -29,6 +29,7 @@ from reconciler.source.reference import (
     configured_reference,
     nothing_found,
 )
+from reconciler.source.signatures import Signatures
 from reconciler.source.trailers import read_approvals
 from reconciler.source.tree import ReadPaths, read_snapshot
 
@@ -71,25 +72,37 @@ class GitSource:
         self._check = check
         self._ending = Ending()
         self._mirror = Mirror(Folder(mirror.absolute()), settings.timeout, self._ending)
+        self._signatures = Signatures(self._mirror, settings)
         self._lock = threading.RLock()
         self._current: Snapshot | None = None
         self._rebuilt_for = ""
 
     def last_good(self) -> Snapshot | None:
-        """The revision accepted last, read from the mirror alone; None when there is none or it cannot be read."""
+        """The revision accepted last, read from the mirror alone.
+
+        None when there is none, it cannot be read, or it is not signed by whom the config trusts now.
+        """
         with self._lock:
             accepted = self._mirror.accepted()
             if self._current is None and accepted is not None:
                 try:
-                    self._current = self._read(accepted)
+                    signer = self._signer_of(accepted)
+                    self._current = _signed(self._read(accepted), signer)
                 except (ReconcileError, Damaged):
                     return None
             return self._current
+
+    def _signer_of(self, accepted: Accepted) -> Signer | None:
+        if not self._signatures.is_on:
+            return None
+        with self._mirror.exclusive(parse_address(self._settings.url).path):
+            return self._signatures.check(accepted, accepted, self._tag())
 
     def retry(self) -> None:
         """With the next poll, read a revision again that was not accepted."""
         with self._lock:
             self._mirror.forget_refused()
+            self._signatures.forget()
 
     def poll(self) -> Snapshot:
         """The desired revision; the same object as long as it stays the same.
@@ -120,7 +133,10 @@ class GitSource:
         """Another revision: a commit (4 to 40 digits), a branch or a tag. Accepts nothing. Raises as `poll` does."""
         address = parse_address(self._settings.url)
         with self._lock, self._mirror.exclusive(address.path):
-            return self._repairing(address, revision, lambda: self._read(self._other(address, revision)))
+            return self._repairing(address, revision, lambda: self._looked_at(self._other(address, revision)))
+
+    def _looked_at(self, what: Accepted) -> Snapshot:
+        return _signed(self._read(what), self._signatures.look(what.revision))
 
     def end(self) -> None:
         """Cancel every wait for the remote; it raises Stopping. No further request is made."""
@@ -135,7 +151,7 @@ class GitSource:
 
     def _choose(self, address: Address, wanted: ConfiguredReference) -> ResolvedReference:
         if wanted.kind is Kind.COMMIT:
-            return ResolvedReference("", wanted.text)
+            return ResolvedReference("", wanted.text, wanted.text)
         refs = self._ask(address, wanted.patterns)
         if (chosen := choose(wanted, refs)) is not None:
             return _known_format(chosen, address)
@@ -162,13 +178,15 @@ class GitSource:
     def _take(self, address: Address, wanted: ConfiguredReference, chosen: ResolvedReference) -> Snapshot:
         before = self._mirror.accepted()
         is_same = before is not None and (before.revision, *before.name) == (chosen.commit, address.shown, chosen.ref)
-        if before is not None and is_same and self._current_is(chosen.commit):
+        is_read = is_same and self._current_is(chosen.commit)
+        if before is not None and is_read and self._signatures.is_settled(chosen.commit):
             return self._understood(before, lambda: self._has_moved(address, wanted, chosen.commit))
         now = _next(before, Accepted(self._obtain(address, wanted, chosen), address.shown, chosen.ref))
         if before is not None and self._is_rewrite(before, now, chosen):
             if not self._settings.allow_rewrites:
                 raise _rewritten(before, now, chosen)
             now = replace(now, rewrite=now.revision)
+        signer = self._signatures.check(now, before, self._tag())
         try:
             snapshot = self._understood(now, lambda: self._has_moved(address, wanted, now.revision))
         except RevisionRefused:
@@ -177,8 +195,8 @@ class GitSource:
             raise RevisionRefused(now.revision, str(error)) from None
         if now != before:
             self._mirror.accept(now)
-        self._current = snapshot
-        return snapshot
+        self._current = _signed(snapshot, signer)
+        return self._current
 
     def _has_moved(self, address: Address, wanted: ConfiguredReference, revision: str) -> bool:
         """Is another revision wanted by now? Not as long as the remote does not say so."""
@@ -217,12 +235,20 @@ class GitSource:
         """Fetch the chosen commit unless it is here. A branch may have moved on meanwhile: the newest is returned."""
         before = self._mirror.accepted()
         name = chosen.commit if before is not None and before.revision == chosen.commit else _WANTED
-        if self._mirror.commit(name) == chosen.commit:
+        if self._mirror.commit(name) == chosen.commit and self._has_tag(chosen):
             return chosen.commit
         if wanted.kind is Kind.COMMIT:
             return self._obtain_commit(address, chosen.commit)
         self._fetch(address, (f"+{chosen.ref}:{_WANTED}",))
         return self._commit_or_refuse(_WANTED, f"{chosen.ref} of {address.shown}")
+
+    def _has_tag(self, chosen: ResolvedReference) -> bool:
+        """A tag may have been made anew for the same commit, with a signature."""
+        return self._tag() in (None, chosen.oid)
+
+    def _tag(self) -> str | None:
+        """The object that was fetched for the configured tag, if its signature counts."""
+        return (self._mirror.object(_WANTED) or "") if self._signatures.needs_tag else None
 
     def _obtain_commit(self, address: Address, commit: str) -> str:
         if self._mirror.commit(commit) is None:
@@ -315,6 +341,10 @@ def _next(before: Accepted | None, now: Accepted) -> Accepted:
         return now
     since = before.since if before.revision == now.revision else before.revision
     return replace(now, since=since, rewrite=before.rewrite)
+
+
+def _signed(snapshot: Snapshot, signer: Signer | None) -> Snapshot:
+    return snapshot if snapshot.signer == signer else replace(snapshot, signer=signer)
 
 
 def _rewritten(before: Accepted, now: Accepted, chosen: ResolvedReference) -> RevisionRefused:

@@ -50,10 +50,14 @@ class ConfiguredReference:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedReference:
-    """One commit of the remote. `ref` is its full name there; empty for a commit named by its digits."""
+    """One commit of the remote. `ref` is its full name there; empty for a commit named by its digits.
+
+    `oid` is what the name stands for: the commit, or the tag object that leads to it.
+    """
 
     ref: str
     commit: str
+    oid: str
 
     @property
     def is_tag(self) -> bool:
@@ -73,7 +77,7 @@ def choose(reference: ConfiguredReference, refs: Mapping[str, str]) -> ResolvedR
     """Pick from what the remote has; `refs` is name → object id, with `^{}` lines for what a tag points to."""
     match reference.kind:
         case Kind.COMMIT:
-            return ResolvedReference("", reference.text)
+            return ResolvedReference("", reference.text, reference.text)
         case Kind.BRANCH:
             return _present(f"refs/heads/{reference.text}", refs)
         case Kind.TAG:
@@ -85,7 +89,7 @@ def choose(reference: ConfiguredReference, refs: Mapping[str, str]) -> ResolvedR
 
 def _present(ref: str, refs: Mapping[str, str]) -> ResolvedReference | None:
     commit = refs.get(f"{ref}^{{}}") or refs.get(ref)
-    return ResolvedReference(ref, commit) if commit else None
+    return ResolvedReference(ref, commit, refs.get(ref, commit)) if commit else None
 
 
 def names(refs: Mapping[str, str], prefix: str) -> list[str]:
