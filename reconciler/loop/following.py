@@ -10,7 +10,7 @@ from collections.abc import Callable
 import structlog
 
 from reconciler.config.settings import Settings
-from reconciler.errors import ReconcileError, RevisionRefused
+from reconciler.errors import ReconcileError, RevisionRefused, Unverified
 from reconciler.fault_isolation import unexpected
 from reconciler.loop.failures import pass_error_text
 from reconciler.loop.source_recorder import SourceRecorder
@@ -95,6 +95,7 @@ class SourceFollower:
             error=self._error,
             fetched_at=self._fetched_at,
             refused=self._refused,
+            signer=snapshot.signer if snapshot else None,
         )
 
     def _follow(self) -> None:
@@ -120,6 +121,7 @@ class SourceFollower:
                 return self._note_error(unexpected(error), began)
             self._metrics.observe_fetch(time.monotonic() - began, ok=True)
             self._recorder.recovered(snapshot.revision)
+            self._recorder.verified(snapshot)
             changed = snapshot is not self.snapshot
             recovered = bool(self._error)
             self._error, self._refused, self._fetched_at, self.snapshot = "", None, time.time(), snapshot
@@ -142,6 +144,9 @@ class SourceFollower:
         self._error = str(error)
         if isinstance(error, RevisionRefused):
             self._refused = RefusedRevision(error.revision, str(error))
+        if isinstance(error, Unverified) and error.revision == kept:
+            # Who signed it is trusted no more. What it started is kept from what is on record, and nothing is added.
+            self.snapshot, kept, self.has_failed = None, "", False
         is_first, self.has_failed = not self.has_failed, True
         if is_first and not kept:
             # What is on record is looked after without git as well.

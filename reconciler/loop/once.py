@@ -198,6 +198,7 @@ def _status(snapshot: Snapshot, places: list[ManagedTarget], settings: Settings)
         applied=applied.pop() if len(applied) == 1 else "",
         subject=snapshot.subject,
         fetched_at=time.time(),
+        signer=snapshot.signer,
     )
     me = DaemonInfo(__version__, time.time(), os.getpid(), 1)
     left = [leftover_info(one) for one in TargetRegistry(settings.state_dir).leftovers(settings)]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from reconciler.config.settings import Settings, TargetSettings
 from reconciler.errors import RevisionRefused
 from reconciler.fault_isolation import Faults
-from reconciler.model import Desired, DesiredState, Plan, Reason, ReasonCode, ServiceId, ServicePlan
+from reconciler.model import Desired, DesiredState, Plan, Reason, ReasonCode, ServiceId, ServicePlan, Snapshot
 from reconciler.report.history import History
 from reconciler.source import shown_address
 
@@ -72,7 +72,7 @@ def _joined(event: str, reasons: Iterable[Reason]) -> CommitEvent:
     return finding(event, "; ".join(map(str, reasons)))
 
 
-_SOURCE, _CONFIG = "source", "config"
+_SOURCE, _CONFIG, _SIGNER = "source", "config", "signer"
 # Of these the values are recorded; of the others only that they changed, because they may hold secrets.
 _TOLD = ("paths", "default_namespace", "labels", "kind")
 
@@ -82,7 +82,8 @@ class SourceRecorder:
 
     def __init__(self, history: History) -> None:
         self._history = history
-        self._reported = history.reported("").get(_SOURCE, "")
+        reported = history.reported("")
+        self._reported, self._verified = reported.get(_SOURCE, ""), reported.get(_SIGNER, "")
 
     def failed(self, error: Exception | str, kept: str) -> None:
         """Record why git cannot be followed, or which revision is refused. `kept` is the revision that stays."""
@@ -99,6 +100,18 @@ class SourceRecorder:
         if self._reported:
             self._reported = ""
             self._history.note("", revision, "", "source_recovered", "git is read again", time.time(), (_SOURCE, ""))
+
+    def verified(self, snapshot: Snapshot) -> None:
+        """Record who signed a revision, where signatures are verified."""
+        found = f"{snapshot.revision} {snapshot.signer}" if snapshot.signer else ""
+        if found == self._verified:
+            return
+        self._verified = found
+        if snapshot.signer is None:
+            self._history.remember("", _SIGNER, "")
+        else:
+            text, reported = f"signed by {snapshot.signer}", (_SIGNER, found)
+            self._history.note("", snapshot.revision, "", "revision_verified", text, time.time(), reported)
 
     def refused_config(self, error: Exception) -> None:
         """Record that a config was read and cannot be used; the previous one stays."""

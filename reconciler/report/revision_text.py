@@ -21,6 +21,8 @@ def revision_line(status: Document) -> str:
         return f"no revision read yet{': ' + one_line(revision['error']) if revision['error'] else ''}"
     text = f"revision {short(revision['desired'])}"
     text += f" “{one_line(revision['subject'])}”" if revision["subject"] else ""
+    if signer := revision.get("signer"):
+        text += f" signed by {one_line(signer['name'])}"
     held = _held_up(revision.get("heldUpBy", ()))
     if revision["desired"] == revision["applied"]:
         return f"{text}, applied where possible: {held}" if held else f"{text}, applied"

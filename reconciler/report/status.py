@@ -84,6 +84,7 @@ def build_status(
             "error": scrub_text(revision.error),
             "refused": _refused(revision.refused),
             "fetchedAt": timestamp(revision.fetched_at),
+            **({"signer": asdict(revision.signer)} if revision.signer else {}),
         },
         "targets": known,
         "leftovers": [asdict(one) for one in leftovers],

@@ -35,6 +35,7 @@ from reconciler.model import (
     ServiceId,
     ServicePlan,
     ServiceRoute,
+    Signer,
     Silence,
     Staging,
     Sync,
@@ -234,7 +235,7 @@ class RefusedRevision:
 @dataclass(frozen=True, slots=True)
 class RevisionInfo:
     """The source's state. `error`: why the latest fetch or read failed; empty when it succeeded. `refused`: what is
-    newer than `desired`, and not accepted."""
+    newer than `desired`, and not accepted. `signer` signed `desired`; None where signatures are not verified."""
 
     desired: str = ""
     applied: str = ""
@@ -242,6 +243,7 @@ class RevisionInfo:
     error: str = ""
     fetched_at: float | None = None
     refused: RefusedRevision | None = None
+    signer: Signer | None = None
 
 
 @dataclass(frozen=True, slots=True)
