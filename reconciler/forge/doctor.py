@@ -33,9 +33,6 @@ def check_forge(settings: Settings) -> Iterator[CheckResult]:
     remote = find_remote(settings.source.url, forge)
     yield from _clock(remote, forge)
     yield from open_forge(settings).check()
-    if forge.page is None:
-        fix = "set forge.page to the https address under which people reach this daemon"
-        yield warning("forge", "forge.page is not set: statuses link to nothing", fix)
 
 
 def _clock(remote: Remote, forge: ForgeSettings) -> Iterator[CheckResult]:

@@ -9,7 +9,7 @@ goes up and down within `_LASTING_HEALTH` is so told of once, until it stays up.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from typing import Any, Literal
 from reconciler.config.forge import NotificationSettings
 from reconciler.forge.messages import Notification
 from reconciler.report.redact import one_line, scrub_text
+from reconciler.report.status_parts import timestamp
 
 WELL = ""
 """The state of what has no fault; also of what nothing was told of yet."""
@@ -47,10 +48,33 @@ class Fact:
     code: str = ""
 
 
+class Notifier:
+    """What its receivers are to be told, of one status after another."""
+
+    def __init__(self, receivers: Sequence[NotificationSettings], daemon: str, page: str = "") -> None:
+        """`daemon`: what calls the daemon where no target is concerned; `page`: where to read more."""
+        self._receivers, self._daemon, self._page = receivers, daemon, page
+        self._since: Seen = {}
+
+    def due(self, status: Document, said: Iterable[Notification], at: float) -> list[Notification]:
+        """`said`: what each was told last. `at`: seconds since 1970."""
+        told: dict[str, dict[str, str]] = {receiver.name: {} for receiver in self._receivers}
+        for one in said:
+            told.setdefault(one.receiver, {})[one.about] = one.state
+        now = facts(status, (about for each in told.values() for about, state in each.items() if state != WELL))
+        self._since = seen(self._since, now, at)
+        return [
+            notification(fact, receiver.name, daemon=self._daemon, at=timestamp(at) or "", page=self._page)
+            for receiver in self._receivers
+            for fact in due(now, self._since, told[receiver.name], at)
+            if is_for(fact, receiver)
+        ]
+
+
 def facts(status: Document, told: Iterable[str] = ()) -> dict[str, Fact]:
-    """By what they are about. What is unknown now has none. `told`: what faults were told of, which may be gone."""
+    """By what they are about. What is unknown now has none. `told`: of what a fault was told last; it may be gone."""
     found = [_source(status), *(fact for target in status["targets"] for fact in _target(target))]
-    known = {fact.about: fact for fact in found if fact}
+    known = {fact.about: fact for fact in found}
     return known | {fact.about: fact for fact in _gone(status, set(told) - known.keys())}
 
 
@@ -74,7 +98,7 @@ def is_for(fact: Fact, receiver: NotificationSettings) -> bool:
 
 
 def notification(fact: Fact, receiver: str, *, daemon: str, at: str, page: str = "") -> Notification:
-    """`daemon`: what calls the daemon where no target is concerned; `at`: RFC 3339."""
+    """`at`: RFC 3339."""
     return Notification(
         receiver=receiver,
         about=fact.about,
@@ -92,7 +116,7 @@ def notification(fact: Fact, receiver: str, *, daemon: str, at: str, page: str =
     )
 
 
-def _source(status: Document) -> Fact | None:
+def _source(status: Document) -> Fact:
     revision = status["revision"]
     desired = revision["desired"]
     if error := revision["error"]:
@@ -189,15 +213,16 @@ def _gone(status: Document, told: Iterable[str]) -> Iterator[Fact]:
     """The end of what was told of services that are deleted, and of targets that the config names no more."""
     there = {target["name"]: target for target in status["targets"]}
     for about in sorted(told):
-        _, _, where = about.partition("/")
+        kind, _, where = about.partition("/")
         name, _, service = where.partition("/")
         target = there.get(name)
-        if target is None:
-            if name:
-                yield Fact(about, WELL, "target.removed", f"{name} is no longer in the config", target=name)
-        elif service and target["reachable"] and not _has(target, service):
+        if not name or kind == "applied":
+            continue
+        if service and (target is None or (target["reachable"] and not _has(target, service))):
             text = f"{service} on {name} is deleted"
             yield Fact(about, WELL, "service.deleted", text, target=name, service=service)
+        elif target is None:
+            yield Fact(about, WELL, "target.removed", f"{name} is no longer in the config", target=name)
 
 
 def _has(target: Document, service: str) -> bool:

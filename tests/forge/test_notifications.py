@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.config.forge import NotificationSettings
-from reconciler.forge.notifications import Fact, due, facts, is_for, notification, seen
+from reconciler.forge.messages import Notification
+from reconciler.forge.notifications import WELL as FINE
+from reconciler.forge.notifications import Fact, Notifier, due, facts, is_for, notification, seen
 from reconciler.model import Health, HealthStatus, ReasonCode, Unreachable, progress
 from reconciler.model.approvals import JudgedDeletions
 from reconciler.model.guard import Deletion, Guard
@@ -55,7 +57,7 @@ class Teller:
 
     def look(self, status: Document, after: float = 0.0) -> list[Fact]:
         self.at += after
-        now = facts(status, self.told)
+        now = facts(status, [about for about, state in self.told.items() if state != FINE])
         self._since = seen(self._since, now, self.at)
         found = due(now, self._since, self.told, self.at)
         self.told |= {fact.about: fact.state for fact in found}
@@ -132,8 +134,11 @@ def test_deleted_service_ends_its_fault():
 def test_removed_target_ends_what_was_told_of_it():
     teller = Teller()
     teller.look(DEGRADED)
-    assert set(teller.events(WELL | {"targets": []}, LONG)) == {"target.removed"}
-    assert teller.events(WELL | {"targets": []}, LONG) == []
+    teller.look(UNREACHABLE)
+    teller.look(UNREACHABLE, LONG)
+    removed = WELL | {"targets": []}
+    assert sorted(teller.events(removed, LONG)) == ["service.deleted", "target.removed"]
+    assert teller.events(removed, LONG) == []
 
 
 def test_service_that_nothing_serves_for_its_rejection_is_told_once():
@@ -194,3 +199,20 @@ def test_service_is_told_of_at_most_twice_in_five_minutes(steps: list[tuple[Docu
     for status, after in steps:
         times += [teller.at for event in teller.events(status, after) if event.startswith("service.")]
     assert all(third - first >= 300 for first, third in zip(times, times[2:], strict=False))
+
+
+def test_each_receiver_is_told_what_it_has_not_heard():
+    notifier = Notifier((receiver(), NotificationSettings(name="prod", url_file="/x", services=("prod/*",))), "host")
+    said: list[Notification] = []
+    for status, at in ((DEGRADED, 0.0), (UNREACHABLE, 10.0), (UNREACHABLE, 100.0), (WELL, 110.0), (WELL, 1000.0)):
+        said += notifier.due(status, said, at)
+    events = [(one.receiver, one.event) for one in said]
+    assert events == [
+        ("ops", "service.degraded"),
+        ("ops", "target.unreachable"),
+        ("prod", "target.unreachable"),
+        ("ops", "target.recovered"),
+        ("ops", "service.healthy"),
+        ("prod", "target.recovered"),
+    ]
+    assert said[0].at == "1970-01-01T00:00:00.000Z"
