@@ -11,14 +11,24 @@ from typing import Any
 from urllib.parse import quote
 
 from reconciler.forge.answers import at, integer, is_ours, is_revision, items, login_of, numbered_pages, text
-from reconciler.forge.checks import Right, check_rights
+from reconciler.forge.checks import Right, probe, reach
 from reconciler.forge.http import ForgeAway, ForgeRefused, Http, Request
 from reconciler.forge.messages import Comment, CommitState, CommitStatus, Deployment, PullRequest
 from reconciler.report.findings import CheckResult
 
 _MOST_PAGES = 4
 _PAGE = "50"  # Gitea gives no more at once, unless its admin raised that
-_TOKENS = "under Settings, Applications, generate a token with"
+_POST = Right(
+    "post commit statuses",
+    "under Settings, Applications, generate a token with `repository: Read and Write`, of a user who may write to the "
+    "repository's code",
+    is_needed=True,
+)
+_COMMENT = Right(
+    "comment on pull requests",
+    "forge.pull_requests: plan needs it: generate a token with `issue: Read and Write` as well",
+    is_needed=False,
+)
 
 
 class Gitea:
@@ -69,17 +79,14 @@ class Gitea:
         self._http.ask(Request("PATCH", f"{self._path}/issues/comments/{quote(comment)}", body={"body": body}))
 
     def check(self) -> tuple[CheckResult, ...]:
-        """What the token may do is asked by requests that are wrong: who may not send them is refused first."""
-        return check_rights(self._http, self.name, Request("GET", self._path), (self._may_post(), self._may_comment()))
-
-    def _may_post(self) -> Right:
-        probe = Request("POST", f"{self._path}/statuses/{'0' * 40}", body={"state": []}, also_fine=(404, 422))
-        what = "`repository: Read and Write`, of a user who may write to the repository's code"
-        return Right("post commit statuses", probe, f"{_TOKENS} {what}", is_needed=True)
-
-    def _may_comment(self) -> Right:
-        probe = Request("PATCH", f"{self._path}/issues/comments/0", body={"body": []}, also_fine=(404, 422))
-        return Right("comment on pull requests", probe, f"{_TOKENS} `issue: Read and Write`", is_needed=False)
+        """Gitea does not tell a token's scopes. Requests that are wrong do: who may not send them is refused first."""
+        reached, answer = reach(self._http, self.name, Request("GET", self._path))
+        if answer is None:
+            return (reached,)
+        fine = (404, 422)
+        status = Request("POST", f"{self._path}/statuses/{'0' * 40}", body={"state": []}, also_fine=fine)
+        comment = Request("PATCH", f"{self._path}/issues/comments/0", body={"body": []}, also_fine=fine)
+        return (reached, probe(self._http, _POST, status), probe(self._http, _COMMENT, comment))
 
     def _state(self, state: CommitState) -> str:
         if state != CommitState.SUPERSEDED:

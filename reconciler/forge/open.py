@@ -51,6 +51,10 @@ def _provider(kind: Kind) -> Provider:
         from reconciler.forge.gitea import Gitea
 
         return Gitea
+    if kind == "gitlab":
+        from reconciler.forge.gitlab import GitLab
+
+        return GitLab
     raise SettingsError(f"forge.kind: {kind} is not supported yet; write forge.kind: none")
 
 
