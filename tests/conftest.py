@@ -10,6 +10,7 @@ pytest_plugins = [
     "tests.support.engine.fixtures",
     "tests.support.nvml.driver",
     "tests.controlplane.fixtures",
+    "tests.forge.gitea.fixtures",
     "tests.host.staging.fixtures",
     "tests.support.strict",
 ]

