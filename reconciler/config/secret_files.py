@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 from reconciler.config.values import CREDENTIAL
 from reconciler.errors import Retryable
 
 _MOST_BYTES = 64 << 10
+_AGAIN_SECONDS = 1.0
 
 
 def path_of(place: str, key: str) -> Path:
@@ -36,3 +38,41 @@ def read_secret(place: str, key: str) -> str:
     if not text or not text.isprintable():
         raise Retryable(f"{key}: {path} must hold the secret alone, on one line")
     return text
+
+
+class CachedSecret:
+    """One secret that is asked for often: its file is read when it changed, and after a failure once a second at most.
+
+    For one thread.
+    """
+
+    def __init__(self, place: str, key: str) -> None:
+        """`key`: what errors call the setting."""
+        self._place, self._key = place, key
+        self._file: tuple[int, ...] = ()
+        self._secret = ""
+        self._failed: tuple[float, Retryable] | None = None
+
+    def read(self) -> str:
+        """Raises Retryable, without its content."""
+        if self._failed is not None and time.monotonic() - self._failed[0] < _AGAIN_SECONDS:
+            raise Retryable(str(self._failed[1]))
+        try:
+            # Before it is read: what comes in between is read the next time.
+            file = _identity(path_of(self._place, self._key))
+            if not file or file != self._file:
+                self._secret = read_secret(self._place, self._key)
+            self._file, self._failed = file, None
+        except Retryable as error:
+            self._file, self._failed = (), (time.monotonic(), error)
+            raise
+        return self._secret
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """What differs once a file was written or replaced; nothing when it cannot be told."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)

@@ -246,6 +246,12 @@ class Daemon:
         self._wake_all()
         return needed
 
+    def on_push(self) -> None:
+        self._follower.wake()
+
+    def on_pull_request(self) -> None:
+        """Nobody here looks at pull requests."""
+
     def suspend(self, service: str | None, asked: ByHand) -> list[str]:
         for place in self._places:
             place.suspension.add(service, asked)

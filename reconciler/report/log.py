@@ -122,5 +122,5 @@ def _adopt_library_logs(level: int) -> None:
     root = logging.getLogger()
     root.handlers[:] = [_Forward()]
     root.setLevel(level)
-    # Uvicorn logs every start and connection at "info".
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    # Uvicorn logs every start and connection at "info", and at "warning" what strangers send that is no HTTP.
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""The public endpoints: liveness, readiness, metrics, and service discovery for replicas' metrics."""
+"""The public endpoints: liveness, readiness, metrics, service discovery for replicas' metrics, and webhooks."""
 
 from __future__ import annotations
 
@@ -15,19 +15,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from reconciler.config.settings import Settings
 from reconciler.engines.probe import Probe
 from reconciler.report.convergence import readiness
 from reconciler.web.control import Control
 from reconciler.web.json_responses import JSONResponse
 from reconciler.web.metrics import PASSED_ON, Metrics, find_replica, scrape_targets
+from reconciler.web.webhooks import webhook_routes
 
 DISCOVERY = "/prometheus/sd"
 # So many replicas are asked at a time: slow ones leave threads for all other answers.
 _MOST_SCRAPES = 8
 
 
-def public_app(control: Control, metrics: Metrics, max_heartbeat_age: float) -> Starlette:
-    """`max_heartbeat_age`: seconds without a pass of the loop after which the daemon counts as stuck."""
+def public_app(control: Control, metrics: Metrics, settings: Settings) -> Starlette:
+    """Everything that strangers can reach."""
+    # Without a pass of the loop for so long, the daemon counts as stuck.
+    max_heartbeat_age = max(60.0, 3 * settings.resync)
 
     # In no thread: it must not wait for one.
     async def healthz(_: Request) -> Response:
@@ -71,6 +75,7 @@ def public_app(control: Control, metrics: Metrics, max_heartbeat_age: float) -> 
             Route("/metrics", _Shared(scrape).answer),
             Route(DISCOVERY, discover_shared),
             Route(f"{PASSED_ON}/{{target}}/{{replica}}", pass_on, methods=["GET"]),
+            *webhook_routes(settings, control, metrics),
         ]
     )
 

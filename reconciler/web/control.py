@@ -82,6 +82,12 @@ class Control(Protocol):
     def withdraw(self, hash_: str, target: str | None, asked: ByHand) -> list[str]:
         """Hold again what is left of approved deletions. Returns the targets that do."""
 
+    def on_push(self) -> None:
+        """A webhook says that git may have something new: ask it soon. Returns at once."""
+
+    def on_pull_request(self) -> None:
+        """A webhook says that a pull request changed: look at them soon. Returns at once."""
+
     def heartbeat(self) -> float:
         """Seconds since the loop last turned."""
 

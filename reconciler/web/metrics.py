@@ -108,6 +108,13 @@ class Metrics:
             "reconciler_actions", "Actions performed", ("target", "action", "outcome"), registry=registry
         )
 
+        self._webhooks = Counter(
+            "reconciler_webhook_requests",
+            "Requests of webhooks, by what became of them",
+            ("webhook", "result"),
+            registry=registry,
+        )
+
     def text(self, status: Document) -> bytes:
         """The exposition format: what was counted, and what this status document holds."""
         with self._scraping:
@@ -131,6 +138,10 @@ class Metrics:
     def count_action(self, target: str, action: str, outcome: str) -> None:
         """`action` as in `report.actions.action_name`, `outcome` of model.Outcome."""
         self._actions.labels(target, action, outcome).inc()
+
+    def count_webhook(self, webhook: str, result: str) -> None:
+        """`webhook` is a configured name, `result` of `webhooks.Result`."""
+        self._webhooks.labels(webhook, result).inc()
 
 
 def _result(ok: bool) -> str:

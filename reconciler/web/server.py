@@ -67,6 +67,16 @@ class BoundedProtocol(H11Protocol):
         else:
             self._end()
 
+    def send_400_response(self, msg: str) -> None:
+        """Of a body that turns out to be no HTTP, while or after the request is answered: what is said of it must not
+        be said twice, which would be an error of ours in the log."""
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        with suppress(h11.LocalProtocolError):
+            super().send_400_response(msg)
+        self.transport.close()
+
     def on_response_complete(self) -> None:
         super().on_response_complete()
         while sum(map(_unread, self._all())) > _MOST_UNREAD:
@@ -126,8 +136,7 @@ class WebSide:
 
     def __init__(self, settings: Settings, control: Control, metrics: Metrics) -> None:
         self._settings = settings
-        stuck_after = max(60.0, 3 * settings.resync)
-        self._public = _server(public_app(control, metrics, stuck_after), BoundedProtocol)
+        self._public = _server(public_app(control, metrics, settings), BoundedProtocol)
         self._owner = _server(control_app(control), _OwnersOnly)
         self._thread = threading.Thread(target=self._run, name="web", daemon=True)
         self._socket_id: tuple[int, int] | None = None

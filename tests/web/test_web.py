@@ -100,6 +100,12 @@ class FakeLoop:
         self.asked.append(("withdraw", (hash_, target, asked)))
         return [target or "a"]
 
+    def on_push(self) -> None:
+        self.asked.append(("push", None))
+
+    def on_pull_request(self) -> None:
+        self.asked.append(("pull request", None))
+
     def heartbeat(self) -> float:
         return self.age
 

@@ -1,0 +1,243 @@
+"""`POST /webhooks/NAME`: a forge says that something was pushed, so that git is asked now and not at the next poll.
+
+What it says is only a hint. Git is asked as always, and polled as before; whoever replays a webhook makes us ask once
+more, at most once a second. Who does not know the secret gets one refusal, before anything of the body is understood.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from enum import StrEnum
+
+import structlog
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from reconciler.config.forge import WebhookSettings
+from reconciler.config.secret_files import CachedSecret
+from reconciler.config.settings import Settings
+from reconciler.errors import Retryable
+from reconciler.report.redact import one_line
+from reconciler.web.control import Control
+from reconciler.web.followed import Followed
+from reconciler.web.metrics import Metrics
+from reconciler.web.webhook_events import Event, What, read_event
+from reconciler.web.webhook_signatures import is_refused_unread, is_signed
+
+log = structlog.get_logger()
+
+MOST_BYTES = 1 << 20
+"""Of one body: more is refused, and git is polled anyway."""
+_LEAST_SECONDS = 1.0
+_MOST_LINES = 20
+_LINES_SECONDS = 60.0
+_LONGEST_SHOWN = 200
+
+
+class Result(StrEnum):
+    """What became of a request; values of a metric's label."""
+
+    SOURCE_ASKED = "source_asked"
+    PULL_REQUEST = "pull_request"
+    UNREADABLE = "unreadable"
+    OTHER_EVENT = "other_event"
+    OTHER_REPOSITORY = "other_repository"
+    OTHER_REF = "other_ref"
+    FORBIDDEN = "forbidden"
+    TOO_LARGE = "too_large"
+    ENCODED = "encoded"
+    INCOMPLETE = "incomplete"
+    NO_SECRET = "no_secret"  # noqa: S105
+
+
+# One text for all reasons why a request is not believed.
+_REFUSALS = {
+    Result.FORBIDDEN: (403, "this request does not bear the signature of this webhook's secret\n"),
+    Result.TOO_LARGE: (413, f"a body may have {MOST_BYTES} bytes\n"),
+    Result.ENCODED: (415, "a body must not be compressed\n"),
+    Result.INCOMPLETE: (400, "the body is not complete\n"),
+    Result.NO_SECRET: (503, "the secret of this webhook cannot be read; the log of the daemon says why\n"),
+}
+# What comes after a refusal is not read.
+_CLOSE = {"Connection": "close"}
+
+
+class _Refused(Exception):
+    def __init__(self, result: Result) -> None:
+        super().__init__(result)
+        self.result = result
+
+
+def webhook_routes(settings: Settings, control: Control, metrics: Metrics) -> list[Route]:
+    """None where no webhook is configured."""
+    known = {each.name: _Webhook(each) for each in settings.web.webhooks}
+    if not known:
+        return []
+    hints, lines = _Hints(settings, control), _Lines()
+
+    async def receive(request: Request) -> Response:
+        webhook = known.get(request.path_params["name"])
+        if webhook is None:
+            return Response("no such webhook\n", 404, _CLOSE)
+        try:
+            event = await webhook.read(request)
+        except _Refused as refused:
+            metrics.count_webhook(webhook.name, refused.result)
+            lines.refused(webhook.name, refused.result, request)
+            status, text = _REFUSALS[refused.result]
+            return Response(text, status, _CLOSE)
+        result = hints.follow(event)
+        metrics.count_webhook(webhook.name, result)
+        lines.received(webhook.name, result, event)
+        return Response("accepted\n", 202)
+
+    return [Route("/webhooks/{name}", receive, methods=["POST"])]
+
+
+class _Webhook:
+    """One that is configured: whose requests are believed."""
+
+    def __init__(self, settings: WebhookSettings) -> None:
+        self.name = settings.name
+        self._kind = settings.kind
+        self._secret = CachedSecret(settings.secret_file, f"web.webhooks: {settings.name}: secret_file")
+        self._reported = ""
+
+    async def read(self, request: Request) -> Event:
+        """What a request says, once it is believed. Raises _Refused."""
+        headers = request.headers
+        if headers.get("content-encoding", "identity").lower() not in ("", "identity"):
+            raise _Refused(Result.ENCODED)
+        if _claimed_length(request) > MOST_BYTES:
+            raise _Refused(Result.TOO_LARGE)
+        secret = self._read_secret()
+        if is_refused_unread(self._kind, secret, headers):
+            raise _Refused(Result.FORBIDDEN)
+        body = await _body(request)
+        if not is_signed(self._kind, secret, headers, body):
+            raise _Refused(Result.FORBIDDEN)
+        return read_event(self._kind, headers, body)
+
+    def _read_secret(self) -> str:
+        try:
+            secret = self._secret.read()
+        except Retryable as error:
+            if str(error) != self._reported:
+                log.error("webhook_secret_failed", webhook=self.name, error=str(error), instead="git is polled")
+            self._reported = str(error)
+            raise _Refused(Result.NO_SECRET) from None
+        self._reported = ""
+        return secret
+
+
+def _claimed_length(request: Request) -> int:
+    """The server has checked that it is a number, and ends the body there."""
+    text = request.headers.get("content-length", "0")
+    return int(text[:20]) if text.isascii() and text.isdigit() else 0
+
+
+async def _body(request: Request) -> bytes:
+    """The server ends a connection that sends it too slowly. Raises _Refused."""
+    data = bytearray()
+    try:
+        async for chunk in request.stream():
+            data += chunk
+            if len(data) > MOST_BYTES:
+                raise _Refused(Result.TOO_LARGE)
+    except ClientDisconnect:
+        raise _Refused(Result.INCOMPLETE) from None
+    return bytes(data)
+
+
+# ---------------------------------------------------------------- what follows
+
+
+class _Hints:
+    """Decides what a believed request leads to."""
+
+    def __init__(self, settings: Settings, control: Control) -> None:
+        self._followed = Followed(settings.source, settings.forge)
+        self._source = _SeldomCall(control.on_push)
+        self._pull_requests = _SeldomCall(control.on_pull_request)
+
+    def follow(self, event: Event) -> Result:
+        """Returns at once."""
+        if event.what is What.OTHER:
+            return Result.OTHER_EVENT
+        if not self._followed.is_repository(event.repository):
+            return Result.OTHER_REPOSITORY
+        if event.what is What.PULL_REQUEST:
+            self._pull_requests.ask()
+            return Result.PULL_REQUEST
+        if not self._followed.is_one_of(event.refs):
+            return Result.OTHER_REF
+        self._source.ask()
+        if event.what is What.UNREADABLE:
+            self._pull_requests.ask()
+            return Result.UNREADABLE
+        return Result.SOURCE_ASKED
+
+
+class _SeldomCall:
+    """Passes on the first of many questions at once, and those that come soon after as one, when a second is over.
+
+    So whoever replays a webhook cannot make us ask the forge faster.
+    """
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+        self._next = 0.0
+        self._waits = False
+
+    def ask(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._waits:
+            return
+        if loop.time() >= self._next:
+            self._pass_on()
+        else:
+            self._waits = True
+            loop.call_at(self._next, self._pass_on)
+
+    def _pass_on(self) -> None:
+        self._waits = False
+        self._next = asyncio.get_running_loop().time() + _LEAST_SECONDS
+        self._call()
+
+
+# ---------------------------------------------------------------- what is logged of it
+
+
+class _Lines:
+    """So many lines a minute of each kind: strangers must not fill the log."""
+
+    def __init__(self) -> None:
+        self._written: dict[tuple[str, Result], tuple[float, int]] = {}
+
+    def received(self, webhook: str, result: Result, event: Event) -> None:
+        if self._may_write(webhook, result):
+            shown = {"repository": _shown(event.repository), "ref": _shown(" ".join(event.refs))}
+            log.info("webhook_received", webhook=webhook, result=result.value, **shown)
+
+    def refused(self, webhook: str, result: Result, request: Request) -> None:
+        # A secret that fails has a line of its own.
+        if result is not Result.NO_SECRET and self._may_write(webhook, result):
+            client = request.client.host if request.client else ""
+            log.warning("webhook_refused", webhook=webhook, result=result.value, client=client)
+
+    def _may_write(self, webhook: str, result: Result) -> bool:
+        now = asyncio.get_running_loop().time()
+        since, count = self._written.get((webhook, result), (now, 0))
+        if now - since >= _LINES_SECONDS:
+            since, count = now, 0
+        self._written[webhook, result] = since, count + 1
+        if count == _MOST_LINES:
+            log.warning("webhook_lines_left_out", webhook=webhook, result=result.value, until="a minute is over")
+        return count < _MOST_LINES
+
+
+def _shown(text: str) -> str:
+    """JSON may hold halves of characters, which no stream takes."""
+    return one_line(text[:_LONGEST_SHOWN].encode("utf-8", "replace").decode())
