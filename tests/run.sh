@@ -188,16 +188,17 @@ find_storage() {
 
 ensure_s3() { ensure_package "$S3_VENV" s3.txt "import moto" "moto, an S3 server for the tests"; }
 
-# GitHub's description of its API (api.github.com.json) and the schemas of its webhooks (webhooks.json).
+# GitHub's description of its API (api.github.com.json), the schemas of its webhooks (webhooks.json), and examples of them
+# (webhook-examples.json).
 find_octokit() {
   if [ -z "${RECONCILER_TEST_OCTOKIT:-}" ]; then
     (ensure_octokit) || say "no description of GitHub's API to test with: see above"
-    export RECONCILER_TEST_OCTOKIT=$CACHE/octokit-23.0.2-7.6.1
+    export RECONCILER_TEST_OCTOKIT=$CACHE/octokit-23.0.2-webhooks-7.6.1
   fi
 }
 
 ensure_octokit() (
-  folder=$CACHE/octokit-23.0.2-7.6.1
+  folder=$CACHE/octokit-23.0.2-webhooks-7.6.1
   exec 8>"$CACHE/.octokit.lock"
   flock 8
   [ ! -e "$folder/complete" ] || exit 0
@@ -207,13 +208,16 @@ ensure_octokit() (
 
 download_octokit() {
   mkdir -p "$SCRATCH/octokit" "$1" && cd "$SCRATCH/octokit" &&
-    npm_config_cache=$SCRATCH/npm npm pack --silent @octokit/openapi@23.0.2 @octokit/webhooks-schemas@7.6.1 &&
+    npm_config_cache=$SCRATCH/npm npm pack --silent @octokit/openapi@23.0.2 \
+      @octokit/webhooks-schemas@7.6.1 @octokit/webhooks-examples@7.6.1 &&
     sha256sum -c --quiet - <<'SUMS' &&
 71a18407dd5e8464f4e0525daf03deabbe65abd9287d6adc7b5d98f516cd0d0c  octokit-openapi-23.0.2.tgz
 94be9136c02e5246912d6a4b1f178f8d5430ae36839e46ecfcad0020f42f33ca  octokit-webhooks-schemas-7.6.1.tgz
+89e6cb1c6345d32e3dd775617fa54effbdc26c859e514898d7728e95e9738280  octokit-webhooks-examples-7.6.1.tgz
 SUMS
     tar -xzOf octokit-openapi-23.0.2.tgz package/generated/api.github.com.json >"$1/api.github.com.json" &&
     tar -xzOf octokit-webhooks-schemas-7.6.1.tgz package/schema.json >"$1/webhooks.json" &&
+    tar -xzOf octokit-webhooks-examples-7.6.1.tgz package/api.github.com/index.json >"$1/webhook-examples.json" &&
     touch "$1/complete"
 }
 
