@@ -92,7 +92,7 @@ class Gitea:
         if state != CommitState.SUPERSEDED:
             return state.value
         if not self._superseded:
-            self._superseded = _superseded(text(self._http.ask(Request("GET", "/version")).body, "version"))
+            self._superseded = superseded_in(text(self._http.ask(Request("GET", "/version")).body, "version"))
         return self._superseded
 
     def _find_commit(self, revision: str) -> None:
@@ -102,7 +102,7 @@ class Gitea:
             raise ForgeRefused(f"{self.name}: it has no commit {revision}; was it pushed to another repository?", 404)
 
 
-def _superseded(version: str) -> str:
+def superseded_in(version: str) -> str:
     """Gitea knows `skipped` from 1.25 on, and counts a `warning` as a failure since. Forgejo: `11.0.1+gitea-1.22.0`."""
     minor = re.search(r"(?:^|gitea-)1\.(\d{1,4})", version)
     return "skipped" if minor and int(minor[1]) >= 25 else "warning"
