@@ -81,6 +81,7 @@ unit() {
   find_compiler
   find_storage
   find_kubectl
+  find_octokit
   check unit run_pytest unit -m "$WITHOUT_PARTS" -n 2 "$@"
 }
 
@@ -88,6 +89,7 @@ unit() {
 quick() {
   find_compiler
   find_kubectl
+  find_octokit
   export RECONCILER_TEST_FAST=1
   check unit run_pytest unit -m "$WITHOUT_PARTS and not slow" -n 4 --dist worksteal "$@"
 }
