@@ -153,13 +153,13 @@ def list_keys(path: Path) -> list[PublicKey]:
 
 def _public_keys(listing: str) -> Iterator[PublicKey]:
     """Fields by gpg's doc/DETAILS: 2 validity, 7 expiry, 10 fingerprint or user ID, 12 what it may do."""
-    rows = [row for line in listing.splitlines() if len(row := line.split(":")) > 11]
+    rows = [row for line in listing.splitlines() if len(row := line.split(":")) > 9]
     starts = [number for number, row in enumerate(rows) if row[0] == "pub"]
     for begin, end in zip(starts, [*starts, len(rows)][1:], strict=True):
         key, its = rows[begin], rows[begin:end]
         fingerprint = next((row[9] for row in its if row[0] == "fpr"), key[4])
         name = next((row[9] for row in its if row[0] == "uid"), "")
-        signing = [_expiry(row) for row in its if row[0] == "sub" and "s" in row[11]]
+        signing = [_expiry(row) for row in its if row[0] == "sub" and row[11:] and "s" in row[11]]
         yield PublicKey(fingerprint, name, key[1], min(_expiry(key), max(signing, default=_NEVER)))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from reconciler.config.settings import HostSettings, Settings, TargetSettings
 from reconciler.errors import SettingsError
 from reconciler.forge import doctor
-from reconciler.host.doctor import engines, folders, git, gpus, machine, network, podman, systemd, targets
+from reconciler.host.doctor import engines, folders, git, gpus, machine, network, podman, signatures, systemd, targets
 from reconciler.report.findings import Check, CheckResult, made, ok, problem
 
 
@@ -52,6 +52,7 @@ def checks(settings: Settings | None, needs_host: bool = True) -> Iterator[tuple
     if settings is not None:
         yield "sops", partial(git.check_sops, settings)
         yield "ssh", partial(git.check_ssh, settings.source)
+        yield "signatures", partial(signatures.check_signatures, settings.source.verify)
         yield "source", partial(git.check_source, settings)
         yield "state", partial(folders.check_state, settings)
         yield "targets", partial(targets.check_targets, settings)
