@@ -169,6 +169,14 @@ find_sshd() {
   [ "$(id -u)" != 0 ] || mkdir -p /run/sshd
 }
 
+# Without gpg the tests of signed commits are skipped, or fail where CI=true.
+find_gpg() {
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! { command -v gpg && command -v ssh-keygen; } >/dev/null; then
+    step "Installing gnupg, for the tests of signed commits" install_packages gnupg openssh-client ||
+      say "no signatures to test: see above"
+  fi
+}
+
 # Without an engine its tests are skipped with a reason, or fail where CI=true.
 find_engine() {
   [ -z "${RECONCILER_TEST_VLLM:-}" ] || return 0
@@ -348,6 +356,7 @@ main() {
   ensure_daemon dev
   [ "$part" != newest ] || newest "$@"
   find_sshd
+  find_gpg
   case $part in
     all) static; check wheel build_wheel; begin_builds; unit; cluster; e2e; host; forge ;;
     fast) static; quick "$@" ;;
