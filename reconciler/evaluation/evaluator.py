@@ -43,9 +43,10 @@ class Evaluation(Protocol):
 class Evaluator:
     """An `Evaluation` in this process, without limits. What it remembers is only a cache."""
 
-    def __init__(self, settings: TargetSettings) -> None:
+    def __init__(self, settings: TargetSettings, *, is_sealed: bool = False) -> None:
+        """With `is_sealed` no Secret is opened: see SecretSources."""
         self._settings = settings
-        self._secrets = SecretSources(settings)
+        self._secrets = SecretSources(settings, is_sealed=is_sealed)
         self._files = ManifestCache(every_kind=not isinstance(settings, HostSettings))
         self._services = DesiredCache()
         self._objects = ClusterCache()

@@ -96,8 +96,12 @@ class _Worker:
 class Sandbox:
     """Evaluates revisions for all targets at once. Safe to call from several threads."""
 
-    def __init__(self, targets: Sequence[TargetSettings], limits: EvaluationLimits | None = None) -> None:
+    def __init__(
+        self, targets: Sequence[TargetSettings], limits: EvaluationLimits | None = None, *, is_sealed: bool = False
+    ) -> None:
+        """With `is_sealed` no Secret is opened: for revisions that nobody has accepted."""
         self._targets = tuple(targets)
+        self._is_sealed = is_sealed
         self._limits = limits or EvaluationLimits()
         self._sources = {target.name: SecretSources(target) for target in targets}
         self._lock = threading.Lock()
@@ -324,7 +328,7 @@ class Sandbox:
             os.close(theirs_alive)
         ours.settimeout(self._limits.stalled)
         worker = _Worker(process, ours, alive)
-        orders = Orders(self._targets, self._limits.memory_bytes, self._limits.cpu_seconds)
+        orders = Orders(self._targets, self._limits.memory_bytes, self._limits.cpu_seconds, self._is_sealed)
         with suppress(OSError):
             # One that is gone already is found out about when it is asked.
             send(ours, pickle.dumps(orders, 5))

@@ -37,6 +37,7 @@ class Orders:
     targets: tuple[TargetSettings, ...]
     memory_bytes: int
     cpu_seconds: float
+    is_sealed: bool = False
 
 
 def main(words: int, lifeline: int) -> None:
@@ -73,7 +74,7 @@ def confine(memory_bytes: int) -> None:
 
 def answer(told: socket.socket, orders: Orders) -> None:
     """Each request is a revision; each result is the desired state of all targets, or the error."""
-    evaluators = {target.name: Evaluator(target) for target in orders.targets}
+    evaluators = {target.name: Evaluator(target, is_sealed=orders.is_sealed) for target in orders.targets}
     before: dict[str, Evaluated] = {}
     # Garbage collection runs while no request is waiting.
     gc.disable()

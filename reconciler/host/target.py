@@ -31,7 +31,7 @@ from reconciler.host.records import Records
 from reconciler.host.routing.envoy import EnvoyProxy
 from reconciler.host.staging.stager import Stager
 from reconciler.host.translator import KeptValues, Translator
-from reconciler.host.workload import Workloads
+from reconciler.host.workload import ProposedWorkloads, Workloads
 from reconciler.model import (
     AskPreflight,
     ClusterAction,
@@ -78,13 +78,16 @@ class HostTarget:
         reserved: Reserved = lambda: NOTHING,
         take_refused: Callable[[str, Mapping[str, int], int], None] = lambda *_: None,
         cache: Path | None = None,
+        *,
+        is_proposed: bool = False,
     ) -> None:
         """Raises SettingsError. `wake` is called from other threads whenever a pass may have something to do.
 
         `closed` are places outside the target's own folder that no service may name. `reserved` tells what others hold.
         `take_refused` gets now and then which process of the proxy answered how many requests with 503, by service,
         and how many for paths that are not open with 403.
-        What engines say when they are asked is kept in `cache`, by default the target's own folder.
+        What engines say when they are asked is kept in `cache`, by default the target's own folder. `is_proposed`: what
+        is wanted is not accepted yet, so that nothing of it may run: engines only parse its arguments.
         """
         # An observer may be another user than the folder's owner.
         cache, closed = cache or folder, (*closed, folder.absolute(), config.DEFAULT_PATH.parent)
@@ -109,7 +112,9 @@ class HostTarget:
         self._stager = Stager(settings.storage, folder / "models", backend.fetcher, secrets, wake)
         find_image = self._images.find if self._images else lambda _: None
         lacks = Lacks(cache / "preflight")
-        self._workloads = Workloads(settings, cache, secrets, self._stager, closed, lacks, find_image)
+        self._is_proposed = is_proposed
+        workloads = ProposedWorkloads if is_proposed else Workloads
+        self._workloads = workloads(settings, cache, secrets, self._stager, closed, lacks, find_image)
         runner = PreflightRunner(cache / "preflight", wake, begin=backend.begin_preflight, lacks=lacks)
         self._preflights = self._make_preflights(runner, Fits(folder / "fit", self._machine), closed)
         self._guard = PortGuard(self._supervisor.owns, PortHolds())
@@ -126,6 +131,8 @@ class HostTarget:
     def _make_preflights(self, runner: PreflightRunner, fits: Fits, closed: tuple[Path, ...]) -> Preflights:
         reader, drain_timeout = self._settings.replica_user or "", self._settings.rollout.drain_timeout
         checks = StartChecks(self._workloads, self._supervisor, drain_timeout, reader, closed)
+        if self._is_proposed:
+            return Preflights(self._workloads, runner, self._wake, fits, None)
         return Preflights(self._workloads, runner, self._wake, fits, checks)
 
     def lock(self, wait: float = 0.0) -> None:

@@ -18,6 +18,7 @@ from reconciler.engines.environment import Folders, find_engine
 from reconciler.engines.launch import Launch, PreflightQuestion, launch, question, without
 from reconciler.engines.limits import Lacks
 from reconciler.engines.preflight import engine_parts
+from reconciler.engines.proposed import parser_question
 from reconciler.errors import Retryable, Terminal, Unstartable
 from reconciler.host.inventory import ReplicaRecord
 from reconciler.host.process import scratch
@@ -27,7 +28,7 @@ from reconciler.host.translator import Setup
 from reconciler.model import EffectiveSpec, ReplicaId, ServiceId, Start
 from reconciler.model.model_sources import is_fetched
 from reconciler.secrets import SecretStore
-from reconciler.secrets.store import find_files, find_parts, find_variables, secret_ref
+from reconciler.secrets.store import find_files, find_parts, find_variables, is_secret_name, secret_ref
 from reconciler.system import procfs
 from reconciler.system.readability import Reader
 
@@ -220,6 +221,16 @@ class Workloads:
         user = self._settings.replica_user
         reader = None if user is None else Reader(user, engine.podman)
         return served_folders(spec, replace(ground, reader=reader), partial(self._stager.find, service))
+
+
+class ProposedWorkloads(Workloads):
+    """Of a revision that nobody has accepted yet: nothing of it runs, not even for a preflight."""
+
+    def question(self, service: ServiceId, spec: EffectiveSpec) -> PreflightQuestion:
+        """What the engine's parser alone can be asked. Raises Retryable as well where even that would run something."""
+        asked = parser_question(super().question(service, spec))
+        # The config's own may hold secrets, which a parser needs none of.
+        return replace(asked, env={name: value for name, value in asked.env.items() if not is_secret_name(name)})
 
 
 def reveal(spec: EffectiveSpec, namespace: str, given: Collection[str], store: SecretStore) -> Revealed:

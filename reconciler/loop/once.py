@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler import __version__
-from reconciler.config.settings import Settings
+from reconciler.config.settings import ClusterSettings, Settings
 from reconciler.errors import ReconcileError
 from reconciler.evaluation.sandbox import Sandbox
 from reconciler.loop.wiring import (
@@ -60,16 +60,49 @@ class Preview:
     plans: tuple[tuple[DesiredState, Seen | Unreachable, Plan], ...]
 
 
-def preview(settings: Settings, target: str | None, revision: str | None, progress: Callable[[str], None]) -> Preview:
-    """What would change and why. Reads git, the targets and the installed engines; changes nothing."""
+def preview(
+    settings: Settings,
+    target: str | None,
+    revision: str | None,
+    progress: Callable[[str], None],
+    *,
+    is_proposed: bool = False,
+) -> Preview:
+    """What would change and why. Reads git, the targets and the installed engines; changes nothing.
+
+    `is_proposed`: nobody has accepted the revision yet. No Secret is opened, nothing of it runs, and engines only parse
+    its arguments.
+    """
     if target is not None:
         settings.target(target)
-    with _looking(settings) as (source, places):
+    with _looking(settings, is_proposed=is_proposed) as (source, places):
         progress(f"asking {shown_address(settings.source.url)}")
         snapshot = source.snapshot(revision) if revision else source.poll()
         chosen = [place for place in places if target in (None, place.settings.name)]
-        plans = tuple(_look(place, snapshot, progress) for place in chosen)
-        return Preview(_status(snapshot, chosen, settings), plans)
+        return _previewed(settings, snapshot, chosen, progress, is_proposed)
+
+
+def preview_each(
+    settings: Settings, revisions: Sequence[str], folder: Path
+) -> Iterator[tuple[str, Preview | ReconcileError]]:
+    """The same of several revisions that nobody has accepted yet. What was read and asked is kept in `folder`."""
+    with _looking(settings, folder, is_proposed=True) as (source, places):
+        for revision in revisions:
+            try:
+                yield revision, _previewed(settings, source.snapshot(revision), places, lambda _: None, True)
+            except ReconcileError as error:
+                yield revision, error
+
+
+def _previewed(
+    settings: Settings,
+    snapshot: Snapshot,
+    places: list[ManagedTarget],
+    progress: Callable[[str], None],
+    is_proposed: bool,
+) -> Preview:
+    plans = tuple(_look(place, snapshot, progress, is_proposed) for place in places)
+    return Preview(_status(snapshot, places, settings), plans)
 
 
 def sync(settings: Settings, timeout: float, progress: Callable[[Document], None]) -> Document:
@@ -128,22 +161,28 @@ def _parts(settings: Settings) -> Iterator[tuple[GitSource, list[ManagedTarget]]
 
 
 @contextmanager
-def _looking(settings: Settings) -> Iterator[tuple[GitSource, list[ManagedTarget]]]:
-    """What a plan needs. Whatever is written goes to a copy: the daemon's folder may be another user's."""
-    with tempfile.TemporaryDirectory(prefix="reconciler-plan-") as name:
-        scratch = Path(name)
-        copy_state(settings, scratch)
-        with _opened(settings, History(scratch / HISTORY), scratch) as parts:
-            yield parts
+def _looking(
+    settings: Settings, kept: Path | None = None, *, is_proposed: bool = False
+) -> Iterator[tuple[GitSource, list[ManagedTarget]]]:
+    """What a plan needs. Whatever is written goes to a copy: the daemon's folder may be another user's.
+
+    In `kept`, what was fetched and asked for one plan serves the next one.
+    """
+    with ExitStack() as stack:
+        name = None if kept else stack.enter_context(tempfile.TemporaryDirectory(prefix="reconciler-plan-"))
+        scratch = kept or Path(str(name))
+        copy_state(settings, scratch, is_kept=kept is not None)
+        history = History(scratch / HISTORY)
+        yield stack.enter_context(_opened(settings, history, scratch, is_proposed=is_proposed))
 
 
 @contextmanager
 def _opened(
-    settings: Settings, history: History, scratch: Path | None = None
+    settings: Settings, history: History, scratch: Path | None = None, *, is_proposed: bool = False
 ) -> Iterator[tuple[GitSource, list[ManagedTarget]]]:
-    sandbox = Sandbox(settings.targets)
+    sandbox = Sandbox(settings.targets, is_sealed=is_proposed)
     source = make_source(settings, scratch / "git" if scratch else None, sandbox)
-    places = make_places(settings, history, Metrics(), scratch, sandbox)
+    places = make_places(settings, history, Metrics(), scratch, sandbox, is_proposed=is_proposed)
     sandbox.start()
     try:
         yield source, places
@@ -156,15 +195,19 @@ def _opened(
 
 
 def _look(
-    place: ManagedTarget, snapshot: Snapshot, progress: Callable[[str], None]
+    place: ManagedTarget, snapshot: Snapshot, progress: Callable[[str], None], is_proposed: bool
 ) -> tuple[DesiredState, Seen | Unreachable, Plan]:
-    """One target's plan, once every engine that has to be asked has answered."""
+    """One target's plan, once every engine that has to be asked has answered.
+
+    On a cluster an engine is asked by a Job in an image of the revision: not of one that nobody has accepted.
+    """
+    may_ask = not (is_proposed and isinstance(place.settings, ClusterSettings))
     deadline = time.monotonic() + _LONGEST_PREFLIGHT
     failed: set[tuple[ServiceId, str]] = set()
     rehearsed = False
     while True:
         one_pass = place.reconciler.run_pass(snapshot, act=False)
-        asking = [action for action in one_pass.plan.actions if isinstance(action, AskPreflight)]
+        asking = [action for action in one_pass.plan.actions if isinstance(action, AskPreflight) and may_ask]
         asking = [action for action in asking if (action.service, action.digest) not in failed]
         for action in asking:
             progress(f"{action.service}: validating the arguments with the installed vLLM")

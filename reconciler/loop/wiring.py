@@ -99,9 +99,16 @@ def _readers_id(settings: Settings) -> str:
 
 
 def make_places(
-    settings: Settings, history: History, metrics: Metrics, scratch: Path | None = None, sandbox: Sandbox | None = None
+    settings: Settings,
+    history: History,
+    metrics: Metrics,
+    scratch: Path | None = None,
+    sandbox: Sandbox | None = None,
+    *,
+    is_proposed: bool = False,
 ) -> list[ManagedTarget]:
-    """All targets, not yet locked. With `scratch`, what looking leaves behind goes there.
+    """All targets, not yet locked. With `scratch`, what looking leaves behind goes there. `is_proposed`: see
+    HostTarget.
 
     Raises SettingsError where two would lease one GPU, something would be started twice or as root, or other users may
     write to our folder; Retryable for a driver.
@@ -113,7 +120,14 @@ def make_places(
     reserved = partial(_reserved, leftovers)
     places = [
         make_place(
-            target, settings, history, metrics, reserved, scratch, sandbox.target(target.name) if sandbox else None
+            target,
+            settings,
+            history,
+            metrics,
+            reserved,
+            scratch,
+            sandbox.target(target.name) if sandbox else None,
+            is_proposed=is_proposed,
         )
         for target in settings.hosts
     ]
@@ -231,6 +245,8 @@ def make_place(
     reserved: Reserved = lambda: NOTHING,
     scratch: Path | None = None,
     evaluation: Evaluation | None = None,
+    *,
+    is_proposed: bool = False,
 ) -> ManagedTarget:
     """One target, not yet locked."""
     wake = threading.Event()
@@ -247,6 +263,7 @@ def make_place(
         reserved,
         tally.take_refused,
         cache=cache,
+        is_proposed=is_proposed,
     )
     suspension = Suspension(folder / "suspended.json")
     recorder = Recorder(settings.name, history, metrics, tally)

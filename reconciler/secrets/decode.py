@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from reconciler.model import Reason, ReasonCode
 from reconciler.model.model_sources import shown
 from reconciler.secrets.store import WELL_KNOWN, StoredSecret
 
+_BUCKET, _OPEN = "AWS_S3_BUCKET", ("type", "bucket", "cabundle_configmap")
 _KEY = re.compile(r"(?!\.\.?$|\.\.)[-._a-zA-Z0-9]{1,253}")
 
 
@@ -49,6 +51,36 @@ def _is_address(document: Mapping[str, Any]) -> bool:
         return False
     uri = data.get("URI", b"").decode("utf-8", "replace")
     return data.keys() == {"URI"} and shown(uri) == uri and not WELL_KNOWN.search(uri)
+
+
+def sealed(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document without its values: names and keys alone, and where a model is, which services need of a Secret."""
+    if "sops" not in document and not is_plain(document):
+        return dict(document)
+    kept = {name: value for name, value in document.items() if name not in ("sops", "data", "stringData")}
+    data = {key: _address(key, value) for field in ("data", "stringData") for key, value in _read(document, field)}
+    return {**kept, "stringData": data}
+
+
+def _read(document: Mapping[str, Any], field: str) -> list[tuple[str, bytes]]:
+    """Raises Unfit."""
+    if "sops" in document:
+        return [(key, b"") for key, _ in _entries(document, field)]
+    read = _decoded if field == "data" else _text
+    return [(key, read(key, value)) for key, value in _entries(document, field)]
+
+
+def _address(key: str, value: bytes) -> str:
+    """What of a value tells where a model is: a bucket's name, or KServe's entry of a bucket without its keys."""
+    text = value.decode("utf-8", "replace")
+    if key == _BUCKET:
+        return text
+    try:
+        entry = json.loads(text)
+    except (ValueError, RecursionError):
+        return ""
+    kept = {name: entry[name] for name in _OPEN if isinstance(entry.get(name), str)} if isinstance(entry, dict) else {}
+    return json.dumps(kept) if kept else ""
 
 
 def decode(manifest: Manifest, document: Mapping[str, Any], default_namespace: str) -> StoredSecret:

@@ -19,7 +19,7 @@ from reconciler.kserve import api_server
 from reconciler.manifests import Manifest, Manifests, duplicate_of, find_duplicates
 from reconciler.model import Bug, Reason, ReasonCode
 from reconciler.secrets import folder, sops
-from reconciler.secrets.decode import Unfit, decode, is_plain
+from reconciler.secrets.decode import Unfit, decode, is_plain, sealed
 from reconciler.secrets.folder import read_private
 from reconciler.secrets.store import NO_SECRETS, Key, SecretStore, StoredSecret, with_data_connections
 
@@ -32,7 +32,11 @@ _AGAIN_SECONDS = 30.0
 class SecretSources:
     """Reads the Secrets of one target. What it remembers is only a cache."""
 
-    def __init__(self, settings: TargetSettings, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self, settings: TargetSettings, environ: Mapping[str, str] = os.environ, *, is_sealed: bool = False
+    ) -> None:
+        """With `is_sealed` nothing is decrypted and no value is kept: only which Secrets there are, with which keys."""
+        self._is_sealed = is_sealed
         self._settings = settings.secrets
         self._target = settings.name
         self._namespace = settings.default_namespace
@@ -159,9 +163,9 @@ class SecretSources:
         try:
             if sops.is_encrypted(manifest.data):
                 _check_alone(manifest, number)
-                document: Mapping[str, object] = self._opener.open(manifest, keys.identities())
+                document: Mapping[str, object] = self._opened(manifest, keys)
             elif plain or not is_plain(manifest.data):
-                document = manifest.data
+                document = sealed(manifest.data) if self._is_sealed else manifest.data
             else:
                 raise self._disclosed(manifest)
             secret = decode(manifest, document, self._namespace)
@@ -176,6 +180,10 @@ class SecretSources:
             reason, bug = caught(error, f"reading Secret {key[0]}/{key[1]}", manifest.origin)
             pile.refused.setdefault(key, reason)
             self.bugs.append(replace(bug, subject=f"{manifest.origin}: {bug.subject}"))
+
+    def _opened(self, manifest: Manifest, keys: _Identities) -> Mapping[str, object]:
+        """Raises Unfit."""
+        return sealed(manifest.data) if self._is_sealed else self._opener.open(manifest, keys.identities())
 
     def _disclosed(self, manifest: Manifest) -> Unfit:
         """What to do about a Secret that stands in git unencrypted."""

@@ -94,14 +94,20 @@ APPLIED = "applied.json"
 _TRIES = 3
 
 
-def copy_state(settings: Settings, scratch: Path) -> None:
-    """Whatever cannot be read is left out: then it is looked up or asked for again."""
+def copy_state(settings: Settings, scratch: Path, *, is_kept: bool = False) -> None:
+    """Whatever cannot be read is left out: then it is looked up or asked for again.
+
+    A scratch folder that is kept has a mirror and verdicts of its own, and is only told what was accepted.
+    """
     _copy_history(settings.state_dir, scratch)
-    _copy_folder(settings.state_dir / "git", scratch / "git")
     registry = TargetRegistry(settings.state_dir)
-    for target in settings.targets:
-        folder = registry.folder_of(target.name)
-        _copy_folder(folder / "preflight", scratch / folder.name / "preflight")
+    if is_kept:
+        _copy_accepted(settings.state_dir / "git", scratch / "git")
+    else:
+        _copy_folder(settings.state_dir / "git", scratch / "git")
+        for target in settings.targets:
+            folder = registry.folder_of(target.name)
+            _copy_folder(folder / "preflight", scratch / folder.name / "preflight")
     for cluster in settings.clusters:
         folder = registry.folder_of(cluster.name)
         with suppress(OSError):
@@ -112,6 +118,9 @@ def copy_state(settings: Settings, scratch: Path) -> None:
 def _copy_history(state: Path, scratch: Path) -> None:
     """First what was written last, and both once more where the daemon wrote meanwhile."""
     names = (f"{HISTORY}-wal", HISTORY)
+    for name in (*names, f"{HISTORY}-shm"):
+        # Of an earlier copy, whose parts would not fit to these.
+        (scratch / name).unlink(missing_ok=True)
     for _ in range(_TRIES):
         before = [stamp_of(state / name) for name in names]
         for name in names:
@@ -119,6 +128,12 @@ def _copy_history(state: Path, scratch: Path) -> None:
                 shutil.copyfile(state / name, scratch / name)
         if before == [stamp_of(state / name) for name in names]:
             return
+
+
+def _copy_accepted(mirror: Path, copy: Path) -> None:
+    with suppress(OSError):
+        copy.mkdir(mode=0o700, exist_ok=True)
+        shutil.copyfile(mirror / "accepted.json", copy / "accepted.json")
 
 
 def _copy_folder(source: Path, copy: Path) -> None:

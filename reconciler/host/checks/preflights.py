@@ -113,8 +113,9 @@ class Preflights:
         runner: PreflightRunner,
         wake: Callable[[], None],
         fits: Fits,
-        checks: StartChecks,
+        checks: StartChecks | None,
     ) -> None:
+        """Without `checks`, only the engine is asked."""
         self._workloads = workloads
         self._checks = checks
         self._fits = fits
@@ -202,7 +203,7 @@ class Preflights:
     def _is_blocked(self, known: _KnownQuestion, found: Answers) -> bool:
         """Is there something in the way, whatever the engine says of the arguments?"""
         desired, spec = known.desired, known.desired.spec
-        if spec is None or not desired.replicas:
+        if spec is None or not desired.replicas or self._checks is None:
             return False
         checked = self._checks.of(desired, spec, known.asked)
         if checked.refused:

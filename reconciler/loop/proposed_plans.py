@@ -1,0 +1,62 @@
+"""The process that plans revisions which nobody has accepted yet, for the daemon: what it costs is not the daemon's.
+
+usage: python -P -m reconciler.loop.proposed_plans LIFELINE
+
+Standard input: the pickled Orders. Standard output: for each revision one line of JSON, `{"revision", "plan"}` or
+`{"revision", "error", "lasting"}`; `lasting`: another try would end so as well. It ends with the daemon.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from reconciler.config.settings import Settings
+from reconciler.errors import Retryable
+from reconciler.evaluation.worker import end_with
+from reconciler.fault_isolation import unexpected
+from reconciler.loop.once import Preview, preview_each
+from reconciler.report import log as logs
+from reconciler.report.planned import plan_document
+
+_NICE = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """`folder` keeps what was fetched and asked for the next process."""
+
+    settings: Settings
+    revisions: tuple[str, ...]
+    folder: Path
+
+
+def main(lifeline: int) -> None:
+    end_with(lifeline)
+    os.nice(_NICE)
+    # Only answers may reach standard output.
+    out = os.dup(1)
+    os.dup2(2, 1)
+    orders: Orders = pickle.load(sys.stdin.buffer)  # noqa: S301
+    logs.configure(orders.settings.log.model_copy(update={"level": "warning"}))
+    with os.fdopen(out, "w") as answers:
+        for revision, found in preview_each(orders.settings, orders.revisions, orders.folder):
+            answers.write(json.dumps({"revision": revision, **_answer(found)}) + "\n")
+            answers.flush()
+
+
+def _answer(found: Preview | Exception) -> dict[str, object]:
+    if isinstance(found, Exception):
+        return {"error": str(found), "lasting": not isinstance(found, Retryable)}
+    try:
+        return {"plan": plan_document(found.status, found.plans)}
+    except Exception as error:
+        return {"error": unexpected(error), "lasting": True}
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
