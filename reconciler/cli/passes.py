@@ -45,12 +45,18 @@ def run_command(config: str | None) -> int:
 @click.command()
 @click.option("--target", help="Only this target.")
 @click.option("--revision", help="Use this branch, tag or commit instead of the configured one.")
+@click.option("--comment", is_flag=True, help="Tell the pull request: a commit status and one comment.")
+@click.option("--pull-request", type=click.IntRange(1), help="Its number, where the CI's variables do not tell it.")
 @options(output=("text", "json"))
-def plan(config: str | None, target: str | None, revision: str | None, output: str) -> int:
+def plan(
+    config: str | None, target: str | None, revision: str | None, comment: bool, pull_request: int | None, output: str
+) -> int:
     """Show what would be done next, and why. Nothing is changed.
 
     A plan holds only the next steps: later ones depend on their results. Exit code 1 when something that git
     asks for is refused, rejected, Blocked or unusable; planned steps alone do not change it.
+
+    With --comment nothing of the revision is trusted: no Secret is opened, and engines only parse its arguments.
     """
     from reconciler.loop import preview
     from reconciler.report.planned import has_faults, plan_document
@@ -59,8 +65,11 @@ def plan(config: str | None, target: str | None, revision: str | None, output: s
     log_to_stderr()
     settings = settings_of(config)
     act_as_owner(settings)
-    found = preview(settings, target, revision, tell)
-    document = plan_document(found.status, found.plans)
+    if comment:
+        document = _plan_and_comment(settings, target, revision, pull_request)
+    else:
+        found = preview(settings, target, revision, tell)
+        document = plan_document(found.status, found.plans)
     if output == "json":
         print_json(document)
     else:
@@ -68,6 +77,16 @@ def plan(config: str | None, target: str | None, revision: str | None, output: s
     if document["targets"] and not any(one["reachable"] for one in document["targets"]):
         return UNAVAILABLE
     return NO if has_faults(document) else OK
+
+
+def _plan_and_comment(
+    settings: Settings, target: str | None, revision: str | None, pull_request: int | None
+) -> Document:
+    from reconciler.loop.pull_request_plan import plan_and_comment
+
+    if revision is None:
+        raise click.UsageError("--comment needs --revision: the newest commit of the pull request")
+    return plan_and_comment(settings, target, revision, pull_request, tell)
 
 
 @click.command()

@@ -79,7 +79,7 @@ def preview(
         progress(f"asking {shown_address(settings.source.url)}")
         snapshot = source.snapshot(revision) if revision else source.poll()
         chosen = [place for place in places if target in (None, place.settings.name)]
-        return _previewed(settings, snapshot, chosen, progress, is_proposed)
+        return _previewed(settings, snapshot, chosen, progress, is_proposed=is_proposed)
 
 
 def preview_each(
@@ -89,7 +89,10 @@ def preview_each(
     with _looking(settings, folder, is_proposed=True) as (source, places):
         for revision in revisions:
             try:
-                yield revision, _previewed(settings, source.snapshot(revision), places, lambda _: None, True)
+                yield (
+                    revision,
+                    _previewed(settings, source.snapshot(revision), places, lambda _: None, is_proposed=True),
+                )
             except ReconcileError as error:
                 yield revision, error
 
@@ -99,9 +102,10 @@ def _previewed(
     snapshot: Snapshot,
     places: list[ManagedTarget],
     progress: Callable[[str], None],
+    *,
     is_proposed: bool,
 ) -> Preview:
-    plans = tuple(_look(place, snapshot, progress, is_proposed) for place in places)
+    plans = tuple(_look(place, snapshot, progress, is_proposed=is_proposed) for place in places)
     return Preview(_status(snapshot, places, settings), plans)
 
 
@@ -195,7 +199,7 @@ def _opened(
 
 
 def _look(
-    place: ManagedTarget, snapshot: Snapshot, progress: Callable[[str], None], is_proposed: bool
+    place: ManagedTarget, snapshot: Snapshot, progress: Callable[[str], None], *, is_proposed: bool = False
 ) -> tuple[DesiredState, Seen | Unreachable, Plan]:
     """One target's plan, once every engine that has to be asked has answered.
 
