@@ -123,6 +123,7 @@ host() {
 # Every worker starts a Gitea, at 0.3 GB each.
 forge() {
   find_gitea
+  find_octokit
   find_control_plane
   check forge run_pytest forge -m forge -n 2 --dist worksteal "$@"
 }

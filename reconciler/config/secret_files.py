@@ -28,16 +28,21 @@ def path_of(place: str, key: str) -> Path:
 
 def read_secret(place: str, key: str) -> str:
     """The one line of a secret. Raises Retryable, without its content."""
+    text = read_lines(place, key).strip()
+    if not text or not text.isprintable():
+        raise Retryable(f"{key}: {path_of(place, key)} must hold the secret alone, on one line")
+    return text
+
+
+def read_lines(place: str, key: str) -> str:
+    """A secret that has several lines, as a private key has. Raises Retryable, without its content."""
     path = path_of(place, key)
     try:
         with path.open("rb") as file:
-            text = file.read(_MOST_BYTES).decode("utf-8").strip()
+            return file.read(_MOST_BYTES).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise Retryable(f"{key}: {path} cannot be read: {why}") from None
-    if not text or not text.isprintable():
-        raise Retryable(f"{key}: {path} must hold the secret alone, on one line")
-    return text
 
 
 class CachedSecret:

@@ -42,6 +42,9 @@ def probe(http: Http, right: Right, request: Request) -> CheckResult:
     except LoginRefused as error:
         return lacking(right, str(error).rpartition("; ")[0])
     except ReconcileError as error:
+        if isinstance(error, ForgeRefused) and error.status == 404:
+            # Hidden from who may not have it.
+            return lacking(right, str(error))
         return untold(right, str(error))
     return given(right)
 

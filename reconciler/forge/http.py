@@ -85,12 +85,13 @@ class Http:
         ca_file: Path | None = None,
         timeout: float = 10.0,
         is_secret: bool = False,
+        refused: Callable[[], None] | None = None,
     ) -> None:
         """`base`: `https://HOST/api/v1`. `login`: the headers that say who we are, asked for each time. `called`: what
         messages call the forge. With `is_secret` no message repeats what the other side says, since that may repeat
-        the address. Raises Retryable when the CA certificates cannot be read."""
+        the address. `refused` is called when the login was. Raises Retryable when `ca_file` cannot be read."""
         self._base, self._login, self._called, self._timeout = base, login, called, timeout
-        self._is_secret = is_secret
+        self._is_secret, self._refused = is_secret, refused
         self._pool = urllib3.PoolManager(num_pools=4, maxsize=4, ssl_context=_tls(ca_file), retries=False)
 
     def ask(self, request: Request) -> Answer:
@@ -105,7 +106,10 @@ class Http:
         answer, raw = self._send(request, f"{self._base}{request.path}{query}", data, headers)
         if answer.status < 300 or answer.status == 304 or answer.status in request.also_fine:
             return answer
-        raise self._error(request, answer, raw)
+        error = self._error(request, answer, raw)
+        if self._refused and isinstance(error, LoginRefused):
+            self._refused()
+        raise error
 
     @property
     def called(self) -> str:
@@ -181,22 +185,37 @@ def _said(answer: Answer, raw: bytes) -> str:
     body = answer.body
     known = body if isinstance(body, dict) else {}
     text = next((str(known[key]) for key in ("message", "error", "detail") if known.get(key)), "")
+    if isinstance(known.get("errors"), list):
+        text = ", ".join(filter(None, (text, *map(_detail, known["errors"]))))
     text = text or raw[:_MOST_TEXT].decode("utf-8", "replace")
     text = "".join(character if character.isprintable() else " " for character in text)
     return " ".join(scrub_text(text).split())[:_MOST_TEXT]
+
+
+def _detail(error: object) -> str:
+    """One of several errors, as GitHub has them: a text, or a field and what is wrong with it."""
+    if not isinstance(error, dict):
+        return str(error)
+    return str(error.get("message") or " ".join(str(error[key]) for key in ("field", "code") if error.get(key)))
 
 
 def _pause(answer: Answer) -> float | None:
     """Seconds that the forge wants to be left alone; None: it does not say that. The headers are GitHub's, GitLab's."""
     headers = answer.headers
     is_over = headers.get("x-ratelimit-remaining") == "0" or headers.get("ratelimit-remaining") == "0"
-    if answer.status != 429 and not (answer.status in (403, 503) and ("retry-after" in headers or is_over)):
+    is_over = is_over or "retry-after" in headers or _is_secondary(answer)
+    if answer.status != 429 and not (answer.status in (403, 503) and is_over):
         return None
     reset = headers.get("x-ratelimit-reset") or headers.get("ratelimit-reset")
     for value in (_seconds(headers.get("retry-after")), _until(reset)):
         if value is not None:
             return min(max(1.0, value), _LONGEST_PAUSE)
     return 60.0
+
+
+def _is_secondary(answer: Answer) -> bool:
+    """GitHub's limit on bursts, which may have no header."""
+    return isinstance(answer.body, dict) and "secondary rate limit" in str(answer.body.get("message"))
 
 
 def _seconds(text: str | None) -> float | None:

@@ -6,7 +6,7 @@ from base64 import b64encode
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from reconciler.config.forge import ForgeSettings
+from reconciler.config.forge import ForgeSettings, GitHubApp
 from reconciler.config.secret_files import read_secret
 from reconciler.config.settings import Settings
 from reconciler.errors import SettingsError
@@ -37,16 +37,32 @@ def open_forge(settings: Settings) -> Forge:
     """Asks nothing yet. Raises SettingsError where the config says too little, Retryable without CA certificates."""
     forge = settings.forge
     remote = find_remote(settings.source.url, forge)
+    if forge.app:
+        return _as_app(remote, forge, forge.app)
     return _provider(remote.kind)(_http(remote, forge, _login(remote, forge)), remote.repository)
 
 
-def _http(remote: Remote, forge: ForgeSettings, login: Login) -> Http:
+def _http(remote: Remote, forge: ForgeSettings, login: Login, refused: Callable[[], None] | None = None) -> Http:
     called = CALLED[remote.kind] + ("" if remote.host in _PUBLIC_HOSTS else f" on {remote.host}")
-    return Http(remote.api, login, called=called, ca_file=forge.ca_file, timeout=forge.timeout)
+    return Http(remote.api, login, called=called, ca_file=forge.ca_file, timeout=forge.timeout, refused=refused)
+
+
+def _as_app(remote: Remote, forge: ForgeSettings, app: GitHubApp) -> Forge:
+    from reconciler.forge.github import GitHub
+    from reconciler.forge.github_app import AppKey, Installation
+
+    key = AppKey(app.id, app.key_file)
+    installation = Installation(_http(remote, forge, key.login), remote.repository, app.installation)
+    http = _http(remote, forge, installation.login, installation.forget)
+    return GitHub(http, remote.repository, app.id)
 
 
 def _provider(kind: Kind) -> Provider:
     """Imported only when it is used: commands that need none start fast."""
+    if kind == "github":
+        from reconciler.forge.github import GitHub
+
+        return GitHub
     if kind == "gitea":
         from reconciler.forge.gitea import Gitea
 
