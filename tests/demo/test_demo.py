@@ -37,7 +37,7 @@ def repository(tmp_path: Path) -> Repository:
 
 
 def test_repository_begins_with_every_file_of_the_layout(repository: Repository) -> None:
-    listed = git(repository.bare, "ls-tree", "-r", "--name-only", "main").splitlines()
+    listed = git(repository.origin, "ls-tree", "-r", "--name-only", "main").splitlines()
     layout = find_layout()
     assert listed == sorted(str(path.relative_to(layout)) for path in layout.rglob("*") if path.is_file())
     assert MANIFEST in listed
@@ -46,9 +46,9 @@ def test_repository_begins_with_every_file_of_the_layout(repository: Repository)
 def test_repository_that_is_there_is_taken_up(repository: Repository, tmp_path: Path) -> None:
     repository.edit(MANIFEST, r"--max-num-seqs=\d+", "--max-num-seqs=3")
     pushed = repository.push("Change it")
-    again = Repository(repository.bare, tmp_path / "work")
+    again = Repository(repository.origin, tmp_path / "work")
     again.create(find_layout())
-    assert again.head() == pushed == git(repository.bare, "rev-parse", "main")
+    assert again.head() == pushed == git(repository.origin, "rev-parse", "main")
     assert again.holds(MANIFEST, "--max-num-seqs=3")
 
 
@@ -57,7 +57,7 @@ def test_repository_that_was_half_made_is_made_again(tmp_path: Path) -> None:
     (tmp_path / "repo.git").mkdir()
     repository = Repository(tmp_path / "repo.git", tmp_path / "work")
     repository.create(find_layout())
-    assert repository.head() == git(repository.bare, "rev-parse", "main")
+    assert repository.head() == git(repository.origin, "rev-parse", "main")
 
 
 def test_edit_says_where_and_changes_nothing_else(repository: Repository, tmp_path: Path) -> None:
@@ -75,12 +75,12 @@ def test_edit_of_what_is_gone_says_what_to_do(repository: Repository) -> None:
 
 
 def test_revert_brings_back_the_tree_of_before(repository: Repository) -> None:
-    before = git(repository.bare, "rev-parse", "main^{tree}")
+    before = git(repository.origin, "rev-parse", "main^{tree}")
     repository.edit(MANIFEST, r"--max-model-len\b", "--max-modle-len")
     bad = repository.push("Misspell it")
     fixed = repository.revert()
     assert fixed != bad
-    assert git(repository.bare, "rev-parse", "main^{tree}") == before
+    assert git(repository.origin, "rev-parse", "main^{tree}") == before
 
 
 def test_git_settings_of_the_user_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,7 +97,7 @@ class Rig(DaemonProcess):
             **self.target,
         }
         settings = {
-            "source": {"url": str(self.repository.bare), "interval": "5s"} | self.source | source,
+            "source": {"url": str(self.repository.origin), "interval": "5s"} | self.source | source,
             "targets": [target],
             "state_dir": str(self.state_dir),
             "web": {"listen": f"127.0.0.1:{self.web}"},
