@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from reconciler.host.workload import home_of
+from tests.e2e.forge_rig import MakeForgeRig, forge_rigs
 from tests.e2e.rig import Rig
+from tests.forge.gitea.account import ForgeRepository
 from tests.support.engine.fixtures import find_place
 
 MakeRig = Callable[..., Rig]
@@ -41,6 +43,12 @@ def make_rig(tmp_path: Path, engine_python: Path, tiny_model: Path) -> Iterator[
     yield make
     for rig in rigs:
         rig.close()
+
+
+@pytest.fixture
+def make_forge_rig(tmp_path: Path, forge_repository: ForgeRepository) -> Iterator[MakeForgeRig]:
+    """Hosts that follow one repository on a Gitea; their engines are engines in name only."""
+    yield from forge_rigs(tmp_path, forge_repository)
 
 
 @pytest.fixture
