@@ -437,7 +437,9 @@ _Target = Annotated[
 class Web(Section):
     """The daemon's own HTTP side."""
 
-    listen: WebListen = Field("127.0.0.1:9464", description="Address of /healthz, /readyz, /metrics and /prometheus/sd")
+    listen: WebListen = Field(
+        "127.0.0.1:9464", description="Address of /healthz, /readyz, /metrics, /prometheus/sd and webhooks"
+    )
     webhooks: tuple[WebhookSettings, ...] = Field(
         (), description="Who may say that something was pushed, at `POST /webhooks/NAME`"
     )

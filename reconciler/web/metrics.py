@@ -139,6 +139,11 @@ class Metrics:
         """`action` as in `report.actions.action_name`, `outcome` of model.Outcome."""
         self._actions.labels(target, action, outcome).inc()
 
+    def expect_webhook(self, webhook: str, results: Iterable[str]) -> None:
+        """Show zeros from the start: of what appears with its first count no increase can be seen."""
+        for result in results:
+            self._webhooks.labels(webhook, result)
+
     def count_webhook(self, webhook: str, result: str) -> None:
         """`webhook` is a configured name, `result` of `webhooks.Result`."""
         self._webhooks.labels(webhook, result).inc()

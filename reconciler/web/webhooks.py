@@ -75,6 +75,8 @@ def webhook_routes(settings: Settings, control: Control, metrics: Metrics) -> li
     known = {each.name: _Webhook(each) for each in settings.web.webhooks}
     if not known:
         return []
+    for name in known:
+        metrics.expect_webhook(name, Result)
     hints, lines = _Hints(settings, control), _Lines()
 
     async def receive(request: Request) -> Response:
