@@ -18,7 +18,8 @@ def revision_line(status: Document) -> str:
     """The desired revision, how far it is applied, and what keeps it from being applied completely."""
     revision = status["revision"]
     if not revision["desired"]:
-        return f"no revision read yet{': ' + one_line(revision['error']) if revision['error'] else ''}"
+        what = "no revision in force" if revision.get("refused") else "no revision read yet"
+        return f"{what}{': ' + one_line(revision['error']) if revision['error'] else ''}"
     text = f"revision {short(revision['desired'])}"
     text += f" “{one_line(revision['subject'])}”" if revision["subject"] else ""
     if signer := revision.get("signer"):

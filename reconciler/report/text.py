@@ -167,7 +167,10 @@ def stale_blocks(status: Document, now: float) -> Iterator[Block]:
         return
     if refused := status["revision"].get("refused"):
         yield ""
-        yield f"revision {short(refused['revision'])} is refused; the last good one stays until git has another."
+        kept = (
+            "the last good one stays" if status["revision"]["desired"] else "what runs stays, and nothing is started,"
+        )
+        yield f"revision {short(refused['revision'])} is refused; {kept} until git has another."
         return
     read, started = status["revision"]["fetchedAt"], status["daemon"]["startedAt"]
     ago = _span(now - datetime.fromisoformat(read or started).timestamp())

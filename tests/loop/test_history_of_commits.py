@@ -23,6 +23,8 @@ from reconciler.model import (
     ReasonCode,
     Result,
     ServicePlan,
+    Signer,
+    Snapshot,
     Sync,
     Unreachable,
 )
@@ -192,6 +194,20 @@ def test_source_error_and_refused_revision_are_told_once(tmp_path: Path) -> None
         ("revision_refused", "b"),
         ("source_recovered", "c"),
     ]
+
+
+def test_signer_of_a_revision_is_told_once(tmp_path: Path) -> None:
+    history = History(tmp_path / "state.db")
+    alice = Signer("Alice <alice@example.invalid>", "A" * 40)
+    for _ in range(2):
+        recorder = SourceRecorder(history)
+        recorder.verified(Snapshot("a" * 40, (), signer=alice))
+        recorder.verified(Snapshot("a" * 40, (), signer=alice))
+    recorder.verified(Snapshot("b" * 40, ()))
+    recorder.verified(Snapshot("a" * 40, (), signer=alice))
+    assert [(one["event"], one["revision"][:1], one["message"]) for one in history.entries(9)] == [
+        ("revision_verified", "a", f"signed by Alice <alice@example.invalid> ({'A' * 40})")
+    ] * 2
 
 
 def test_refused_revision_knows_its_commit(tmp_path: Path) -> None:

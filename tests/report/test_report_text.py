@@ -28,6 +28,7 @@ from reconciler.model import (
     ServiceId,
     ServiceRoute,
     SetRoutes,
+    Signer,
     Start,
     Stop,
     Sync,
@@ -35,7 +36,7 @@ from reconciler.model import (
 )
 from reconciler.report.planned import plan_document
 from reconciler.report.screen import show
-from reconciler.report.status import RevisionInfo, TargetReport
+from reconciler.report.status import RefusedRevision, RevisionInfo, TargetReport
 from reconciler.report.text import Block, Changes, plan_blocks, review_blocks, stale_blocks, status_blocks
 from tests.support.report_world import (
     NEW,
@@ -110,6 +111,24 @@ def test_head_line_names_what_holds_an_applied_revision_up() -> None:
     assert head(held) == f"revision 4f1c2ab0 “Serve tiny”, applied where possible: {held_up}"
     older = RevisionInfo(desired=REVISION, applied="e" * 40)
     assert head(held, older) == f"revision 4f1c2ab0 desired, applied: eeeeeeee: {held_up}"
+
+
+def test_head_line_names_the_signer_in_printable_words() -> None:
+    signed = RevisionInfo(desired=REVISION, applied=REVISION, signer=Signer("Eve\x1b[2J\n<e@x>", "SHA256:abc"))
+    line = head(report(), signed)
+    assert line.startswith("revision 4f1c2ab0 signed by Eve")
+    assert line.isprintable()
+    assert status_of(report(), revision=signed)["revision"]["signer"]["fingerprint"] == "SHA256:abc"
+    assert "signer" not in status_of(report())["revision"]
+
+
+def test_revision_that_is_trusted_no_more_is_said_to_be_out_of_force() -> None:
+    refused = RefusedRevision(REVISION, "4f1c2ab0 is not verified: it is not signed")
+    status = status_of(report(), revision=RevisionInfo(error=refused.reason, refused=refused))
+    assert "no revision in force: 4f1c2ab0 is not verified" in plain(status_blocks(status))
+    assert "is refused; what runs stays, and nothing is started, until git has another." in plain(
+        stale_blocks(status, 0.0)
+    )
 
 
 def test_head_line_never_says_applied_alone_while_out_of_sync() -> None:
