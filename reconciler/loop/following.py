@@ -99,11 +99,12 @@ class SourceFollower:
         )
 
     def _follow(self) -> None:
-        failures = 0
+        failures, is_first = 0, True
         while not self._stop.is_set():
             failures = 0 if self.poll() else failures + 1
-            self._ask.wait(_pause(self._interval, failures))
+            self._ask.wait(_pause(self._interval, failures, is_first=is_first))
             self._ask.clear()
+            is_first = False
 
     def poll(self) -> bool:
         """Ask git once. A failure keeps the last good snapshot and says so."""
@@ -156,8 +157,9 @@ class SourceFollower:
         return False
 
 
-def _pause(interval: float, failures: int) -> float:
-    """Seconds until git is asked again. Not all hosts ask at once; after failures in a row it is asked sooner."""
-    if not failures:
-        return interval * random.uniform(0.95, 1.05)  # noqa: S311
-    return backoff(failures, 2.0, interval)
+def _pause(interval: float, failures: int, *, is_first: bool = False) -> float:
+    """Seconds until git is asked again. Not all hosts ask at once, though a thousand were started at one moment; after
+    failures in a row it is asked sooner."""
+    if failures:
+        return backoff(failures, 2.0, interval)
+    return interval * (random.uniform(0.0, 1.0) if is_first else random.uniform(0.95, 1.05))  # noqa: S311

@@ -46,6 +46,11 @@ def test_git_is_asked_again_after_a_day_of_failures():
     assert _pause(60.0, 5000) == 60.0
 
 
+def test_hosts_that_start_together_ask_git_at_different_times():
+    asked = sorted(_pause(60.0, 0, is_first=True) for _ in range(1000))
+    assert max(sum(second <= one < second + 1 for one in asked) for second in range(60)) < 60
+
+
 def test_new_state_dir_is_refused_while_the_daemon_runs(tmp_path: Path):
     def written(folder: str) -> Settings:
         path = tmp_path / "config.yaml"
