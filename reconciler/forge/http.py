@@ -94,6 +94,10 @@ class Http:
         self._is_secret, self._refused = is_secret, refused
         self._pool = urllib3.PoolManager(num_pools=4, maxsize=4, ssl_context=_tls(ca_file), retries=False)
 
+    @property
+    def base(self) -> str:
+        return self._base
+
     def ask(self, request: Request) -> Answer:
         """Raises ForgeAway, ForgeBusy, LoginRefused (all Retryable) and ForgeRefused (Terminal)."""
         headers = {"User-Agent": f"vllm-reconciler/{__version__}", "Accept": "application/json"}
@@ -159,7 +163,8 @@ class Http:
             return ForgeBusy(f"{what}: too many requests ({said}); trying again in {pause:.0f} s", pause)
         if answer.status in (401, 403):
             return LoginRefused(f"{what}: {said}; check the token, what it may do, and that it has not expired")
-        if answer.status in (408, 425) or answer.status >= 500 or answer.status < 200:
+        # 409: another request about the same at the same time.
+        if answer.status in (408, 409, 425) or answer.status >= 500 or answer.status < 200:
             return ForgeAway(f"{what}: {said}; trying again later")
         return ForgeRefused(f"{what}: {said}", answer.status)
 
@@ -184,7 +189,7 @@ def _said(answer: Answer, raw: bytes) -> str:
     """The forge's own words, on one short line."""
     body = answer.body
     known = body if isinstance(body, dict) else {}
-    text = next((str(known[key]) for key in ("message", "error", "detail") if known.get(key)), "")
+    text = next((_detail(known[key]) for key in ("message", "error", "detail") if known.get(key)), "")
     if isinstance(known.get("errors"), list):
         text = ", ".join(filter(None, (text, *map(_detail, known["errors"]))))
     text = text or raw[:_MOST_TEXT].decode("utf-8", "replace")
@@ -193,7 +198,7 @@ def _said(answer: Answer, raw: bytes) -> str:
 
 
 def _detail(error: object) -> str:
-    """One of several errors, as GitHub has them: a text, or a field and what is wrong with it."""
+    """A text, or an object; GitHub's name a field and what is wrong with it."""
     if not isinstance(error, dict):
         return str(error)
     return str(error.get("message") or " ".join(str(error[key]) for key in ("field", "code") if error.get(key)))

@@ -1,0 +1,65 @@
+"""One forge over HTTPS: what an answer means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from reconciler.errors import ReconcileError
+from reconciler.forge.http import ForgeAway, ForgeRefused, LoginRefused, Request
+from tests.forge.local_forge import LocalForge, Reply, local_forge
+from tests.forge.test_answers import JSON
+
+
+@pytest.fixture(scope="module")
+def forge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalForge]:
+    with local_forge(tmp_path_factory.mktemp("pki"), lambda asked: Reply()) as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"message": "no such repository", "url": "https://docs"}, "no such repository"),
+        ({"type": "error", "error": {"message": "key: too long", "detail": "40"}}, "key: too long"),
+        ({"errors": [{"context": None, "message": "You are not permitted"}]}, "You are not permitted"),
+        ({"message": {"ref": ["does not exist"]}}, '{"message": {"ref": ["does not exist"]}}'),
+        ({"errors": []}, '{"errors": []}'),
+        (b"<html>\nBad gateway</html>", "<html> Bad gateway</html>"),
+    ],
+)
+def test_error_is_told_in_the_forges_words(forge: LocalForge, body: Any, says: str) -> None:
+    forge.answer = lambda asked: Reply(422, body)
+    with pytest.raises(ForgeRefused) as raised:
+        forge.http().ask(Request("GET", "/x"))
+    assert str(raised.value) == f"the forge: GET /x: 422 {says}"
+
+
+@given(body=JSON)
+def test_any_error_is_read(forge: LocalForge, body: Any) -> None:
+    forge.answer = lambda asked: Reply(422, body)
+    with pytest.raises(ForgeRefused, match="422"):
+        forge.http().ask(Request("GET", "/x"))
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (302, ForgeRefused),
+        (400, ForgeRefused),
+        (401, LoginRefused),
+        (403, LoginRefused),
+        (404, ForgeRefused),
+        (409, ForgeAway),
+        (422, ForgeRefused),
+        (500, ForgeAway),
+        (503, ForgeAway),
+    ],
+)
+def test_status_says_if_trying_again_helps(forge: LocalForge, status: int, kind: type[ReconcileError]) -> None:
+    forge.answer = lambda asked: Reply(status, {"message": "no"}, {"Location": "https://elsewhere.example.com/"})
+    with pytest.raises(kind):
+        forge.http().ask(Request("GET", "/x"))
