@@ -20,6 +20,8 @@ Conflict: TypeAlias = tuple[FieldPath, str]
 def conflicts(settings: Settings) -> Iterator[Conflict]:
     """All contradictions in a config."""
     yield from _names(settings)
+    yield from _repeated(("web", "webhooks"), [each.name for each in settings.web.webhooks])
+    yield from _repeated(("notifications",), [each.name for each in settings.notifications])
     yield from _root(settings)
     yield from _own_folders(settings)
     yield from _gpus(settings)
@@ -44,6 +46,12 @@ def _names(settings: Settings) -> Iterator[Conflict]:
             yield place, f"{target.name} is a folder of our own in state_dir; choose another name"
         if any(target.name == other.name for other in settings.targets[:index]):
             yield place, f"two targets have the same name, {target.name}; choose another one"
+
+
+def _repeated(place: FieldPath, names: list[str]) -> Iterator[Conflict]:
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            yield (*place, index, "name"), f"{name} is another one's name as well; choose another one"
 
 
 def _root(settings: Settings) -> Iterator[Conflict]:
