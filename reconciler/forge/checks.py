@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
+from reconciler.config.forge import ForgeSettings
 from reconciler.errors import ReconcileError, Retryable
 from reconciler.forge.http import Answer, ForgeRefused, Http, LoginRefused, Request
-from reconciler.report.findings import CheckResult, ok, problem, raised, warning
+from reconciler.report.findings import CheckResult, Level, ok, problem, raised
 
 TOPIC = "forge"
 
 
+Setting = Literal["statuses", "pull_requests", "deployments"]
+"""Of `forge`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Right:
-    """Something that the token must be allowed. `what` completes "the token may ..."; `fix` says what to tick where.
-
-    `is_needed`: always; else only with some settings.
-    """
+    """Something that the token must be allowed. `what` completes "the token may ..."; `fix` says what to tick where."""
 
     what: str
     fix: str
-    is_needed: bool
+    needed_for: tuple[Setting, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RightFound(CheckResult):
+    """Whether the token has a right."""
+
+    needed_for: tuple[Setting, ...] = ()
+
+
+def wanted(found: Iterable[CheckResult], forge: ForgeSettings) -> Iterator[CheckResult]:
+    """Without the rights that nothing in the config needs."""
+    used = {
+        name for name in ("statuses", "pull_requests", "deployments") if getattr(forge, name) not in ("none", False)
+    }
+    return (one for one in found if not isinstance(one, RightFound) or used & set(one.needed_for))
 
 
 def reach(http: Http, name: str, repository: Request) -> tuple[CheckResult, Answer | None]:
@@ -50,13 +69,14 @@ def probe(http: Http, right: Right, request: Request) -> CheckResult:
 
 
 def given(right: Right) -> CheckResult:
-    return ok(TOPIC, f"the token may {right.what}")
+    return RightFound(TOPIC, Level.OK, f"the token may {right.what}", needed_for=right.needed_for)
 
 
 def lacking(right: Right, why: str) -> CheckResult:
     message = f"the token may not {right.what}: {why}"
-    return problem(TOPIC, message, right.fix) if right.is_needed else warning(TOPIC, message, right.fix)
+    return RightFound(TOPIC, Level.PROBLEM, message, right.fix, needed_for=right.needed_for)
 
 
 def untold(right: Right, why: str) -> CheckResult:
-    return warning(TOPIC, f"whether the token may {right.what} cannot be told: {why}", right.fix)
+    message = f"whether the token may {right.what} cannot be told: {why}"
+    return RightFound(TOPIC, Level.WARNING, message, right.fix, needed_for=right.needed_for)

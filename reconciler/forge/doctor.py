@@ -12,6 +12,7 @@ from reconciler.config.secret_files import read_secret
 from reconciler.config.settings import Settings
 from reconciler.config.values import split_listen
 from reconciler.errors import ReconcileError
+from reconciler.forge.checks import wanted
 from reconciler.forge.http import Http, Request
 from reconciler.forge.open import open_forge
 from reconciler.forge.receiver import Receiver
@@ -32,7 +33,7 @@ def check_forge(settings: Settings) -> Iterator[CheckResult]:
         yield from exposed("forge", "forge.app.key_file" if forge.app else "forge.token_file", path)
     remote = find_remote(settings.source.url, forge)
     yield from _clock(remote, forge)
-    yield from open_forge(settings).check()
+    yield from wanted(open_forge(settings).check(), forge)
 
 
 def _clock(remote: Remote, forge: ForgeSettings) -> Iterator[CheckResult]:

@@ -22,12 +22,12 @@ _POST = Right(
     "post commit statuses",
     "under Settings, Applications, generate a token with `repository: Read and Write`, of a user who may write to the "
     "repository's code",
-    is_needed=True,
+    ("statuses",),
 )
 _COMMENT = Right(
     "comment on pull requests",
     "forge.pull_requests: plan needs it: generate a token with `issue: Read and Write` as well",
-    is_needed=False,
+    ("pull_requests",),
 )
 
 

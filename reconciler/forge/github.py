@@ -35,12 +35,12 @@ _DEPLOYMENT_STATES = {
     CommitState.SUPERSEDED: "inactive",
 }
 _PERMISSION = "give the token, or the app, the repository permission"
-_POST_STATUSES = Right("post commit statuses", f"{_PERMISSION} `Commit statuses: write`", is_needed=True)
+_POST_STATUSES = Right("post commit statuses", f"{_PERMISSION} `Commit statuses: write`", ("statuses",))
 _READ_PULL_REQUESTS = Right(
-    "read pull requests", f"for forge.pull_requests, {_PERMISSION} `Pull requests: write`", is_needed=False
+    "read pull requests", f"for forge.pull_requests, {_PERMISSION} `Pull requests: write`", ("pull_requests",)
 )
 _REPORT_DEPLOYMENTS = Right(
-    "report deployments", f"for forge.deployments, {_PERMISSION} `Deployments: write`", is_needed=False
+    "report deployments", f"for forge.deployments, {_PERMISSION} `Deployments: write`", ("deployments",)
 )
 
 

@@ -13,7 +13,7 @@ _SOON = 14 * 86_400.0
 _COMMENT = Right(
     "comment on pull requests",
     "for forge.pull_requests, take a fine-grained token or the scope `repo`",
-    is_needed=False,
+    ("pull_requests",),
 )
 _RENEW = "make a new one and put it into the file of forge.token_file; no restart is needed"
 

@@ -32,7 +32,7 @@ _DEPLOYMENT_STATES = _STATES | {CommitState.PENDING: "running"}
 _UNFINISHED = ("created", "pending", "running", "blocked")
 _DEVELOPER = 30
 _TICK = "create a project access token with the role Developer and the scope `api` (Settings, Access tokens)"
-_POST = Right("post commit statuses and comment on merge requests", _TICK, is_needed=True)
+_POST = Right("post commit statuses and comment on merge requests", _TICK, ("statuses", "pull_requests", "deployments"))
 _SLASH_AT_START = re.compile(r"^([ \t\r]*\\*)/", re.MULTILINE)
 _ESCAPED_SLASH_AT_START = re.compile(r"^([ \t\r]*\\*)\\/", re.MULTILINE)
 

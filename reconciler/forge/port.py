@@ -43,5 +43,5 @@ class Forge(Protocol):
         ...
 
     def check(self) -> tuple[CheckResult, ...]:
-        """For `doctor`: is it reachable, is the token accepted, may it do what the config wants."""
+        """For `doctor`: is it reachable, is the token accepted, what may it do."""
         ...

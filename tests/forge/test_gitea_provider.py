@@ -201,7 +201,7 @@ def test_revoked_token_is_named_as_refused(repository: ForgeRepository, clone: R
     ("scopes", "levels"),
     [
         (REPORTING, [Level.OK, Level.OK, Level.OK]),
-        (["write:repository"], [Level.OK, Level.OK, Level.WARNING]),
+        (["write:repository"], [Level.OK, Level.OK, Level.PROBLEM]),
         (["read:repository", "write:issue"], [Level.OK, Level.PROBLEM, Level.OK]),
         (["read:user"], [Level.PROBLEM]),
     ],

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from reconciler.errors import Terminal
 from reconciler.forge import comments
+from reconciler.forge.checks import wanted
 from reconciler.forge.http import ForgeBusy, ForgeRefused, LoginRefused
 from reconciler.forge.messages import MOST_DESCRIPTION, Comment, CommitState, CommitStatus, Deployment, Section
 from reconciler.forge.port import Forge
 from reconciler.report.findings import CheckResult, Level
+from tests.forge import github_parts as parts
 from tests.forge.github_api import (
     MOST_STATUSES,
     NAME,
@@ -269,14 +271,24 @@ def test_check_names_what_the_token_may_not(github: Forge, api: GitHubApi, scope
     api.permissions, api.scopes = set(), scopes
     found = levels(github.check())
     assert found["the token may not post commit statuses"] is Level.PROBLEM
-    assert found["the token may not read pull requests"] is Level.WARNING
-    assert found["the token may not report deployments"] is Level.WARNING
+    assert found["the token may not read pull requests"] is Level.PROBLEM
+    assert found["the token may not report deployments"] is Level.PROBLEM
+
+
+def test_check_leaves_out_what_the_config_does_not_need(server: LocalForge, api: GitHubApi, tmp_path: Path) -> None:
+    def rights(**forge: Any) -> set[str]:
+        found = wanted(provider(server, tmp_path, **forge).check(), parts.settings(server, tmp_path, **forge).forge)
+        return {one.message.removeprefix("the token may ") for one in found if one.message.startswith("the token may ")}
+
+    assert rights() == {"post commit statuses"}
+    assert rights(statuses="none", pull_requests="plan") == {"read pull requests"}
+    assert rights(deployments=True) == {"post commit statuses", "report deployments"}
 
 
 def test_check_reads_the_scopes_of_a_classic_token(github: Forge, api: GitHubApi) -> None:
     api.scopes = "repo:status, read:org"
     found = github.check()[-1]
-    assert found.level is Level.WARNING
+    assert found.level is Level.PROBLEM
     assert found.message == "the token may not comment on pull requests: its scopes are read:org, repo:status"
     api.scopes = "repo"
     assert github.check()[-1].message == "the token may comment on pull requests"
