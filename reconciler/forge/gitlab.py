@@ -65,11 +65,12 @@ class GitLab:
 
     def set_deployment(self, deployment: Deployment) -> None:
         state = _DEPLOYMENT_STATES[deployment.state]
-        step = _step(self._deployments(deployment.environment), deployment.revision, state)
-        if step == "create":
-            self._create_deployment(deployment, state)
-        elif step:
-            self._http.ask(Request("PUT", f"{self._path}/deployments/{step}", body={"status": state}))
+        steps = _steps(self._deployments(deployment.environment), deployment.revision, state)
+        for step in steps:
+            if step == "create":
+                self._create_deployment(deployment, state)
+            else:
+                self._http.ask(Request("PUT", f"{self._path}/deployments/{step}", body={"status": state}))
 
     def pull_requests(self, base: str) -> tuple[PullRequest, ...]:
         query = {"state": "opened", "target_branch": base, "order_by": "updated_at", "sort": "desc", "per_page": "20"}
@@ -140,20 +141,24 @@ def _says(status: Any, body: dict[str, str]) -> bool:
     return same and text(status, "target_url") == body["target_url"]
 
 
-def _step(known: list[Any], revision: str, state: str) -> Literal["create"] | int | None:
-    """What is to be done about one environment's deployments, the newest of which comes first: the id of the one to
-    update, or nothing. Repeated, it is nothing.
+def _steps(known: list[Any], revision: str, state: str) -> tuple[Literal["create"] | int, ...]:
+    """What is to be done about one environment's deployments, the newest of which comes first: the ids of those to
+    update, and whether to add one. Repeated, it is nothing.
 
-    One that is over is left alone once another came after it; and none is over that waits again.
+    One that is over is left alone once another came after it; and none is over that waits again. What is over is the
+    newest afterwards, unless it was canceled.
     """
     same = next((one for one in known if text(one, "sha") == revision), None)
     if same is None:
-        return None if state == "canceled" else "create"
-    if text(same, "status") in _UNFINISHED:
-        return None if text(same, "status") == state else integer(same, "id")
-    if state == "canceled" or (same is known[0] and text(same, "status") == state):
-        return None
-    return integer(same, "id") if same is known[0] and state != "running" else "create"
+        return () if state == "canceled" else ("create",)
+    is_newest, before = same is known[0], text(same, "status")
+    if before == state and (is_newest or before in _UNFINISHED):
+        return ()
+    if before in _UNFINISHED:
+        return (integer(same, "id"),) if is_newest or state == "canceled" else (integer(same, "id"), "create")
+    if state == "canceled":
+        return ()
+    return (integer(same, "id"),) if is_newest and state != "running" else ("create",)
 
 
 def _pull_requests(found: Iterator[Any]) -> Iterator[PullRequest]:

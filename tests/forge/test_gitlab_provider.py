@@ -138,6 +138,10 @@ def test_deployment_said_twice_is_as_if_said_once(connect: Connect, said: list[D
             [(CommitState.PENDING, OLD), (CommitState.PENDING, NEW), (CommitState.SUPERSEDED, OLD)],
             [(OLD, "canceled"), (NEW, "running")],
         ),
+        (
+            [(CommitState.PENDING, OLD), (CommitState.FAILURE, NEW), (CommitState.SUCCESS, OLD)],
+            [(OLD, "success"), (NEW, "failed"), (OLD, "success")],
+        ),
     ],
 )
 def test_deployments_follow_what_was_said(
