@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import ssl
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -22,13 +24,14 @@ TOKEN = "token-of-the-tests"
 
 @dataclass(frozen=True)
 class Asked:
-    """One request. `path` is quoted still, without the query; header names are in small letters."""
+    """One request. `path` is quoted still, without the query; header names are in small letters; `raw`: its body."""
 
     method: str
     path: str
     query: Mapping[str, str]
     headers: Mapping[str, str]
     body: Any
+    raw: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,11 @@ class Reply:
 
 
 class LocalForge(ThreadingHTTPServer):
-    """`answer` runs in one thread at a time. `url` has no slash at its end; `asked`: every request so far."""
+    """`answer` runs in one thread at a time. `url` has no slash at its end; `asked`: every request so far; `ahead`:
+    seconds that its clock is ahead of ours."""
 
     daemon_threads = True
+    ahead = 0.0
 
     def __init__(self, folder: Path, answer: Callable[[Asked], Reply]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -55,6 +60,9 @@ class LocalForge(ThreadingHTTPServer):
         self.answer, self.asked = answer, list[Asked]()
         self.url = f"https://127.0.0.1:{self.server_port}"
         self.turn = threading.Lock()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Clients that do not trust us hang up."""
 
     def http(self, path: str = "", timeout: float = 10.0) -> Http:
         """To `path` there, with a token."""
@@ -77,7 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
         raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         headers = {name.lower(): value for name, value in self.headers.items()}
         query = dict(parse_qsl(where.query, keep_blank_values=True))
-        asked = Asked(self.command, where.path, query, headers, json.loads(raw) if raw else None)
+        asked = Asked(self.command, where.path, query, headers, json.loads(raw) if raw else None, raw)
         with self.server.turn:
             self.server.asked.append(asked)
             reply = self.server.answer(asked)
@@ -93,6 +101,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return formatdate((time.time() if timestamp is None else timestamp) + self.server.ahead, usegmt=True)
 
     def log_message(self, format: str, *arguments: object) -> None:
         """Nothing: what was asked stands in `asked`."""

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import ssl
-import time
 from collections.abc import Iterator
-from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,62 +12,31 @@ from reconciler.config.forge import ForgeSettings, NotificationSettings, Webhook
 from reconciler.config.settings import Settings, SourceSettings, Web
 from reconciler.forge import doctor
 from reconciler.report.findings import CheckResult, Level, made
-from tests.source.https_server import answering, make_certificate
+from tests.forge.local_forge import LocalForge, Reply, local_forge
 from tests.support import report_world
 
 
-class Clock(ThreadingHTTPServer):
-    """A forge that refuses everyone, and says what time it is."""
-
-    daemon_threads = True
-    skew = 0.0
-
-    def __init__(self, certificate: Path) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate)
-        self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Clock
-
-    def do_GET(self) -> None:
-        body = json.dumps({"message": "who are you?"}).encode()
-        self.send_response(401)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def date_time_string(self, timestamp: float | None = None) -> str:
-        return formatdate(time.time() + self.server.skew, usegmt=True)
-
-    def log_message(self, format: str, *arguments: object) -> None:
-        """Say nothing."""
-
-
 @pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return make_certificate(tmp_path_factory.mktemp("certificates"))
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("certificates")
 
 
 @pytest.fixture
-def clock(certificates: tuple[Path, Path]) -> Iterator[Clock]:
-    with answering(Clock(certificates[1])) as server:
+def there(certificates: Path) -> Iterator[LocalForge]:
+    """A forge that refuses everyone, and says what time it is."""
+    with local_forge(certificates, lambda _: Reply(401, {"message": "who are you?"})) as server:
         yield server
 
 
 @pytest.fixture
-def forge(clock: Clock, certificates: tuple[Path, Path], tmp_path: Path) -> dict[str, Any]:
+def forge(there: LocalForge, tmp_path: Path) -> dict[str, Any]:
     """Settings of a forge at this address."""
-    url = f"https://127.0.0.1:{clock.server_address[1]}"
-    token = secret(tmp_path / "token")
     return {
         "kind": "gitea",
-        "url": url,
+        "url": there.url,
         "repository": "team/models",
-        "token_file": str(token),
-        "ca_file": certificates[0],
+        "token_file": str(secret(tmp_path / "token")),
+        "ca_file": there.ca_file,
     }
 
 
@@ -110,15 +74,15 @@ def test_nothing_is_asked_without_a_token(tmp_path: Path):
     ],
 )
 def test_clock_is_compared_with_the_forges(
-    clock: Clock, forge: dict[str, Any], tmp_path: Path, skew: float, level: Level, words: str
+    there: LocalForge, forge: dict[str, Any], tmp_path: Path, skew: float, level: Level, words: str
 ):
-    clock.skew = skew
+    there.ahead = skew
     known = settings(tmp_path, forge=ForgeSettings(**forge, page="https://gpu-1.example.com"))
     assert only(found(doctor.check_forge, known), words).level is level
 
 
-def test_clock_that_is_wrong_is_a_problem_for_an_app(clock: Clock, forge: dict[str, Any], tmp_path: Path):
-    clock.skew = 300.0
+def test_clock_that_is_wrong_is_a_problem_for_an_app(there: LocalForge, forge: dict[str, Any], tmp_path: Path):
+    there.ahead = 300.0
     app = {"id": 7, "key_file": str(secret(tmp_path / "key"))}
     known = settings(tmp_path, forge=ForgeSettings(**(forge | {"kind": "github", "token_file": None, "app": app})))
     assert only(found(doctor.check_forge, known), "GitHub refuses").level is Level.PROBLEM

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import os
-import ssl
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,7 @@ from reconciler.errors import ReconcileError, Retryable
 from reconciler.forge.http import ForgeAway, ForgeBusy, ForgeRefused, LoginRefused
 from reconciler.forge.messages import Notification
 from reconciler.forge.receiver import Receiver, cloud_event, slack_message
-from tests.source.https_server import answering, make_certificate
+from tests.forge.local_forge import LocalForge, Reply, local_forge
 
 PATH = "/services/T00SECRET/B00SECRET"
 NEWS = Notification(
@@ -39,55 +36,23 @@ NEWS = Notification(
 )
 
 
-class Listener(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, certificate: Path) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.seen: list[tuple[str, dict[str, str], bytes]] = []
-        self.status, self.headers = 200, {}
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate)
-        self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that do not trust us hang up."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Listener
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        self.server.seen.append((self.path, headers, body))
-        self.send_response(self.server.status)
-        for name, value in self.server.headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(f"Cannot POST {self.path}".encode())
-
-    def log_message(self, format: str, *arguments: object) -> None:
-        """Say nothing."""
-
-
 @pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return make_certificate(tmp_path_factory.mktemp("certificates"))
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("certificates")
 
 
 @pytest.fixture
-def listener(certificates: tuple[Path, Path]) -> Iterator[Listener]:
-    with answering(Listener(certificates[1])) as server:
+def listener(certificates: Path) -> Iterator[LocalForge]:
+    with local_forge(certificates, lambda _: Reply(200, b"ok")) as server:
         yield server
 
 
 @pytest.fixture
-def settings(listener: Listener, certificates: tuple[Path, Path], tmp_path: Path) -> dict[str, Any]:
+def settings(listener: LocalForge, tmp_path: Path) -> dict[str, Any]:
     """What the config says of this listener."""
-    (tmp_path / "url").write_text(f"https://127.0.0.1:{listener.server_address[1]}{PATH}\n")
+    (tmp_path / "url").write_text(f"{listener.url}{PATH}\n")
     (tmp_path / "secret").write_text("s3cret\n")
-    return {"name": "ops", "url_file": str(tmp_path / "url"), "ca_file": certificates[0]}
+    return {"name": "ops", "url_file": str(tmp_path / "url"), "ca_file": listener.ca_file}
 
 
 def receiver(settings: dict[str, Any], **more: Any) -> Receiver:
@@ -95,33 +60,33 @@ def receiver(settings: dict[str, Any], **more: Any) -> Receiver:
 
 
 def test_cloud_event_is_posted_in_structured_mode_and_signed(
-    listener: Listener, settings: dict[str, Any], tmp_path: Path
+    listener: LocalForge, settings: dict[str, Any], tmp_path: Path
 ):
     receiver(settings, secret_file=str(tmp_path / "secret")).send(NEWS)
-    ((path, headers, body),) = listener.seen
-    assert path == PATH
-    assert headers["content-type"].split(";")[0] == "application/cloudevents+json"
-    assert headers["x-signature"] == f"sha256={hmac.new(b's3cret', body, hashlib.sha256).hexdigest()}"
-    assert json.loads(body) == cloud_event(NEWS)
+    (asked,) = listener.asked
+    assert asked.path == PATH
+    assert asked.headers["content-type"].split(";")[0] == "application/cloudevents+json"
+    assert asked.headers["x-signature"] == f"sha256={hmac.new(b's3cret', asked.raw, hashlib.sha256).hexdigest()}"
+    assert asked.body == cloud_event(NEWS)
 
 
-def test_slack_message_is_posted_without_a_signature(listener: Listener, settings: dict[str, Any]):
+def test_slack_message_is_posted_without_a_signature(listener: LocalForge, settings: dict[str, Any]):
     receiver(settings, kind="slack").send(NEWS)
-    ((_, headers, body),) = listener.seen
-    assert headers["content-type"] == "application/json"
-    assert "x-signature" not in headers
-    assert json.loads(body)["text"] == f"{NEWS.text} (<https://gpu-1.example.com:9464|status>)"
+    (asked,) = listener.asked
+    assert asked.headers["content-type"] == "application/json"
+    assert "x-signature" not in asked.headers
+    assert asked.body["text"] == f"{NEWS.text} (<https://gpu-1.example.com:9464|status>)"
 
 
-def test_url_and_secret_are_read_for_each_sending(listener: Listener, settings: dict[str, Any], tmp_path: Path):
+def test_url_and_secret_are_read_for_each_sending(listener: LocalForge, settings: dict[str, Any], tmp_path: Path):
     one = receiver(settings, secret_file=str(tmp_path / "secret"))
     one.send(NEWS)
     (tmp_path / "secret").write_text("another")
     (tmp_path / "url").write_text((tmp_path / "url").read_text().replace("T00SECRET", "T01SECRET"))
     one.send(NEWS)
-    (first, second) = listener.seen
-    assert first[1]["x-signature"] != second[1]["x-signature"]
-    assert (first[0], second[0]) == (PATH, PATH.replace("T00", "T01"))
+    (first, second) = listener.asked
+    assert first.headers["x-signature"] != second.headers["x-signature"]
+    assert (first.path, second.path) == (PATH, PATH.replace("T00", "T01"))
 
 
 @pytest.mark.parametrize(
@@ -135,21 +100,21 @@ def test_url_and_secret_are_read_for_each_sending(listener: Listener, settings: 
     ],
 )
 def test_refusal_shows_neither_the_url_nor_the_answer(
-    listener: Listener, settings: dict[str, Any], status: int, headers: dict[str, str], error: type[ReconcileError]
+    listener: LocalForge, settings: dict[str, Any], status: int, headers: dict[str, str], error: type[ReconcileError]
 ):
-    listener.status, listener.headers = status, headers
+    listener.answer = lambda asked: Reply(status, f"Cannot POST {asked.path}".encode(), headers)
     with pytest.raises(error) as caught:
         receiver(settings).send(NEWS)
     assert str(caught.value).startswith("notification ops: POST: ")
     assert str(status) in str(caught.value)
     assert "SECRET" not in str(caught.value)
-    assert len(listener.seen) == 1
+    assert len(listener.asked) == 1
 
 
-def test_listener_that_is_not_trusted_gets_nothing(listener: Listener, settings: dict[str, Any]):
+def test_listener_that_is_not_trusted_gets_nothing(listener: LocalForge, settings: dict[str, Any]):
     with pytest.raises(ForgeAway, match="certificate"):
         receiver(settings, ca_file=None).send(NEWS)
-    assert listener.seen == []
+    assert listener.asked == []
 
 
 def test_listener_that_is_away_is_retryable_without_its_url(settings: dict[str, Any], tmp_path: Path):
