@@ -28,6 +28,7 @@ def facts_of(
         desired=health.desired,
         gpus=held_gpus(children.pods),
         live_digest=good.digest if good and health.serving else "",
+        live_revision=good.revision if good and health.serving else "",
         origin=good.origin if good else ServiceFacts().origin,
         pods=tuple(_pod(pod) for pod in sorted(children.pods, key=lambda pod: str(pod["metadata"]["name"]))),
         status=body.get("status") or {},

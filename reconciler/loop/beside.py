@@ -28,5 +28,9 @@ class Beside(Protocol):
 
 def make_beside(settings: Settings, control: Control, follower: SourceFollower) -> tuple[Beside, ...]:
     """The parts that the config asks for; what they need is imported only then. Raises ReconcileError."""
-    del settings, control, follower
-    return ()
+    del follower
+    if not settings.forge.is_used and not settings.notifications:
+        return ()
+    from reconciler.loop.answering import Answering
+
+    return (Answering(settings, control.status),)

@@ -28,13 +28,15 @@ class PodFacts:
 
 @dataclass(frozen=True, slots=True)
 class ServiceFacts:
-    """What runs of a service on a cluster. `live_digest` is that of the last good one, while that is what serves."""
+    """What runs of a service on a cluster. `live_digest` is that of the last good one, while that is what serves, and
+    `live_revision` the one at which it proved itself."""
 
     url: str = ""
     ready: int = 0
     desired: int = 0
     gpus: int = 0
     live_digest: str = ""
+    live_revision: str = ""
     origin: Origin | NoOrigin = NO_ORIGIN
     pods: tuple[PodFacts, ...] = ()
     status: Mapping[str, Any] = field(default_factory=dict)

@@ -63,6 +63,7 @@ def _service(
     return {
         **described(service, desired, verdict, str(desired.origin if desired else facts.origin or ""), report),
         "liveDigest": facts.live_digest,
+        "liveRevision": facts.live_revision,
         "canary": None,
         "blocked": [reason_document(one) for one in (verdict.blocked if verdict else ())],
         "rejected": rejected_document(verdict.rejected) if verdict and verdict.rejected else None,

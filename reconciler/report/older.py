@@ -36,6 +36,7 @@ _SERVICE: Document = {
     "suspension": None,
     "outdated": [],
     "canary": None,
+    "liveRevision": "",
     "kept": None,
     "lastFailure": None,
     "requests": _COUNTS | {"rollout": _COUNTS | {"revision": ""}},

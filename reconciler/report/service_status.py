@@ -106,6 +106,7 @@ def _service(service: ServiceId, index: TargetIndex) -> Document:
     return {
         **described(service, desired, verdict, _origin(service, index), index.report),
         "liveDigest": live_digest(replicas),
+        "liveRevision": _live_revision(owned, live_digest(replicas)),
         "canary": canary,
         "blocked": [reason_document(one) for one in _blocked(desired, verdict)],
         "rejected": rejected_document(verdict.rejected) if verdict and verdict.rejected else None,
@@ -150,6 +151,12 @@ def _warnings(desired: Desired | None, observed: object) -> tuple[Reason, ...]:
 def _fit(desired: Desired | None, index: TargetIndex) -> Fit | None:
     verdict = index.preflights.get(desired.digest) if desired else None
     return verdict.fit if verdict else None
+
+
+def _live_revision(owned: Owned | None, digest: str) -> str:
+    """The revision at which what serves proved itself; empty while it has not."""
+    good = owned.promoted if owned else None
+    return good.revision if good and good.digest == digest else ""
 
 
 def _origin(service: ServiceId, index: TargetIndex) -> str:

@@ -1,0 +1,356 @@
+"""What is to be told others, kept on disk until it is delivered: `outbox.db`.
+
+A message replaces one of the same key that still waits; one that says what was said last is none. What was said last is
+kept after its delivery, so that only changes are told, also after a restart. A crash between the delivery and its mark
+tells a thing twice, and never loses it.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sqlite3
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from reconciler.errors import Retryable
+from reconciler.forge.baseline import Baseline
+from reconciler.forge.messages import CommitState, CommitStatus, Deployment, Message, Notification, Section
+from reconciler.model.backoff import backoff
+from reconciler.report.redact import scrub_text
+from reconciler.system.database import Database, Layout, storable
+
+OUTBOX = "outbox.db"
+FORGE = "forge"
+"""The destination of everything but notifications: `notification/NAME`."""
+
+MOST_WAITING = 20_000
+MOST_SAID = 20_000
+MOST_DEAD = 200
+_MOST_BYTES = 256 << 10
+_MOST_ERROR = 300
+_FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 600.0
+# GitHub takes 1,000 statuses of one commit and context, and nobody reads the second hundred within an hour.
+_MOST_AT_ONCE, _MOST_AT_ALL, _SELDOM = 100, 800, 3600.0
+_KEEP_SAID = 180 * 86_400.0
+
+_KINDS: Mapping[str, type[Message]] = {
+    "status": CommitStatus,
+    "deployment": Deployment,
+    "section": Section,
+    "notification": Notification,
+}
+_MIGRATIONS = (
+    """
+    CREATE TABLE waiting (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, destination TEXT NOT NULL, key TEXT NOT NULL, kind TEXT NOT NULL,
+        payload TEXT NOT NULL, is_final INTEGER NOT NULL, created REAL NOT NULL, attempts INTEGER NOT NULL,
+        next_at REAL NOT NULL, error TEXT NOT NULL, UNIQUE (destination, key)
+    ) STRICT;
+    CREATE INDEX waiting_by_time ON waiting (destination, next_at);
+    CREATE TABLE said (
+        destination TEXT NOT NULL, key TEXT NOT NULL, kind TEXT NOT NULL, state TEXT NOT NULL, payload TEXT NOT NULL,
+        at REAL NOT NULL, times INTEGER NOT NULL, PRIMARY KEY (destination, key)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX said_by_state ON said (kind, state);
+    CREATE TABLE dead (
+        id INTEGER PRIMARY KEY, destination TEXT NOT NULL, key TEXT NOT NULL, kind TEXT NOT NULL,
+        created REAL NOT NULL, at REAL NOT NULL, attempts INTEGER NOT NULL, error TEXT NOT NULL,
+        was_late INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE baseline (target TEXT PRIMARY KEY, content TEXT NOT NULL) STRICT, WITHOUT ROWID;
+    """,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One message that waits. `error`: why the last try failed."""
+
+    id: int
+    key: str
+    message: Message
+    created: float
+    attempts: int
+    next_at: float
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """A message that nobody will get. `created`, `at`: seconds since 1970."""
+
+    destination: str
+    key: str
+    kind: str
+    created: float
+    at: float
+    attempts: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What waits for one destination: how many, since when, and why the oldest was not taken."""
+
+    destination: str
+    count: int
+    since: float
+    error: str
+
+
+def destination_of(message: Message) -> str:
+    return f"notification/{message.receiver}" if isinstance(message, Notification) else FORGE
+
+
+def key_of(message: Message) -> str:
+    """What a later message of the same key replaces."""
+    match message:
+        case CommitStatus():
+            return f"status {message.revision} {message.context}"
+        case Deployment():
+            return f"deployment {message.revision} {message.environment}"
+        case Section():
+            return f"section {message.pull_request} {message.target}"
+        case Notification():
+            return f"notification {message.about}"
+
+
+class Outbox:
+    """For any number of threads. Every call raises Retryable where the disk does not take or give it."""
+
+    def __init__(self, path: Path) -> None:
+        lost = "what was not delivered yet; it is said anew where it still holds"
+        self._db = Database(path, Layout(_MIGRATIONS, "outbox_recreated", lost))
+        self.forgotten = 0
+        """Grows when something that was said before must be said again."""
+
+    def close(self) -> None:
+        self._db.close()
+
+    # ------------------------------------------------------------ in
+
+    def put(self, messages: Iterable[Message], now: float) -> int:
+        """All of these or none. Returns how many say something new; with none nothing is written."""
+        known = [(destination_of(one), key_of(one), _kind(one), _payload(one), one) for one in messages]
+        if not self._db.read(lambda db: any(_is_new(db, *row[:2], row[3]) for row in known)):
+            return 0
+        return self._db.write(lambda db: sum(_put(db, *row, now) for row in known))
+
+    def last(self, message: Message) -> Message | None:
+        """What was said last with the same key, delivered or not."""
+        query = "SELECT kind, payload FROM said WHERE destination = ? AND key = ?"
+        where = (destination_of(message), key_of(message))
+        row = self._db.read(lambda db: db.execute(query, where).fetchone())
+        return _message(row) if row else None
+
+    def pending(self) -> list[CommitStatus | Deployment]:
+        """What was said last to be pending."""
+        query = "SELECT kind, payload FROM said WHERE kind IN ('status', 'deployment') AND state = ?"
+        rows = self._db.read(lambda db: db.execute(query, (CommitState.PENDING.value,)).fetchall())
+        found = (_message(row) for row in rows)
+        return [one for one in found if isinstance(one, CommitStatus | Deployment)]
+
+    def notifications(self) -> list[Notification]:
+        """The last ones of each receiver, by what they are about."""
+        query = "SELECT kind, payload FROM said WHERE kind = 'notification'"
+        found = (_message(row) for row in self._db.read(lambda db: db.execute(query).fetchall()))
+        return [one for one in found if isinstance(one, Notification)]
+
+    def baselines(self) -> dict[str, Baseline]:
+        """By target."""
+        rows = self._db.read(lambda db: db.execute("SELECT target, content FROM baseline").fetchall())
+        return {row["target"]: Baseline(**json.loads(row["content"])) for row in rows}
+
+    def keep_baseline(self, target: str, baseline: Baseline) -> None:
+        row = (target, storable(json.dumps(asdict(baseline))))
+        self._db.write(lambda db: db.execute("INSERT OR REPLACE INTO baseline VALUES (?,?)", row))
+
+    # ------------------------------------------------------------ out
+
+    def due(self, destination: str, now: float, limit: int = 50) -> list[Row]:
+        """What is to be delivered now: what is final first, then what was tried least, then the oldest."""
+        query = "SELECT * FROM waiting WHERE destination = ? AND next_at <= ? ORDER BY is_final DESC, attempts, created, id LIMIT ?"
+        rows = self._db.read(lambda db: db.execute(query, (destination, now, limit)).fetchall())
+        found: list[Row] = []
+        for row in rows:
+            if message := _message(row):
+                rest = (row[key] for key in ("created", "attempts", "next_at", "error"))
+                found.append(Row(row["id"], row["key"], message, *rest))
+            else:
+                self._drop_unreadable(row, now)
+        return found
+
+    def next_at(self, destination: str) -> float | None:
+        """When the next one is due, in seconds since 1970."""
+        query = "SELECT min(next_at) AS at FROM waiting WHERE destination = ?"
+        row = self._db.read(lambda db: db.execute(query, (destination,)).fetchone())
+        return None if row["at"] is None else float(row["at"])
+
+    def delivered(self, row: Row) -> None:
+        """One that replaced it meanwhile goes on waiting. What was given up for being late is to be said again."""
+
+        def write(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM waiting WHERE id = ?", (row.id,))
+            late = "SELECT destination, key FROM dead WHERE was_late = 1 AND destination = ?"
+            found = db.execute(late, (destination_of(row.message),)).fetchall()
+            self.forgotten += len(found)
+            for one in found:
+                db.execute("DELETE FROM said WHERE destination = ? AND key = ?", tuple(one))
+            if found:
+                db.execute("UPDATE dead SET was_late = 0 WHERE destination = ?", (found[0]["destination"],))
+
+        self._db.write(write)
+
+    def postpone(self, row: Row, error: str, now: float, pause: float | None = None) -> None:
+        """Keep it for another try. `pause`: seconds; None: the longer the more tries there were."""
+        wait = backoff(row.attempts + 1, _FIRST_PAUSE, _LONGEST_PAUSE) * random.uniform(0.75, 1.25)  # noqa: S311
+        values = (now + (wait if pause is None else pause), _short(error), row.id)
+        query = "UPDATE waiting SET attempts = attempts + 1, next_at = ?, error = ? WHERE id = ?"
+        self._db.write(lambda db: db.execute(query, values))
+
+    def drop(self, row: Row, error: str, now: float) -> None:
+        """The other side would never take it."""
+        self._db.write(lambda db: _bury(db, "id = ?", (row.id,), _short(error), now, was_late=False))
+
+    def give_up(self, before: float, now: float) -> int:
+        """Drop what has waited since before that. Returns how many."""
+        if not self._db.read(lambda db: db.execute("SELECT 1 FROM waiting WHERE created < ?", (before,)).fetchone()):
+            return 0
+        return self._db.write(lambda db: _bury(db, "created < ?", (before,), "", now, was_late=True))
+
+    def forget(self, destinations: Collection[str], now: float) -> None:
+        """What waits for others than these, which the config names no more; and what was said long ago."""
+        marks = ",".join("?" * len(destinations))
+
+        def write(db: sqlite3.Connection) -> None:
+            for table in ("waiting", "said", "dead"):
+                db.execute(f"DELETE FROM {table} WHERE destination NOT IN ({marks})", tuple(destinations))  # noqa: S608
+            db.execute("DELETE FROM said WHERE at < ?", (now - _KEEP_SAID,))
+            # A restart is a new start for what came too late.
+            db.execute(
+                "DELETE FROM said WHERE EXISTS (SELECT 1 FROM dead WHERE was_late = 1 AND "
+                "dead.destination = said.destination AND dead.key = said.key)"
+            )
+
+        self._db.write(write)
+
+    # ------------------------------------------------------------ what people see
+
+    def waiting(self) -> list[Waiting]:
+        query = (
+            "SELECT destination, count(*) AS count, min(created) AS since FROM waiting GROUP BY destination "
+            "ORDER BY destination"
+        )
+        why = "SELECT error FROM waiting WHERE destination = ? AND error != '' ORDER BY created LIMIT 1"
+
+        def read(db: sqlite3.Connection) -> list[Waiting]:
+            found = db.execute(query).fetchall()
+            errors = [db.execute(why, (row["destination"],)).fetchone() for row in found]
+            return [
+                Waiting(row["destination"], row["count"], row["since"], error["error"] if error else "")
+                for row, error in zip(found, errors, strict=True)
+            ]
+
+        return self._db.read(read)
+
+    def dead(self) -> list[Dead]:
+        """The latest first."""
+        columns = ", ".join(each.name for each in fields(Dead))
+        query = f"SELECT {columns} FROM dead ORDER BY id DESC"  # noqa: S608
+        return [Dead(*row) for row in self._db.read(lambda db: db.execute(query).fetchall())]
+
+    def _drop_unreadable(self, row: sqlite3.Row, now: float) -> None:
+        text = "another version wrote it, and this one cannot read it"
+        self._db.write(lambda db: _bury(db, "id = ?", (row["id"],), text, now, was_late=False))
+
+
+def _put(
+    db: sqlite3.Connection, destination: str, key: str, kind: str, payload: str, message: Message, now: float
+) -> bool:
+    if not _is_new(db, destination, key, payload):
+        return False
+    if len(payload) > _MOST_BYTES:
+        raise Retryable(f"outbox: a message of {len(payload)} bytes for {destination} is too long: {key}")
+    last = db.execute("SELECT at, times FROM said WHERE destination = ? AND key = ?", (destination, key)).fetchone()
+    times = last["times"] + 1 if last else 1
+    if times > _MOST_AT_ALL:
+        return False
+    at = max(now, last["at"] + _SELDOM) if last and times > _MOST_AT_ONCE else now
+    # A new row, so that the mark of one that is being delivered does not mean this one.
+    old = db.execute("SELECT * FROM waiting WHERE destination = ? AND key = ?", (destination, key)).fetchone()
+    if old:
+        at, times = max(at, old["next_at"]), times - (not old["attempts"])
+        db.execute("DELETE FROM waiting WHERE id = ?", (old["id"],))
+    tries, error = (old["attempts"], old["error"]) if old else (0, "")
+    row = (destination, key, kind, payload, _is_final(message), now, tries, at, error)
+    columns = "destination, key, kind, payload, is_final, created, attempts, next_at, error"
+    db.execute(f"INSERT INTO waiting ({columns}) VALUES (?,?,?,?,?,?,?,?,?)", row)  # noqa: S608
+    state = "" if isinstance(message, Section) else str(message.state)
+    db.execute(
+        "INSERT OR REPLACE INTO said VALUES (?,?,?,?,?,?,?)", (destination, key, kind, state, payload, now, times)
+    )
+    _trim(db, now)
+    return True
+
+
+def _is_new(db: sqlite3.Connection, destination: str, key: str, payload: str) -> bool:
+    query = "SELECT payload FROM said WHERE destination = ? AND key = ?"
+    row = db.execute(query, (destination, key)).fetchone()
+    return row is None or row["payload"] != payload
+
+
+def _trim(db: sqlite3.Connection, now: float) -> None:
+    """The newest rows count. What is said to be pending must be closed one day, and goes last."""
+    last = db.execute("SELECT max(id) AS id, min(id) AS first FROM waiting").fetchone()
+    if last["id"] - last["first"] >= MOST_WAITING:
+        where = "id <= (SELECT id FROM waiting ORDER BY id DESC LIMIT 1 OFFSET ?)"
+        _bury(db, where, (MOST_WAITING,), "the outbox is full", now, was_late=True)
+    if last["id"] % 100 == 0:
+        query = (
+            "DELETE FROM said WHERE (destination, key) IN (SELECT destination, key FROM said "
+            "ORDER BY state = 'pending' DESC, at DESC LIMIT -1 OFFSET ?)"
+        )
+        db.execute(query, (MOST_SAID,))
+
+
+def _bury(
+    db: sqlite3.Connection, where: str, values: tuple[object, ...], error: str, now: float, *, was_late: bool
+) -> int:
+    """`error`: empty for that of the last try."""
+    columns = "destination, key, kind, created, at, attempts, error, was_late"
+    found = "destination, key, kind, created, ?, attempts, CASE WHEN ? = '' THEN error ELSE ? END, ?"
+    query = f"INSERT INTO dead ({columns}) SELECT {found} FROM waiting WHERE {where}"  # noqa: S608
+    count = db.execute(query, (now, error, error, was_late, *values)).rowcount
+    db.execute(f"DELETE FROM waiting WHERE {where}", values)  # noqa: S608
+    db.execute("DELETE FROM dead WHERE id NOT IN (SELECT id FROM dead ORDER BY id DESC LIMIT ?)", (MOST_DEAD,))
+    return count
+
+
+def _is_final(message: Message) -> bool:
+    return not (isinstance(message, CommitStatus | Deployment) and message.state == CommitState.PENDING)
+
+
+def _kind(message: Message) -> str:
+    return next(name for name, each in _KINDS.items() if isinstance(message, each))
+
+
+def _payload(message: Message) -> str:
+    return storable(json.dumps(asdict(message), ensure_ascii=False, sort_keys=True))
+
+
+def _message(row: Any) -> Message | None:
+    """None: another version wrote something that this one does not know."""
+    try:
+        kind, values = _KINDS[row["kind"]], json.loads(row["payload"])
+        if "state" in values and kind in (CommitStatus, Deployment):
+            values["state"] = CommitState(values["state"])
+        return kind(**values)
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _short(error: str) -> str:
+    return storable(scrub_text(error))[:_MOST_ERROR]

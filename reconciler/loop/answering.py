@@ -1,0 +1,195 @@
+"""The thread that answers: after each pass and each look at git it works out what is to be said, and puts that into the
+outbox. From there other threads deliver it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import structlog
+
+from reconciler.config.settings import Settings
+from reconciler.errors import ReconcileError
+from reconciler.forge.baseline import Baseline, turned
+from reconciler.forge.commit_status import answers, closing, context_of, digests, is_answer, is_news
+from reconciler.forge.delivery import Delivery, Send, to_forge, to_receiver
+from reconciler.forge.messages import CommitState, CommitStatus, Deployment, Message
+from reconciler.forge.notifications import Notifier
+from reconciler.forge.open import open_forge
+from reconciler.forge.outbox import FORGE, OUTBOX, Outbox
+from reconciler.forge.receiver import Receiver
+from reconciler.report.status import Document
+from reconciler.report.status_parts import timestamp
+
+log = structlog.get_logger()
+
+_SHORTEST, _LONGEST = 0.25, 30.0
+# Of the time that working out takes, so many times as long others have the interpreter to themselves.
+_SHARE = 10
+_MOST_DEAD_SHOWN = 20
+
+
+class Answering:
+    """One of the parts beside the passes. `outbox`: also for others that have something to say; then `wake` it."""
+
+    def __init__(self, settings: Settings, status: Callable[[], Document]) -> None:
+        """Raises ReconcileError where the config says too little, or the disk does not give the outbox."""
+        sends = _sends(settings)
+        self.outbox = Outbox(settings.state_dir / OUTBOX)
+        self._delivery = Delivery(self.outbox, sends, settings.forge.give_up_after)
+        self._settings, self._status = settings.forge, status
+        receivers = settings.notifications
+        self._notifier = Notifier(receivers, socket.gethostname(), self._settings.page or "") if receivers else None
+        self._since: dict[tuple[str, str], tuple[CommitState, float]] = {}
+        self._baselines = self.outbox.baselines()
+        self._bell = threading.Event()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="answering")
+        self._error = ""
+        self.outbox.forget(sends.keys(), time.time())
+
+    def start(self) -> None:
+        self._delivery.start()
+        self._thread.start()
+
+    def wake(self) -> None:
+        self._bell.set()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._bell.set()
+        if self._thread.is_alive():
+            self._thread.join(10)
+        self._delivery.stop()
+        self.outbox.close()
+
+    def document(self) -> Document:
+        return {"forge": self._document()}
+
+    def _document(self) -> Document:
+        try:
+            waiting, dead = self.outbox.waiting(), self.outbox.dead()
+        except ReconcileError as error:
+            return {"waiting": [], "dead": [], "deadCount": 0, "error": str(error)}
+        problems = self._delivery.problems()
+        return {
+            "waiting": [
+                {
+                    "destination": one.destination,
+                    "count": one.count,
+                    "since": timestamp(one.since),
+                    "error": problems.get(one.destination) or one.error,
+                }
+                for one in waiting
+            ],
+            "dead": [
+                {"destination": one.destination, "message": one.key, "at": timestamp(one.at), "error": one.error}
+                for one in dead[:_MOST_DEAD_SHOWN]
+            ],
+            "deadCount": len(dead),
+            "error": self._error,
+        }
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            began = time.monotonic()
+            try:
+                self.turn(time.time())
+                self._error = ""
+            except ReconcileError as error:
+                self._note(error)
+            except Exception as error:
+                log.exception("answering_raised")
+                self._error = f"a bug; see the log: {type(error).__name__}"
+            # Wake-ups in a row become one turn.
+            self._stop.wait(min(_LONGEST, max(_SHORTEST, _SHARE * (time.monotonic() - began))))
+            self._bell.wait(_LONGEST)
+            self._bell.clear()
+
+    def turn(self, now: float) -> int:
+        """Work out what is to be said, and put what is new of it into the outbox. Returns how much that is."""
+        status = self._status()
+        messages = list(self._answers(status, now)) if self._settings.is_used else []
+        if self._notifier:
+            messages += self._notifier.due(status, self.outbox.notifications(), now)
+        count = self.outbox.put(messages, now)
+        # Also for what others have put there.
+        self._delivery.wake()
+        return count
+
+    def _answers(self, status: Document, now: float) -> Iterator[Message]:
+        if self._settings.statuses == "none":
+            return
+        for target in status["targets"]:
+            self._turn_baseline(status, target)
+        before = {name: one.before for name, one in self._baselines.items() if one.before is not None}
+        per_service = self._settings.statuses == "service"
+        wanted = list(answers(status, before, per_service=per_service, url=self._settings.page or ""))
+        for one, lasting in wanted:
+            if self._lasts(one, lasting, now):
+                yield from self._news(one)
+        desired = {one.revision for one, _ in wanted}
+        for open_ in self.outbox.pending() if status["revision"]["desired"] else ():
+            if isinstance(open_, CommitStatus) and is_answer(open_.context) and open_.revision not in desired:
+                yield from self._with_deployment(closing(open_, status["revision"]["desired"], _was(status, open_)))
+
+    def _news(self, one: CommitStatus) -> Iterator[Message]:
+        last = self.outbox.last(one)
+        if not is_news(one, last if isinstance(last, CommitStatus) else None):
+            return
+        yield from self._with_deployment(one)
+        target = one.context.removeprefix("reconciler/")
+        known = self._baselines.get(target)
+        if known and known.revision == one.revision and one.state is not CommitState.PENDING:
+            self._keep(target, replace(known, is_answered=True))
+
+    def _with_deployment(self, one: CommitStatus) -> Iterator[Message]:
+        yield one
+        target = one.context.removeprefix("reconciler/")
+        if self._settings.deployments and one.context == context_of(target) and "/" not in target:
+            yield Deployment(one.revision, target, one.state, one.description, one.url)
+
+    def _lasts(self, one: CommitStatus, lasting: float, now: float) -> bool:
+        key = (one.revision, one.context)
+        state, since = self._since.get(key, (None, now))
+        if state is not one.state:
+            since = now
+            self._since = {each: known for each, known in self._since.items() if each[0] == one.revision}
+            self._since[key] = (one.state, now)
+        return now - since >= lasting
+
+    def _turn_baseline(self, status: Document, target: Document) -> None:
+        revision = target["revision"]["desired"]
+        if not target["reachable"] or not revision or revision != status["revision"]["desired"]:
+            return
+        known = self._baselines.get(target["name"])
+        now = turned(known, revision, digests(target))
+        if now != known:
+            self._keep(target["name"], now)
+
+    def _keep(self, target: str, baseline: Baseline) -> None:
+        self.outbox.keep_baseline(target, baseline)
+        self._baselines[target] = baseline
+
+    def _note(self, error: ReconcileError) -> None:
+        if str(error) != self._error and not self._stop.is_set():
+            log.error("answering_failed", error=str(error), meanwhile="passes go on; it is tried again")
+        self._error = str(error)
+
+
+def _sends(settings: Settings) -> dict[str, Send]:
+    sends = {FORGE: to_forge(open_forge(settings))} if settings.forge.is_used else {}
+    for index, one in enumerate(settings.notifications):
+        sends[f"notification/{one.name}"] = to_receiver(Receiver(one, f"notifications[{index}]"))
+    return sends
+
+
+def _was(status: Document, open_: CommitStatus) -> bool:
+    """Was it applied, though not answered?"""
+    return any(
+        open_.context == context_of(target["name"]) and target["revision"]["applied"] == open_.revision
+        for target in status["targets"]
+    )
