@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 
 from reconciler.web.metrics import Metrics
 from reconciler.web.server import WebSide
+from reconciler.web.webhook_events import read_event
 from reconciler.web.webhooks import MOST_BYTES, Result
 from tests.support.examples import examples
 from tests.support.world import eventually
@@ -216,6 +217,29 @@ def test_body_in_chunks_is_taken(receiver: Receiver) -> None:
     chunks = b"".join(b"%x\r\n%s\r\n" % (1, body[i : i + 1]) for i in range(len(body))) + b"0\r\n\r\n"
     lines = signed_lines("github", body, said)
     assert status_of_answer(receiver.raw(head("github", "Transfer-Encoding: chunked", *lines), chunks)) == 202
+
+
+def test_sender_who_waits_for_a_word_before_the_body_gets_it_or_the_refusal(receiver: Receiver) -> None:
+    body = json.dumps(push("github")[1]).encode()
+    waits = [f"Content-Length: {len(body)}", "Expect: 100-continue"]
+    with receiver.raw(head("github", *waits, *signed_lines("github", body))) as connection:
+        connection.settimeout(10)
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 100 ")
+        connection.sendall(body)
+        assert b" 202 " in connection.recv(1 << 16)
+    assert status_of_answer(receiver.raw(head("github", *waits))) == 403
+
+
+def test_nothing_is_understood_of_a_body_that_is_not_believed(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    understood: list[bytes] = []
+    monkeypatch.setattr("reconciler.web.webhooks.read_event", lambda *a: understood.append(a[-1]) or read_event(*a))
+    for name in NAMES:
+        assert send(receiver.address, name, push(name), "whsec_QUJDRA==") == 403
+    assert understood == []
+    assert send(receiver.address, "github", push("github")) == 202
+    assert len(understood) == 1
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "identity, gzip", "GZIP"])
