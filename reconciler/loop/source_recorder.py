@@ -134,7 +134,8 @@ class SourceRecorder:
 def _source_facts(settings: Settings) -> dict[str, str]:
     source = settings.source
     chosen = {key: str(getattr(source, key) or "") for key in ("branch", "tag", "semver", "commit")}
-    return {"source.url": shown_address(source.url)} | {f"source.{key}": value for key, value in chosen.items()}
+    chosen |= {"url": shown_address(source.url), "verify.mode": source.verify.mode}
+    return {f"source.{key}": value for key, value in chosen.items()}
 
 
 def _facts(target: TargetSettings) -> dict[str, str]:

@@ -107,8 +107,9 @@ class GitSource:
     def poll(self) -> Snapshot:
         """The desired revision; the same object as long as it stays the same.
 
-        Raises Retryable (network, timeout, login) or Terminal (bad url or reference, rewritten history, limits); what
-        was accepted before stays the last good one.
+        Raises Retryable (network, timeout, login) or Terminal (bad url or reference, rewritten history, limits, no
+        signature that is trusted); what was accepted before stays the last good one. Unverified about the revision
+        that was accepted: its signature counts no more.
         """
         address, wanted = parse_address(self._settings.url), configured_reference(self._settings)
         while True:

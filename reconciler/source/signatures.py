@@ -6,27 +6,18 @@ It is asked after a fetch and before anything of the revision is read.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from reconciler.config.settings import SourceSettings
-from reconciler.errors import ReconcileError, Unverified
+from reconciler.errors import ReconcileError, Retryable, Unverified
 from reconciler.model import Signer
 from reconciler.source.mirror import Accepted, Damaged, Endless, Mirror, VerifiedRevision
+from reconciler.source.signature_verdicts import Fault, fault_of, signers_of
 from reconciler.source.trusted_keys import TrustedKeys, trusted_keys
 
 MOST_COMMITS = 10_000
 # Verified by one call, which must end within source.timeout: some ten milliseconds each.
 _AT_ONCE = 50
 _LONGEST_OBJECT = 1 << 20
-_LONGEST_NAME = 200
-_GOOD_GPG = re.compile(r"^\[GNUPG:\] GOODSIG [0-9A-F]+ (.*)$", re.MULTILINE)
-_VALID_GPG = re.compile(r"^\[GNUPG:\] VALIDSIG (?:\S+ ){9}([0-9A-F]{40,64})$", re.MULTILINE)
-_BY_WHOM_GPG = re.compile(r"^\[GNUPG:\] (EXPKEYSIG|REVKEYSIG|EXPSIG|BADSIG) ([0-9A-F]+) (.*)$", re.MULTILINE)
-_UNKNOWN_GPG = re.compile(r"^\[GNUPG:\] ERRSIG ([0-9A-F]+)(?: \S+){4} 9(?: ([0-9A-F]{40,64}))?", re.MULTILINE)
-_SSH_KEY = r"with \S+ key (SHA256:[A-Za-z0-9+/]{43})$"
-_GOOD_SSH = re.compile(rf'^Good "git" signature for (.+) {_SSH_KEY}', re.MULTILINE)
-_UNKNOWN_SSH = re.compile(rf'^Good "git" signature {_SSH_KEY}', re.MULTILINE)
-_BAD = "has a bad signature: it was not made for this content"
 _SIGN = {
     "head": "push a signed commit on top of it",
     "tag": "sign the tag (git tag --sign --force NAME COMMIT) and push it with --force",
@@ -36,20 +27,11 @@ _BEGIN = re.compile(rb"-----BEGIN (PGP SIGNATURE|PGP MESSAGE|SSH SIGNATURE|SIGNE
 _HEADER = re.compile(rb"^gpgsig(?:-sha256)? ", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
-class _Fault:
-    """What is wrong with one commit or tag, and what helps."""
-
-    what: str
-    fix: str = ""
-
-
 class Signatures:
     """Verifies revisions of one mirror. The caller holds the mirror's lock."""
 
     def __init__(self, mirror: Mirror, settings: SourceSettings) -> None:
         self._mirror = mirror
-        self._settings = settings
         self._verify = settings.verify
         self._refused: tuple[tuple[str, ...], str] | None = None
 
@@ -128,11 +110,11 @@ class Signatures:
         name = now.ref.removeprefix("refs/tags/")
         header = self._object("tag", tag)[:1000] if tag and tag != now.revision else b""
         if not header:
-            fault = _Fault("is lightweight, and only annotated tags are signed")
+            fault = Fault("is lightweight, and only annotated tags are signed")
             raise self._refusal(now.revision, f"the tag {name}", fault)
         expected = f"object {now.revision}\ntype commit\ntag {name}\n"
         if not header.startswith(expected.encode()):
-            fault = _Fault(f"was not made as {name} of {now.revision[:12]}", "make and sign a tag of this name")
+            fault = Fault(f"was not made as {name} of {now.revision[:12]}", "make and sign a tag of this name")
             raise self._refusal(now.revision, f"the tag object {tag} of {name}", fault)
         assert tag is not None  # noqa: S101
         return tag
@@ -141,21 +123,22 @@ class Signatures:
         """Every commit that came with it, of all parents."""
         if self._mirror.commit(since) is None:
             fix = "check what was pushed, then accept it once with source.verify.mode: head"
-            raise self._refusal(revision, since, _Fault("is gone, so what came after it is unknown", fix))
+            raise self._refusal(revision, since, Fault("is gone, so what came after it is unknown", fix))
         most = f"--max-count={MOST_COMMITS + 1}"
         commits = self._mirror.read("rev-list", most, f"{since}..{revision}", "--").decode().split()
         if len(commits) > MOST_COMMITS:
             fix = "push fewer at once, or accept them once with source.verify.mode: head"
-            raise self._refusal(revision, revision, _Fault(f"brings more than {MOST_COMMITS:,} commits", fix))
+            raise self._refusal(revision, revision, Fault(f"brings more than {MOST_COMMITS:,} commits", fix))
         # The oldest that is bad is where to begin.
         commits.reverse()
         for begin in range(0, len(commits), _AT_ONCE):
             if (bad := self._first_bad(keys, commits[begin : begin + _AT_ONCE])) is not None:
                 self._signer(keys, "commit", bad, revision)
+                raise Retryable(f"git took the signature of {bad} for bad, then for good; trying again later")
 
     def _first_bad(self, keys: TrustedKeys, commits: list[str]) -> str | None:
         """git tells only whether all are good: halve until one is left."""
-        if self._mirror.ask_about_signatures(keys, "verify-commit", "--raw", "--", *commits)[0]:
+        if self._ask(keys, "commit", commits)[0]:
             return None
         if len(commits) == 1:
             return commits[0]
@@ -166,14 +149,19 @@ class Signatures:
 
     def _signer(self, keys: TrustedKeys, kind: str, oid: str, revision: str) -> Signer:
         """Raises Unverified, about the revision that it is a part of."""
-        is_good, said = self._mirror.ask_about_signatures(keys, f"verify-{kind}", "--raw", "--", oid)
-        signer = _signer(said) if is_good else None
-        if signer is None:
-            fault = _fault(said, self._signature(kind, oid), self._settings)
+        signers, said = self._ask(keys, kind, [oid])
+        if not signers:
+            fault = fault_of(said, self._signature(kind, oid), self._verify)
             raise self._refusal(revision, oid if kind == "commit" else f"the tag object {oid}", fault)
-        return signer
+        return signers[0]
 
-    def _refusal(self, revision: str, what: str, fault: _Fault) -> Unverified:
+    def _ask(self, keys: TrustedKeys, kind: str, oids: list[str]) -> tuple[list[Signer], str]:
+        """Who signed each of them, none unless all are good; and what was said."""
+        is_good, said = self._mirror.ask_about_signatures(keys, f"verify-{kind}", "--raw", "--", *oids)
+        signers = signers_of(said) if is_good else []
+        return (signers if len(signers) == len(oids) else []), said
+
+    def _refusal(self, revision: str, what: str, fault: Fault) -> Unverified:
         accepted = self._mirror.accepted()
         if accepted is not None and accepted.revision == revision:
             stays = "what runs stays as it is, and nothing new is started from this revision"
@@ -202,68 +190,3 @@ class Signatures:
             if oid and self._mirror.object(f"{oid}^{{{kind}}}") is None:
                 return b""
             raise
-
-
-def _signer(said: str) -> Signer | None:
-    """Whom git's good answer names; None where that is not exactly one."""
-    names, prints = _GOOD_GPG.findall(said), _VALID_GPG.findall(said)
-    if ssh := _GOOD_SSH.findall(said):
-        names, prints = [*names, *(name for name, _ in ssh)], [*prints, *(fingerprint for _, fingerprint in ssh)]
-    return Signer(_printable(names[0]), prints[0]) if len(names) == len(prints) == 1 else None
-
-
-def _fault(said: str, signature: str, settings: SourceSettings) -> _Fault:
-    """Why a signature does not count, out of what git's programs say of it."""
-    verify = settings.verify
-    if not signature:
-        return _Fault("is not signed")
-    if signature == "SIGNED MESSAGE":
-        return _Fault("is signed with an X.509 certificate, which is not supported", "sign with OpenPGP or SSH")
-    if signature == "?":
-        return _Fault("has a signature of no known kind", "sign with OpenPGP or SSH")
-    if signature == "SSH SIGNATURE":
-        return _ssh_fault(said, str(verify.allowed_signers_file or ""))
-    return _gpg_fault(said, str(verify.gpg_keys_file or ""))
-
-
-def _gpg_fault(said: str, file: str) -> _Fault:
-    if not file:
-        return _Fault("is signed with OpenPGP, and no such key is trusted", "set source.verify.gpg_keys_file")
-    if found := _UNKNOWN_GPG.search(said):
-        key = found[2] or found[1]
-        return _Fault(f"is signed by the unknown OpenPGP key {key}", f"if you trust it, add it to {file}")
-    found = _BY_WHOM_GPG.search(said)
-    match found[1] if found else "":
-        case "EXPKEYSIG":
-            what, fix = "is signed by {}, whose key has expired", f"extend that key and export it to {file}"
-        case "REVKEYSIG":
-            what, fix = "is signed by {}, whose key is revoked", "sign with another key"
-        case "EXPSIG":
-            what, fix = "is signed by {}, and the signature has expired", ""
-        case "BADSIG":
-            what, fix = _BAD, ""
-        case _:
-            what, fix = "has a signature that gpg cannot verify", ""
-    who = f"{_printable(found[3])} ({found[2]})" if found else ""
-    return _Fault(what.format(who), fix)
-
-
-def _ssh_fault(said: str, file: str) -> _Fault:
-    if not file:
-        return _Fault("is signed with SSH, and no such key is trusted", "set source.verify.allowed_signers_file")
-    if "key is not permitted for use in signature namespace" in said:
-        return _Fault(
-            f"is signed by a key that {file} allows for other namespaces only", "allow the namespace git there"
-        )
-    if found := _UNKNOWN_SSH.search(said):
-        if "key has expired" in said or "key is not yet valid" in said:
-            fix = f"correct valid-after and valid-before in {file}, or sign with another key"
-            return _Fault(f"is signed by the SSH key {found[1]}, which {file} does not allow at its date", fix)
-        return _Fault(f"is signed by the unknown SSH key {found[1]}", f"if you trust it, add it to {file}")
-    if "incorrect signature" in said:
-        return _Fault(_BAD)
-    return _Fault("has a signature that ssh-keygen cannot verify")
-
-
-def _printable(text: str) -> str:
-    return "".join(character for character in text if character.isprintable())[:_LONGEST_NAME]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from pydantic import ValidationError
 
 from reconciler.config.settings import SourceSettings
 from reconciler.errors import Retryable, RevisionRefused, Terminal, Unverified
-from reconciler.source import GitSource, signatures, trusted_keys
+from reconciler.source import GitSource, signature_verdicts, signatures, trusted_keys
 from tests.source.parts import source_of
 from tests.support.git_repository import Repository
 from tests.support.signing import (
@@ -151,6 +152,16 @@ def test_binary_export_of_several_keys_is_read(
     keys.write_bytes(home.gpg("--export"))
     commit(repository, "Eve's", eve)
     assert follow().poll().signer is not None
+
+
+def test_exports_one_after_the_other_in_a_file_all_count(
+    repository: Repository, follow: Callable[..., GitSource], home: GpgHome, keys: Path, eve: Signing, alice: Signing
+) -> None:
+    keys.write_bytes(b"# Whom we trust.\n" + keys.read_bytes() + home.export("eve@example.invalid"))
+    source = follow()
+    for signing in (eve, alice):
+        commit(repository, "Signed", signing)
+        assert source.poll().signer is not None
 
 
 @pytest.mark.parametrize("content", [b"", b"no keys\n", b"-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nAAAA\n"])
@@ -435,6 +446,41 @@ def test_bad_one_of_many_is_found(
     refused(source, made[6])
 
 
+def test_answer_of_git_that_changes_accepts_nothing(
+    repository: Repository, follow: Callable[..., GitSource], alice: Signing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What follows the commit that seemed bad was not verified yet."""
+    source = follow("every")
+    commit(repository, "First", alice)
+    source.poll()
+    doubted = commit(repository, "Doubted", alice)
+    commit(repository, "Unsigned")
+    commit(repository, "Signed", alice)
+    real, alone = signatures.Mirror.ask_about_signatures, 0
+
+    def doubt(self: signatures.Mirror, keys: trusted_keys.TrustedKeys, *arguments: str) -> tuple[bool, str]:
+        nonlocal alone
+        alone += arguments[-1] == doubted
+        return (False, "") if doubted in arguments and alone < 2 else real(self, keys, *arguments)
+
+    monkeypatch.setattr(signatures.Mirror, "ask_about_signatures", doubt)
+    with pytest.raises(Retryable, match=f"the signature of {doubted} for bad, then for good"):
+        source.poll()
+
+
+def test_what_came_since_a_revision_that_is_gone_is_not_believed(
+    repository: Repository, follow: Callable[..., GitSource], alice: Signing, mirror: Path
+) -> None:
+    gone = commit(repository, "First", alice)
+    follow("every", allow_rewrites=True).poll()
+    repository.git("checkout", "--quiet", "--orphan", "fresh")
+    commit(repository, "Another history", alice)
+    repository.git("branch", "--force", "main", "fresh")
+    shutil.rmtree(mirror / "repository")
+    refused(follow("every", allow_rewrites=True), f"{gone} is gone, so what came after it is unknown")
+    follow("head", allow_rewrites=True).poll()
+
+
 # ---------------------------------------------------------------- keys and settings that change
 
 
@@ -578,9 +624,9 @@ def test_replaced_and_grafted_objects_change_nothing(
 @given(st.binary(max_size=300))
 def test_no_output_of_programs_is_taken_for_a_signer_by_chance(said: bytes) -> None:
     text = said.decode("utf-8", "replace")
-    assert signatures._signer(text) is None
-    fault = signatures._gpg_fault(text, "/keys")
-    assert fault.what.isprintable()
+    assert signature_verdicts.signers_of(text) == []
+    for explain in (signature_verdicts._gpg_fault, signature_verdicts._ssh_fault):
+        assert explain(text, "/keys").what.isprintable()
 
 
 # ---------------------------------------------------------------- a crash
