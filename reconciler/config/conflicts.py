@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from reconciler.config.settings import HostSettings, Settings
 
 # What the daemon keeps in state_dir in addition to the folders of targets.
-KEPT = ("git", "outbox.db", "state.db", "targets.json")
+KEPT = ("git", "outbox.db", "pull_requests", "state.db", "targets.json")
 Conflict: TypeAlias = tuple[FieldPath, str]
 
 

@@ -12,6 +12,8 @@ import json
 import os
 import pickle
 import sys
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from reconciler.report import log as logs
 from reconciler.report.planned import plan_document
 
 _NICE = 10
+_KEPT_SECONDS = 14 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +46,19 @@ def main(lifeline: int) -> None:
     os.dup2(2, 1)
     orders: Orders = pickle.load(sys.stdin.buffer)  # noqa: S301
     logs.configure(orders.settings.log.model_copy(update={"level": "warning"}))
+    _forget_old(orders.folder)
     with os.fdopen(out, "w") as answers:
         for revision, found in preview_each(orders.settings, orders.revisions, orders.folder):
             answers.write(json.dumps({"revision": revision, **_answer(found)}) + "\n")
             answers.flush()
+
+
+def _forget_old(folder: Path) -> None:
+    """What engines said of arguments that nobody has proposed for a while."""
+    for path in folder.glob("*/preflight/*.json"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > _KEPT_SECONDS:
+                path.unlink()
 
 
 def _answer(found: Preview | Exception) -> dict[str, object]:
