@@ -360,3 +360,35 @@ def test_no_document_makes_reading_raise(field: tuple[str, ...], value: Any, sea
     odd = Manifest("v1", "Secret", None, "hub", document, Origin("a.yaml", 1), 1)
     plain = replace(odd, data={**document, "sops": value} if field else {"metadata": {}, "data": value})
     load(Manifests((odd, plain)), age_key_file=sealed.key, allow_plaintext=True)
+
+
+# ---------------------------------------------------------------- of a revision that nobody accepted
+
+
+def test_sealed_secret_of_git_is_known_by_its_keys_and_not_opened(
+    sealed: Sealed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sops, "_ask", lambda *_: pytest.fail("sops was started"))
+    sources = SecretSources(target(age_key_file=str(sealed.key)), {}, is_sealed=True)
+    store = sources.load(in_git(a=sealed.text))
+    assert store.data("team", "hub") == {"token": b""}
+    assert not store.faults
+
+
+def test_sealed_secret_of_a_folder_keeps_only_where_a_model_is(tmp_path: Path) -> None:
+    entry = '{"type": "s3", "bucket": "models", "access_key_id": "a", "secret_access_key": "b"}'
+    text = secret() + f"  s3: '{entry}'\n  AWS_S3_BUCKET: models\n  AWS_SECRET_ACCESS_KEY: b\n"
+    write(tmp_path / "s", "a.yaml", text)
+    store = SecretSources(target(directory=tmp_path / "s"), {}, is_sealed=True).load(Manifests())
+    assert store.data("team", "hub") == {
+        "token": b"",
+        "s3": b'{"type": "s3", "bucket": "models"}',
+        "AWS_S3_BUCKET": b"models",
+        "AWS_SECRET_ACCESS_KEY": b"",
+    }
+
+
+def test_sealed_reading_refuses_plain_secrets_of_git_as_any_other() -> None:
+    store = SecretSources(target(), {}, is_sealed=True).load(in_git(a=secret()))
+    assert store.data("team", "hub") is None
+    assert "is in git unencrypted" in str(store.faults[0])
