@@ -65,6 +65,7 @@ def merge(body: str, section: Section) -> str:
 def deliver(forge: Forge, section: Section) -> None:
     """Put the section into the comment, which is made where there is none. Raises as the port; Retryable as well when
     others keep overwriting it."""
+    is_added = False
     for attempt in range(_TRIES):
         first, others = _ours(forge.comments(section.pull_request))
         for other in others:
@@ -74,11 +75,15 @@ def deliver(forge: Forge, section: Section) -> None:
         after = merge(before, section)
         if after == before or (first is None and not section.text):
             return
-        if first is None:
-            forge.add_comment(section.pull_request, after)
-        else:
+        if first is not None:
             forge.edit_comment(section.pull_request, first.id, after)
+        elif not is_added:
+            forge.add_comment(section.pull_request, after)
+            is_added = True
         time.sleep(random.uniform(0, _PAUSE * attempt))  # noqa: S311
+    if first is None:
+        # A forge that shows it later: a second one would be worse.
+        return
     raise Retryable(
         f"pull request {section.pull_request}: others edit its comment at the same time; trying again later"
     )

@@ -17,17 +17,17 @@ from reconciler.forge.pull_requests import (
     pull_request_of,
     send,
 )
+from tests.forge.test_comments import Board, names
 from tests.forge.test_plan_comment import REVISION, service, target
 
 PULLS = (PullRequest(7, REVISION, "main", is_trusted=True), PullRequest(8, "b" * 40, "main", is_trusted=True))
 
 
-class Forge:
+class Forge(Board):
     """Notes what it is told."""
 
-    name = "a forge"
-
     def __init__(self) -> None:
+        super().__init__()
         self.told: list[object] = []
 
     def pull_requests(self, base: str) -> tuple[PullRequest, ...]:
@@ -38,12 +38,6 @@ class Forge:
 
     def set_deployment(self, deployment: Deployment) -> None:
         self.told.append(deployment)
-
-    def comments(self, number: int) -> tuple[Any, ...]:
-        return ()
-
-    def add_comment(self, number: int, body: str) -> None:
-        self.told.append((number, body))
 
 
 @pytest.mark.parametrize(
@@ -91,4 +85,4 @@ def test_messages_are_sent_one_after_the_other() -> None:
     forge: Any = Forge()
     send(forge, answers_without_plan(REVISION, ["gpu-1", "gpu-2"], 7, "too large"))
     assert [one.state for one in forge.told if isinstance(one, CommitStatus)] == [CommitState.ERROR] * 2
-    assert [one[0] for one in forge.told if isinstance(one, tuple)] == [7, 7]
+    assert names(forge.found[0].body) == ["gpu-1", "gpu-2"]

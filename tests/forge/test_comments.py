@@ -174,6 +174,19 @@ def test_deliver_moves_into_the_first_of_two_comments_made_at_once() -> None:
     assert board.found[1].body == MOVED
 
 
+class Late(Board):
+    """It does not show yet what was written."""
+
+    def comments(self, number: int) -> tuple[Comment, ...]:
+        return ()
+
+
+def test_deliver_makes_no_second_comment_where_the_first_shows_late() -> None:
+    board = Late()
+    put(board, Section(7, "a", "plan"))
+    assert board.writes == 1
+
+
 class Contended(Board):
     """Another daemon overwrites what was written, so many times."""
 
