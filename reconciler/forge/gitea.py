@@ -41,7 +41,7 @@ class Gitea:
 
     @property
     def name(self) -> str:
-        return f"Gitea, {self._repository}"
+        return f"{self._http.called}, {self._repository}"
 
     def set_status(self, status: CommitStatus) -> None:
         body = {

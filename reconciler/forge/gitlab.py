@@ -46,7 +46,7 @@ class GitLab:
 
     @property
     def name(self) -> str:
-        return f"GitLab, {self._repository}"
+        return f"{self._http.called}, {self._repository}"
 
     def set_status(self, status: CommitStatus) -> None:
         """The job that the last one of this name is, is finished where it is, even if a newer pipeline has begun."""

@@ -108,7 +108,7 @@ class Http:
         headers |= dict(self._login()) | dict(request.headers)
         query = f"?{urlencode(request.query)}" if request.query else ""
         answer, raw = self._send(request, f"{self._base}{request.path}{query}", data, headers)
-        if answer.status < 300 or answer.status == 304 or answer.status in request.also_fine:
+        if (answer.status < 300 and answer.status != 203) or answer.status == 304 or answer.status in request.also_fine:
             return answer
         error = self._error(request, answer, raw)
         if self._refused and isinstance(error, LoginRefused):
@@ -161,7 +161,10 @@ class Http:
         said = str(answer.status) if self._is_secret else f"{answer.status} {_said(answer, raw)}".strip()
         if (pause := _pause(answer)) is not None:
             return ForgeBusy(f"{what}: too many requests ({said}); trying again in {pause:.0f} s", pause)
-        if answer.status in (401, 403):
+        if answer.status == 203:
+            # Azure DevOps', or of a proxy that is not signed in to.
+            said = "a page to sign in came instead of an answer"
+        if answer.status in (203, 401, 403):
             return LoginRefused(f"{what}: {said}; check the token, what it may do, and that it has not expired")
         # 409: another request about the same at the same time.
         if answer.status in (408, 409, 425) or answer.status >= 500 or answer.status < 200:

@@ -71,7 +71,17 @@ def _provider(kind: Kind) -> Provider:
         from reconciler.forge.gitlab import GitLab
 
         return GitLab
-    raise SettingsError(f"forge.kind: {kind} is not supported yet; write forge.kind: none")
+    if kind == "bitbucket":
+        from reconciler.forge.bitbucket_cloud import BitbucketCloud
+
+        return BitbucketCloud
+    if kind == "bitbucket-server":
+        from reconciler.forge.bitbucket_server import BitbucketServer
+
+        return BitbucketServer
+    from reconciler.forge.azure_devops import AzureDevOps
+
+    return AzureDevOps
 
 
 def _login(remote: Remote, forge: ForgeSettings) -> Login:

@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tests.forge.local_forge import Asked, Reply
 
+Json = dict[str, Any]
+
 
 class Shape(BaseModel):
     """Keys of a query or a body: no others, and no other types."""
@@ -24,6 +26,10 @@ class Shape(BaseModel):
 
 class Nothing(Shape):
     pass
+
+
+class AnyBody(Shape):
+    model_config = ConfigDict(extra="allow")
 
 
 @dataclass(frozen=True)
@@ -70,4 +76,44 @@ class Described:
         return Reply(400, {"message": "against the description"})
 
 
-Json = dict[str, Any]
+class ProviderApi(Described):
+    """One repository, of whose commits all are known but those that begin with `dead`.
+
+    `shown`: word and description of the latest status by revision and name. `refused`: of `repository`, `status` and
+    `comment` what the token may not have.
+    """
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        super().__init__(routes)
+        self.shown: dict[tuple[str, str], tuple[str, str]] = {}
+        self.pull_requests: list[Json] = []
+        self.comments: list[Json] = []
+        self.refused: dict[str, int] = {}
+
+    def gate(self, what: str, reply: Reply) -> Reply:
+        return Reply(self.refused[what], {"message": "no"}) if what in self.refused else reply
+
+    def probe(self, what: str) -> Reply:
+        """A request about nothing: refused, or else wrong."""
+        return self.gate(what, Reply(404, {"message": "no such thing"}))
+
+    def edit(self, key: str, value: str, change: Json) -> Reply:
+        """One of the comments."""
+        for one in self.comments:
+            if str(one[key]) == value:
+                one |= change
+                return Reply(200, one)
+        return Reply(404, {"message": "no such comment"})
+
+    def url_of(self, number: int) -> str:
+        return f"https://forge.example.com/{number}"
+
+    def add_pull_request(self, number: int, head: str, base: str, *, is_fork: bool) -> None:
+        raise NotImplementedError
+
+    def add_comment(self, body: str, *, is_ours: bool) -> None:
+        raise NotImplementedError
+
+    def bodies(self) -> list[str]:
+        """Of the comments, as the forge has them."""
+        raise NotImplementedError

@@ -48,6 +48,7 @@ def test_any_error_is_read(forge: LocalForge, body: Any) -> None:
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
+        (203, LoginRefused),
         (302, ForgeRefused),
         (400, ForgeRefused),
         (401, LoginRefused),

@@ -1,0 +1,237 @@
+"""What the providers have in common that no forge of the tests proves, each against its API's description."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reconciler.errors import Terminal
+from reconciler.forge.azure_devops import AzureDevOps
+from reconciler.forge.bitbucket_cloud import BitbucketCloud
+from reconciler.forge.bitbucket_server import BitbucketServer
+from reconciler.forge.http import ForgeAway, LoginRefused
+from reconciler.forge.messages import CommitState, CommitStatus
+from reconciler.forge.open import Provider
+from reconciler.report.findings import Level
+from tests.forge.azure_devops_api import AzureDevOpsApi
+from tests.forge.bitbucket_cloud_api import BitbucketCloudApi
+from tests.forge.bitbucket_server_api import BitbucketServerApi
+from tests.forge.described import ProviderApi
+from tests.forge.local_forge import LocalForge, Reply, local_forge
+from tests.forge.messages import REVISIONS, statuses
+from tests.support.examples import examples
+
+NEW, OLD = REVISIONS[:2]
+
+
+@dataclass(frozen=True)
+class Case:
+    """`words`: pending, success, failure, error and superseded. `shown_as`: of the context `reconciler/gpu-1`."""
+
+    api: Callable[[], ProviderApi]
+    provider: Provider
+    path: str
+    repository: str
+    words: tuple[str, ...]
+    shown_as: str = "reconciler/gpu-1"
+
+
+CASES = {
+    "bitbucket": Case(
+        BitbucketCloudApi,
+        BitbucketCloud,
+        "/2.0",
+        "models/serving",
+        ("INPROGRESS", "SUCCESSFUL", "FAILED", "FAILED", "STOPPED"),
+    ),
+    "bitbucket-server": Case(
+        BitbucketServerApi,
+        BitbucketServer,
+        "/rest",
+        "models/serving",
+        ("INPROGRESS", "SUCCESSFUL", "FAILED", "FAILED", "CANCELLED"),
+    ),
+    "azure-devops": Case(
+        AzureDevOpsApi,
+        AzureDevOps,
+        "",
+        "fabrikam/models/serving",
+        ("pending", "succeeded", "failed", "error", "notApplicable"),
+        "gpu-1",
+    ),
+}
+Connect: TypeAlias = "Callable[[], tuple[ProviderApi, BitbucketCloud | BitbucketServer | AzureDevOps]]"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalForge]:
+    with local_forge(tmp_path_factory.mktemp("pki"), lambda asked: Reply()) as server:
+        yield server
+
+
+@pytest.fixture(scope="module", params=list(CASES))
+def case(request: pytest.FixtureRequest) -> Case:
+    return CASES[request.param]
+
+
+@pytest.fixture(scope="module")
+def connect(server: LocalForge, case: Case) -> Iterator[Connect]:
+    """A new repository each time; what was asked of any was as described."""
+    made: list[ProviderApi] = []
+
+    def new() -> tuple[ProviderApi, BitbucketCloud | BitbucketServer | AzureDevOps]:
+        api = case.api()
+        made.append(api)
+        server.answer = api
+        return api, case.provider(server.http(case.path), case.repository)
+
+    yield new
+    assert [violation for api in made for violation in api.violations] == []
+
+
+def _status(state: CommitState, revision: str = NEW) -> CommitStatus:
+    return CommitStatus(revision, "reconciler/gpu-1", state, "1 updated", "https://gpu-1.example.com/")
+
+
+@settings(max_examples=examples(30))
+@given(said=st.lists(statuses, max_size=5))
+def test_any_statuses_are_within_the_caps_and_kept_apart(connect: Connect, said: list[CommitStatus]) -> None:
+    api, forge = connect()
+    for status in said:
+        forge.set_status(status)
+        before = dict(api.shown)
+        forge.set_status(status)
+        assert api.shown == before
+    assert api.violations == []
+    last = {(status.revision, status.context): status.description for status in said}
+    assert sorted(description for _, description in api.shown.values()) == sorted(last.values())
+
+
+@pytest.mark.parametrize("state", list(CommitState))
+def test_state_is_said_in_the_forges_word(connect: Connect, case: Case, state: CommitState) -> None:
+    api, forge = connect()
+    forge.set_status(_status(state))
+    word = dict(zip(CommitState, case.words, strict=True))[state]
+    assert api.shown == {(NEW, case.shown_as): (word, "1 updated")}
+
+
+def test_commit_that_the_forge_does_not_know_is_terminal(connect: Connect) -> None:
+    _, forge = connect()
+    with pytest.raises(Terminal, match="404"):
+        forge.set_status(_status(CommitState.PENDING, "dead" * 10))
+
+
+def test_pull_requests_of_forks_are_not_trusted(connect: Connect) -> None:
+    api, forge = connect()
+    api.add_pull_request(1, NEW, "main", is_fork=False)
+    api.add_pull_request(2, OLD, "main", is_fork=True)
+    api.add_pull_request(3, NEW, "next", is_fork=False)
+    found = forge.pull_requests("main")
+    assert [(one.number, one.head, one.is_trusted) for one in found] == [(1, NEW, True), (2, OLD, False)]
+    assert (found[0].base, found[0].title) == ("main", "Change 1")
+    assert found[0].url.startswith("https://")
+
+
+@pytest.mark.parametrize("base", ['quo"ted', "release/1.0", "ünï+code"])
+def test_branch_may_have_any_name(connect: Connect, base: str) -> None:
+    api, forge = connect()
+    api.add_pull_request(1, NEW, base, is_fork=False)
+    assert [one.base for one in forge.pull_requests(base)] == [base]
+
+
+def test_all_pull_requests_are_found_page_by_page(connect: Connect) -> None:
+    api, forge = connect()
+    for number in range(1, 121):
+        api.add_pull_request(number, NEW, "main", is_fork=False)
+    assert [one.number for one in forge.pull_requests("main")] == list(range(1, 121))
+
+
+def test_comments_are_read_oldest_first_with_whose_they_are(connect: Connect) -> None:
+    api, forge = connect()
+    for number in range(120):
+        api.add_comment(f"comment {number}", is_ours=False)
+    forge.add_comment(7, "<!-- reconciler: plan -->\n### Plan\n\n| a |\n|---|\n<!-- reconciler: end gpu-1 -->")
+    found = forge.comments(7)
+    assert [one.body for one in found][:120] == [f"comment {number}" for number in range(120)]
+    assert [one.is_ours for one in found] == [False] * 120 + [True]
+    assert found[-1].body.startswith("<!-- reconciler: plan -->\n### Plan")
+    assert "<!--" not in api.bodies()[-1]
+
+
+def test_comment_edited_twice_stays_one(connect: Connect) -> None:
+    _, forge = connect()
+    forge.add_comment(7, "plan")
+    (ours,) = forge.comments(7)
+    for _ in range(2):
+        forge.edit_comment(7, ours.id, "<!-- reconciler: plan -->\nother plan")
+    assert [(one.id, one.body) for one in forge.comments(7)] == [(ours.id, "<!-- reconciler: plan -->\nother plan")]
+
+
+def test_comment_that_is_gone_is_terminal(connect: Connect) -> None:
+    _, forge = connect()
+    forge.add_comment(7, "plan")
+    (ours,) = forge.comments(7)
+    with pytest.raises(Terminal):
+        forge.edit_comment(7, ours.id.replace("1", "99"), "plan")
+
+
+def test_doctor_finds_a_token_that_may_all(connect: Connect) -> None:
+    _, forge = connect()
+    assert {one.level for one in forge.check()} == {Level.OK}
+
+
+@pytest.mark.parametrize(
+    ("status", "says"), [(203, "check the token"), (401, "check the token"), (404, "forge.repository")]
+)
+def test_doctor_names_what_keeps_it_out(connect: Connect, status: int, says: str) -> None:
+    api, forge = connect()
+    api.refused = {"repository": status}
+    (finding,) = forge.check()
+    assert (finding.level, says in finding.fix) == (Level.PROBLEM, True)
+
+
+@pytest.mark.parametrize("what", ["status", "comment"])
+def test_doctor_says_which_right_is_missing(connect: Connect, case: Case, what: str) -> None:
+    api, forge = connect()
+    if isinstance(api, BitbucketServerApi):
+        api.user = ""
+    api.refused = {what: 403}
+    (missing,) = (one for one in forge.check() if one.level != Level.OK)
+    assert missing.level == Level.PROBLEM
+    assert "create" in missing.fix
+
+
+def test_login_that_is_refused_is_retried_with_another(connect: Connect, server: LocalForge) -> None:
+    _, forge = connect()
+    server.answer = lambda asked: Reply(203, b"<html>sign in</html>")
+    with pytest.raises(LoginRefused):
+        forge.pull_requests("main")
+
+
+def test_abbreviated_revision_is_asked_for_once(server: LocalForge) -> None:
+    api = BitbucketCloudApi()
+    server.answer, server.asked[:] = api, []
+    forge = BitbucketCloud(server.http("/2.0"), "models/serving")
+    for number in (1, 2):
+        api.add_pull_request(number, NEW, "main", is_fork=False)
+    api.add_pull_request(3, OLD, "main", is_fork=True)
+    api.pull_requests[-1]["is_lost"] = True
+    for _ in range(2):
+        assert [one.number for one in forge.pull_requests("main")] == [1, 2]
+    assert [asked.path.rpartition("/")[2] for asked in server.asked if "/commit/" in asked.path].count(NEW[:12]) == 1
+
+
+def test_edit_that_another_overtook_is_tried_again(server: LocalForge) -> None:
+    api = BitbucketServerApi()
+    server.answer = api
+    forge = BitbucketServer(server.http("/rest"), "models/serving")
+    api.add_comment("plan", is_ours=True)
+    api.is_overtaken = True
+    with pytest.raises(ForgeAway):
+        forge.edit_comment(7, "1", "other")
+    assert api.bodies() == ["plan"]
