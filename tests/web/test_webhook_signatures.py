@@ -110,6 +110,20 @@ def test_gitea_and_forgejo_are_believed_by_any_of_their_headers(headers: dict[st
     assert believed("gitea", headers)
 
 
+def test_published_examples_of_signatures_are_believed() -> None:
+    """Those of GitHub's documentation, and of Standard Webhooks."""
+    digest = "757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"
+    headers = {"X-Hub-Signature-256": f"sha256={digest}"}
+    assert believed("github", headers, b"Hello, World!", "It's a Secret to Everybody")
+    headers = {
+        "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
+        "webhook-timestamp": "1614265330",
+        "webhook-signature": "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+    }
+    token = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+    assert believed("gitlab-signed", headers, b'{"test": 2432232314}', token)
+
+
 def test_sha1_signature_is_not_believed() -> None:
     old = hmac.new(SECRET.encode(), BODY, hashlib.sha1).hexdigest()
     for name in ("github", "gitea", "bitbucket"):
