@@ -31,6 +31,7 @@ Send: TypeAlias = Callable[[Message], None]
 PER_SECOND, AT_ONCE = 1.0, 20
 """60 a minute in the long run, and a burst for a commit that concerns many services."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 300.0
+_LONGEST_BUSY = 3600.0
 _IDLE = 600.0
 
 
@@ -148,14 +149,20 @@ class Carrier:
         self.problem = text
         pause = backoff(self._failures, _FIRST_PAUSE, _LONGEST_PAUSE) * random.uniform(0.75, 1.25)  # noqa: S311
         if isinstance(error, ForgeBusy):
-            # Not all at the same moment, when many were told the same.
-            pause = error.retry_after * random.uniform(1.0, 1.1)  # noqa: S311
+            pause = _spread(error.retry_after, self._failures)
         self._held_until = now + pause
         return pause
 
     def _pause(self, now: float) -> float:
         at = self._outbox.next_at(self._name)
         return _IDLE if at is None else min(_IDLE, max(0.05, max(at, self._held_until) - now))
+
+
+def _spread(retry_after: float, failures: int) -> float:
+    """Seconds. A thousand hosts may share one login: who is refused again and again comes back ever less often, and
+    not when all others do. By `tests/bench/bench_fleet.py` they so stay below GitHub's limit of requests."""
+    most = max(1.1, 4.0 ** min(failures - 1, 3))
+    return min(retry_after * random.uniform(1.0, most), max(retry_after, _LONGEST_BUSY))  # noqa: S311
 
 
 class Pace:

@@ -277,9 +277,11 @@ def _put(
         raise Retryable(f"outbox: a message of {len(payload)} bytes for {destination} is too long: {key}")
     last = db.execute("SELECT at, times FROM said WHERE destination = ? AND key = ?", (destination, key)).fetchone()
     times = last["times"] + 1 if last else 1
-    if times > _MOST_AT_ALL:
+    if times > _MOST_AT_ALL and isinstance(message, CommitStatus):
         return False
-    at = max(now, last["at"] + _SELDOM) if last and times > _MOST_AT_ONCE else now
+    # What notifications are about has no end: each push adds to it.
+    is_often = times > _MOST_AT_ONCE and not isinstance(message, Notification)
+    at = max(now, last["at"] + _SELDOM) if last and is_often else now
     # A new row, so that the mark of one that is being delivered does not mean this one.
     old = db.execute("SELECT * FROM waiting WHERE destination = ? AND key = ?", (destination, key)).fetchone()
     if old:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.errors import Retryable, Terminal
-from reconciler.forge.delivery import AT_ONCE, Carrier, Delivery, Pace
+from reconciler.forge.delivery import AT_ONCE, Carrier, Delivery, Pace, _spread
 from reconciler.forge.http import ForgeAway, ForgeBusy
 from reconciler.forge.messages import CommitState, CommitStatus, Message, Notification
 from reconciler.forge.outbox import FORGE, Outbox
@@ -62,6 +62,14 @@ def test_destination_that_is_away_gets_one_try_for_many_messages(rig: Rig, error
     assert pause >= (30 if isinstance(error, ForgeBusy) else 1)
     assert rig.carrier.turn(now + 0.5) > 0
     assert rig.tries == 1
+
+
+def test_hosts_that_are_refused_again_come_back_at_different_times() -> None:
+    first, fourth = ([_spread(60.0, failures) for _ in range(500)] for failures in (1, 4))
+    assert 60.0 <= min(first) <= max(first) <= 66.0
+    assert 60.0 <= min(fourth) <= max(fourth) <= 3600.0
+    assert max(sum(minute <= one / 60 < minute + 1 for one in fourth) for minute in range(60)) < 50
+    assert _spread(7200.0, 4) >= 7200.0
 
 
 def test_destination_that_is_back_gets_everything(rig: Rig) -> None:

@@ -119,6 +119,14 @@ def test_key_that_changes_without_end_is_told_seldom_and_then_no_more(outbox: Ou
     assert posts <= module._MOST_AT_ALL
 
 
+def test_notification_is_told_however_often_its_subject_changed(outbox: Outbox) -> None:
+    for number in range(module._MOST_AT_ALL + 50):
+        at = float(number)
+        outbox.put([Notification("ops", "applied/a", str(number), "revision.applied", "/targets/a", "", "")], at)
+        (row,) = outbox.due("notification/ops", at)
+        outbox.delivered(row)
+
+
 def test_full_outbox_keeps_what_is_new(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_WAITING", 10)
     outbox.put((CommitStatus(REVISION, str(n), CommitState.FAILURE, "x") for n in range(30)), 1.0)
