@@ -8,7 +8,8 @@
 - **success**: `convergence_of` says of this target alone that all is in sync and healthy.
 - **superseded**: another revision was desired before this one was answered.
 
-What git says is answered at once; what may pass by itself, only when nothing moves any more. Texts hold no durations
+What git says is answered at once; what may pass by itself, only when nothing moves any more; what the commit is not to
+blame for, only when it lasts. Texts hold no durations
 and no times, so that only changes are posted.
 """
 
@@ -175,7 +176,9 @@ def say_target(status: Document, target: Document, before: Digests | None = None
         return Said(CommitState.SUCCESS, _described(_done(target, before), [], ""))
     if not known.settled or not faults:
         return Said(CommitState.PENDING, _progress(target, before))
-    return Said(_blame(faults), _described(_done(target, before), faults, ""))
+    state = _blame(faults)
+    lasting = _LASTING_ERROR if state is CommitState.ERROR else 0.0
+    return Said(state, _described(_done(target, before), faults, ""), lasting)
 
 
 def say_service(service: Document, target: Document) -> Said:
@@ -186,7 +189,8 @@ def say_service(service: Document, target: Document) -> Said:
         return Said(CommitState.SUCCESS, done)
     if is_moving(service, target) and not found.at_once:
         return Said(CommitState.PENDING, "being applied")
-    return Said(_blame([found]), cut(found.message, found.place, _live([found])))
+    lasting = _LASTING_ERROR if found.is_ours else 0.0
+    return Said(_blame([found]), cut(found.message, found.place, _live([found])), lasting)
 
 
 def is_answer(context: str) -> bool:
@@ -254,13 +258,14 @@ def _faults(target: Document) -> list[Fault]:
         count = len(held["subjects"])
         text = f"{count} {'deletion waits' if count == 1 else 'deletions wait'} for approval: {held['hash']}"
         found.append(Fault("held", "", f"{text}: {'; '.join(held['reasons'])}", is_ours=True))
-    if target["lastError"]:
-        found.append(Fault("failed", "", target["lastError"], is_ours=True))
     for service in target["services"]:
         is_known = held and service["kept"] and service["kept"]["code"] == ReasonCode.APPROVAL_REQUIRED
         if not is_known and (one := _service_fault(service, names[full_name(service)])):
             found.append(one)
     found += [one for each in other_objects(target) if (one := _object_fault(each))]
+    if target["lastError"] and not found:
+        # It is tried again, and often enough passes.
+        found.append(Fault("failed", "", target["lastError"], is_ours=True))
     return sorted(found, key=lambda one: (one.is_held, not one.at_once, one.is_ours))
 
 

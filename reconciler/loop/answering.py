@@ -74,16 +74,16 @@ class Answering:
             waiting, dead = self.outbox.waiting(), self.outbox.dead()
         except ReconcileError as error:
             return {"waiting": [], "dead": [], "deadCount": 0, "error": str(error)}
-        problems = self._delivery.problems()
+        counts = {one.destination: one for one in waiting}
         return {
             "waiting": [
                 {
-                    "destination": one.destination,
-                    "count": one.count,
-                    "since": timestamp(one.since),
-                    "error": problems.get(one.destination) or one.error,
+                    "destination": name,
+                    "count": counts[name].count if name in counts else 0,
+                    "since": timestamp(counts[name].since) if name in counts else None,
+                    "error": problem,
                 }
-                for one in waiting
+                for name, problem in self._delivery.problems().items()
             ],
             "dead": [
                 {"destination": one.destination, "message": one.key, "at": timestamp(one.at), "error": one.error}

@@ -22,6 +22,7 @@ from reconciler.report.convergence import (
     services,
     unknown_because,
 )
+from reconciler.report.delivery_text import delivery_lines
 from reconciler.report.planned import PlannedChange
 from reconciler.report.redact import one_line
 from reconciler.report.revision_text import pending, revision_line, written_at
@@ -86,6 +87,7 @@ def status_blocks(status: Document, *, wide: bool = False, detail: bool = False)
         yield ""
         yield "Warnings:"
         yield from (f"  {one_line(one)}" for one in warnings)
+    yield from delivery_lines(status)
 
 
 def _services_table(target: Document, wide: bool) -> Table:

@@ -179,10 +179,19 @@ class _StatusCollector(Collector):
             (),
             [((), not status["revision"]["error"])],
         )
+        yield from _delivery_gauges(status)
         yield from _target_gauges(status)
         yield from _service_gauges(status)
         yield _requests(status)
         yield _closed_paths(status)
+
+
+def _delivery_gauges(status: Document) -> Iterator[Metric]:
+    """None where the daemon tells nobody."""
+    if forge := status.get("forge"):
+        waiting = [((one["destination"],), one["count"]) for one in forge["waiting"]]
+        yield _gauge("reconciler_outbox_waiting", "Messages that are not delivered yet", ("destination",), waiting)
+        yield _gauge("reconciler_outbox_given_up", "Messages that nobody will get", (), [((), forge["deadCount"])])
 
 
 def _target_gauges(status: Document) -> Iterator[Metric]:
