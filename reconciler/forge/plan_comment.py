@@ -211,12 +211,14 @@ def _why(service: Document) -> str:
 
 def _difference(one: Document) -> str:
     where = f" ({one['file']}:{one['line']})" if one["file"] else ""
-    before, after = ("none" if value is None else value for value in (one["before"], one["after"]))
-    return f"{' '.join(one['path'][1:] or one['path'])}: {_value(before)} → {_value(after)}{where}"
+    name = " ".join(one["path"][1:] or one["path"])
+    return f"{name}: {_value(name, one['before'])} → {_value(name, one['after'])}{where}"
 
 
-def _value(value: object) -> str:
-    return cut(str(value), 80)
+def _value(name: str, value: object) -> str:
+    if name == "memory" and isinstance(value, int):
+        return f"{value / (1 << 20):g}Mi"
+    return cut("none" if value is None else str(value), 80)
 
 
 def _objects(target: Document) -> Sequence[str]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import structlog
@@ -33,7 +33,7 @@ _MOST_DEAD_SHOWN = 20
 
 
 class Answering:
-    """One of the parts beside the passes. `outbox`: also for others that have something to say; then `wake` it."""
+    """One of the parts beside the passes."""
 
     def __init__(self, settings: Settings, status: Callable[[], Document]) -> None:
         """Raises ReconcileError where the config says too little, or the disk does not give the outbox."""
@@ -57,6 +57,11 @@ class Answering:
 
     def wake(self) -> None:
         self._bell.set()
+
+    def put(self, messages: Iterable[Message]) -> None:
+        """What another part has to say. Raises Retryable."""
+        self.outbox.put(messages, time.time())
+        self._delivery.wake()
 
     def stop(self) -> None:
         self._stop.set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from reconciler.config.settings import Settings
 from reconciler.loop.following import SourceFollower
@@ -26,6 +26,14 @@ class Beside(Protocol):
         """What the status document tells of it, by key."""
 
 
+@runtime_checkable
+class SeesPullRequests(Protocol):
+    """A part that looks at pull requests now and then."""
+
+    def look_at_pull_requests(self) -> None:
+        """One has changed: look now. Returns at once."""
+
+
 def make_beside(settings: Settings, control: Control, follower: SourceFollower) -> tuple[Beside, ...]:
     """The parts that the config asks for; what they need is imported only then. Raises ReconcileError."""
     del follower
@@ -33,4 +41,11 @@ def make_beside(settings: Settings, control: Control, follower: SourceFollower) 
         return ()
     from reconciler.loop.answering import Answering
 
-    return (Answering(settings, control.status),)
+    answering = Answering(settings, control.status)
+    if not settings.forge.is_used or settings.forge.pull_requests == "none":
+        return (answering,)
+    from reconciler.forge.open import open_forge
+    from reconciler.loop.pull_requests import PullRequestPlans
+
+    # It uses the outbox, and ends first.
+    return (PullRequestPlans(settings, control.status, open_forge(settings), answering.put), answering)

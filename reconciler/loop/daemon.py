@@ -15,7 +15,7 @@ from reconciler.config.settings import Settings
 from reconciler.errors import ReconcileError, Retryable
 from reconciler.evaluation.sandbox import Sandbox
 from reconciler.host.inventory import vanished
-from reconciler.loop.beside import make_beside
+from reconciler.loop.beside import SeesPullRequests, make_beside
 from reconciler.loop.failures import DiskCheck
 from reconciler.loop.following import SourceFollower
 from reconciler.loop.source_recorder import SourceRecorder
@@ -250,7 +250,9 @@ class Daemon:
         self._follower.wake()
 
     def on_pull_request(self) -> None:
-        """Nobody here looks at pull requests."""
+        for part in self._beside:
+            if isinstance(part, SeesPullRequests):
+                part.look_at_pull_requests()
 
     def suspend(self, service: str | None, asked: ByHand) -> list[str]:
         for place in self._places:

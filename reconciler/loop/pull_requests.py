@@ -45,6 +45,8 @@ _SOON = 1.0
 _FIRST_LOOK = 10.0
 # Each host of a fleet asks for the same list.
 _SELDOM = 600.0
+# Where git is asked less often, webhooks are relied on; but they tell nothing of a target that changes.
+_OFTEN_ENOUGH = 300.0
 # A plan is made anew when the target has changed, but not while it goes on changing.
 _SETTLED = 120.0
 _TRIES_IN_SILENCE = 3
@@ -81,7 +83,8 @@ class PullRequestPlans:
         self._settings, self._status, self._forge, self._put = settings, status, forge, put
         self._branch = followed_branch(settings.source)
         self._is_aggregate = settings.forge.statuses == "aggregate"
-        self._interval = max(settings.source.interval, _SELDOM if self._is_aggregate else 0.0)
+        interval = settings.source.interval
+        self._interval = max(interval, _SELDOM) if self._is_aggregate else min(interval, _OFTEN_ENOUGH)
         self._process = PlanningProcess(settings)
         self._stop, self._bell = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="pull requests", daemon=True)
