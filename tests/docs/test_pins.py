@@ -15,13 +15,14 @@ PINS = ROOT / "deploy/pins"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 GROUPS = PROJECT["dependency-groups"]
+IN_IMAGE = [*EXTRAS["kubernetes"], *EXTRAS["sops"], *EXTRAS["github-app"]]
 # What each file is made for. The CPU build of vLLM stands for vLLM, and has another file of torch.
 WANTED = {
     "uv": GROUPS["uv"],
     "build": [*GROUPS["build"], *PROJECT["build-system"]["requires"]],
     "daemon": PROJECT["project"]["dependencies"],
-    "image": [*PROJECT["project"]["dependencies"], *EXTRAS["kubernetes"], *EXTRAS["sops"]],
-    "dev": [*PROJECT["project"]["dependencies"], *EXTRAS["kubernetes"], *EXTRAS["sops"], *EXTRAS["dev"]],
+    "image": [*PROJECT["project"]["dependencies"], *IN_IMAGE],
+    "dev": [*PROJECT["project"]["dependencies"], *IN_IMAGE, *EXTRAS["dev"]],
     "storage": EXTRAS["storage"],
     "s3": GROUPS["s3"],
     "kubectl": GROUPS["kubectl"],
