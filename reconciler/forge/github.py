@@ -133,7 +133,7 @@ class GitHub:
         """0: none."""
         query = {"sha": deployment.revision, "environment": deployment.environment, "task": _TASK}
         found = items(self._ask(_request("GET", f"{self._path}/deployments", query)))
-        return next((integer(one, "id") for one in found if text(one, "task") == _TASK), 0)
+        return integer(found[0], "id") if found else 0
 
     def _create_deployment(self, deployment: Deployment) -> int:
         try:
