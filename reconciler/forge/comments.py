@@ -17,8 +17,8 @@ from reconciler.errors import Retryable
 from reconciler.forge.messages import Comment, Section
 from reconciler.forge.port import Forge
 
-MOST_CHARACTERS = 65_536
-"""Of one comment; GitHub's."""
+MOST_CHARACTERS = 32_000
+"""Of one comment: every forge takes as many. Bitbucket's 32,768 are the fewest, and marks are longer there."""
 MOST_SECTIONS = 50
 """Targets beyond these are only counted."""
 MARK = "<!-- reconciler: plan -->"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.forge.comments import merge
+from reconciler.forge.comments import MOST_CHARACTERS, MOST_SECTIONS, merge
 from reconciler.forge.hidden_marks import hide_marks, restore_marks
 from reconciler.forge.messages import Section
 
@@ -28,6 +28,15 @@ def test_sections_are_found_again_in_what_a_forge_trimmed(sections: list[Section
     for section in sections:
         body = restore_marks(hide_marks(merge(body, section)).strip().replace("\n", "\r\n"))
         assert merge(body, section) == body
+
+
+def test_fullest_comment_is_within_bitbuckets_cap() -> None:
+    body = ""
+    for number in range(MOST_SECTIONS + 1):
+        body = merge(body, Section(1, f"{number:02}-{'x' * 60}", "plan\n" * 20))
+    body = merge(body, Section(1, f"00-{'x' * 60}", "line\n" * MOST_CHARACTERS))
+    assert len(body) > MOST_CHARACTERS - 2000
+    assert len(hide_marks(body)) <= 32_768
 
 
 def test_definition_has_an_empty_line_before_it() -> None:
