@@ -51,7 +51,9 @@ def merge(body: str, section: Section) -> str:
     counted = parts.counted - {_short(section.target)}
     if not section.text:
         return _written(parts, others, counted)
-    if len(others) >= MOST_SECTIONS or room < _LEAST_ROOM:
+    # A short one that is there already keeps its place in a comment that others have filled.
+    is_full = room < _LEAST_ROOM and len(_block(section, MOST_CHARACTERS)) > room
+    if is_full or len(others) >= MOST_SECTIONS:
         return _written(parts, others, counted | {_short(section.target)})
     block = _block(section, room)
     known = [text for name, text in parts.sections if name == section.target]

@@ -1,4 +1,4 @@
-"""GitHub's stand-in on loopback, and the provider that a config makes for it."""
+"""Forges on loopback, and the provider that a config makes for one; GitHub unless it says otherwise."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ other."""
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from reconciler.errors import Retryable
@@ -98,6 +98,7 @@ def test_merge_beyond_so_many_sections_only_counts() -> None:
 
 @settings(max_examples=20)
 @given(st.lists(st.integers(1, 40_000), min_size=1, max_size=5))
+@example([180, 180, 3135, 27_945])
 def test_merge_never_exceeds_what_a_forge_takes(lengths: list[int]) -> None:
     sections = [Section(7, f"t{at}", "a line of text\n" * (length // 15 + 1)) for at, length in enumerate(lengths)]
     body = body_of(*sections)

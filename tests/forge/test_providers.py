@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 import pytest
@@ -18,6 +20,7 @@ from reconciler.forge.http import ForgeAway, LoginRefused
 from reconciler.forge.messages import CommitState, CommitStatus
 from reconciler.forge.open import Provider
 from reconciler.report.findings import Level
+from tests.forge import github_parts
 from tests.forge.azure_devops_api import AzureDevOpsApi
 from tests.forge.bitbucket_cloud_api import BitbucketCloudApi
 from tests.forge.bitbucket_server_api import BitbucketServerApi
@@ -204,6 +207,28 @@ def test_doctor_says_which_right_is_missing(connect: Connect, case: Case, what: 
     (missing,) = (one for one in forge.check() if one.level != Level.OK)
     assert missing.level == Level.PROBLEM
     assert "create" in missing.fix
+
+
+@pytest.mark.parametrize(
+    ("kind", "token", "login"),
+    [
+        ("bitbucket", "ATCTT3", "Bearer ATCTT3"),
+        ("bitbucket", "ada@example.com:ATATT3", f"Basic {b64encode(b'ada@example.com:ATATT3').decode()}"),
+        ("bitbucket-server", "BBDC-x", "Bearer BBDC-x"),
+        ("azure-devops", "azdpat", f"Basic {b64encode(b':azdpat').decode()}"),
+    ],
+)
+def test_config_leads_to_the_api_with_its_login(
+    server: LocalForge, tmp_path: Path, kind: str, token: str, login: str
+) -> None:
+    case, api = CASES[kind], CASES[kind].api()
+    server.answer, server.asked[:] = api, []
+    forge = github_parts.provider(server, tmp_path, kind=kind, repository=case.repository)
+    (tmp_path / "token").write_text(token)
+    forge.set_status(_status(CommitState.SUCCESS))
+    assert api.violations == []
+    assert list(api.shown) == [(NEW, case.shown_as)]
+    assert server.asked[0].headers["authorization"] == login
 
 
 def test_login_that_is_refused_is_retried_with_another(connect: Connect, server: LocalForge) -> None:
