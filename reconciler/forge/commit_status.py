@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from reconciler.forge.baseline import Digests
@@ -191,6 +191,16 @@ def say_service(service: Document, target: Document) -> Said:
         return Said(CommitState.PENDING, "being applied")
     lasting = _LASTING_ERROR if found.is_ours else 0.0
     return Said(_blame([found]), cut(found.message, found.place, _live([found])), lasting)
+
+
+def in_group(status: CommitStatus, group: str) -> CommitStatus:
+    """As one of many hosts says it: `reconciler/GROUP/TARGET`."""
+    return replace(status, context=context_of(group, status.context.removeprefix(context_of(""))))
+
+
+def is_news_of_group(now: CommitStatus, last: CommitStatus | None) -> bool:
+    """Only faults are told, and their end: a thousand hosts that say they are well are too many."""
+    return is_news(now, last) and (last is not None or now.state in (CommitState.FAILURE, CommitState.ERROR))
 
 
 def is_answer(context: str) -> bool:

@@ -14,7 +14,16 @@ import structlog
 from reconciler.config.settings import Settings
 from reconciler.errors import ReconcileError
 from reconciler.forge.baseline import Baseline, turned
-from reconciler.forge.commit_status import answers, closing, context_of, digests, is_answer, is_news
+from reconciler.forge.commit_status import (
+    answers,
+    closing,
+    context_of,
+    digests,
+    in_group,
+    is_answer,
+    is_news,
+    is_news_of_group,
+)
 from reconciler.forge.delivery import Delivery, Send, to_forge, to_receiver
 from reconciler.forge.messages import CommitState, CommitStatus, Deployment, Message
 from reconciler.forge.notifications import Notifier
@@ -142,13 +151,19 @@ class Answering:
                 yield from self._with_deployment(closing(open_, status["revision"]["desired"], _was(status, open_)))
 
     def _news(self, one: CommitStatus) -> Iterator[Message]:
-        last = self.outbox.last(one)
-        if not is_news(one, last if isinstance(last, CommitStatus) else None):
-            return
-        yield from self._with_deployment(one)
+        is_group = self._settings.statuses == "aggregate"
+        told = in_group(one, self._settings.group) if is_group else one
+        said = self.outbox.last(told)
+        last = said if isinstance(said, CommitStatus) else None
+        if is_news_of_group(told, last) if is_group else is_news(told, last):
+            yield from self._with_deployment(told)
+        self._note_answer(one)
+
+    def _note_answer(self, one: CommitStatus) -> None:
         target = one.context.removeprefix("reconciler/")
         known = self._baselines.get(target)
-        if known and known.revision == one.revision and one.state is not CommitState.PENDING:
+        is_due = known and known.revision == one.revision and not known.is_answered
+        if known and is_due and one.state is not CommitState.PENDING:
             self._keep(target, replace(known, is_answered=True))
 
     def _with_deployment(self, one: CommitStatus) -> Iterator[Message]:

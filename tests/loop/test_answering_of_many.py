@@ -1,0 +1,103 @@
+"""What is told without a forge, and what one of a thousand hosts says on a commit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from reconciler.config.forge import ForgeSettings, NotificationSettings
+from reconciler.forge.messages import CommitState, CommitStatus, Message
+from reconciler.forge.outbox import FORGE
+from reconciler.loop.answering import Answering
+from reconciler.report.status import Document
+from tests.forge.local_forge import LocalForge, Reply, local_forge
+from tests.support import report_world
+from tests.support.report_world import planned, rejection, report, status_of, verdict
+from tests.support.world import eventually
+
+WELL = status_of(report())
+REJECTED = status_of(report(plan=planned(verdict(rejected=rejection(), sync=report_world.Sync.OUT_OF_SYNC))))
+
+
+class Told:
+    """What stands in the outbox after a look at each status."""
+
+    def __init__(self, answering: Answering) -> None:
+        self.document: Document = WELL
+        self.answering = answering
+
+    def look(self, document: Document, now: float) -> list[Message]:
+        self.document = document
+        self.answering.turn(now)
+        rows = self.answering.outbox.due(FORGE, now)
+        for row in rows:
+            self.answering.outbox.delivered(row)
+        return [row.message for row in rows]
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Iterator[Told]:
+    (tmp_path / "token").write_text("x")
+    forge = ForgeSettings(
+        kind="gitea",
+        url="https://127.0.0.1:1",
+        repository="team/models",
+        token_file=str(tmp_path / "token"),
+        statuses="aggregate",
+        deployments=True,
+    )
+    found = Told(Answering(report_world.settings(tmp_path, forge=forge), lambda: found.document))
+    yield found
+    found.answering.outbox.close()
+
+
+def test_host_of_many_says_nothing_while_all_is_well(told: Told):
+    assert [told.look(WELL, now) for now in (0.0, 100.0)] == [[], []]
+
+
+def test_host_of_many_says_a_fault_and_its_end_under_its_group(told: Told):
+    told.look(WELL, 0.0)
+    (fault,) = told.look(REJECTED, 100.0)
+    assert isinstance(fault, CommitStatus)
+    assert (fault.context, fault.state) == ("reconciler/fleet/a", CommitState.FAILURE)
+    assert "1 rejected: tiny: unrecognized argument" in fault.description
+    assert told.look(REJECTED, 200.0) == []
+    (end,) = told.look(WELL, 300.0)
+    assert isinstance(end, CommitStatus)
+    assert (end.context, end.state) == (fault.context, CommitState.SUCCESS)
+    assert told.look(WELL, 400.0) == []
+
+
+@pytest.fixture
+def listener(tmp_path: Path) -> Iterator[LocalForge]:
+    with local_forge(tmp_path / "certificates", lambda _: Reply(202)) as server:
+        yield server
+
+
+def test_event_is_posted_without_any_forge(listener: LocalForge, tmp_path: Path):
+    (tmp_path / "url").write_text(f"{listener.url}/events")
+    receiver = NotificationSettings(name="ops", url_file=str(tmp_path / "url"), ca_file=listener.ca_file)
+    answering = Answering(report_world.settings(tmp_path, notifications=(receiver,)), lambda: REJECTED)
+    answering.start()
+    try:
+        answering.wake()
+        eventually(lambda: listener.asked)
+        eventually(lambda: not answering.outbox.waiting())
+    finally:
+        answering.stop()
+    (asked,) = listener.asked
+    assert asked.body["type"] == "reconciler.service.rejected.v1"
+    assert asked.body["subject"] == "demo/tiny"
+
+
+def test_event_is_told_once_over_restarts(tmp_path: Path):
+    receiver = NotificationSettings(name="ops", url_file=str(tmp_path / "url"))
+    counts = []
+    for _ in range(3):
+        answering = Answering(report_world.settings(tmp_path, notifications=(receiver,)), lambda: REJECTED)
+        counts.append(answering.turn(time.time()))
+        answering.stop()
+    assert counts == [1, 0, 0]
