@@ -152,7 +152,20 @@ def _daemon(path: Path) -> Iterator[CheckResult]:
         if held := target["deletions"]["held"]:
             what = f"{target['name']}: {len(held['subjects'])} deletions are held: {', '.join(held['subjects'])}"
             yield warning("daemon", what, f"reconciler approve {held['hash']}, or restore them in git")
+    yield from _undelivered(status.get("forge") or {})
     yield from _outdated(status["daemon"])
+
+
+def _undelivered(known: Document) -> Iterator[CheckResult]:
+    """What the forge and those who are notified did not take."""
+    for one in known.get("waiting", ()):
+        if one["error"]:
+            what = f"{one['count']} messages wait for {one['destination']}: {one['error']}"
+            yield warning("daemon", what, "see to what it says; they are sent again by themselves")
+    if count := known.get("deadCount"):
+        last = known["dead"][0]
+        what = f"{count} messages were given up, the last for {last['destination']}: {last['error']}"
+        yield warning("daemon", what, "see to what it says; reconciler status lists them")
 
 
 def _outdated(known: Document) -> Iterator[CheckResult]:

@@ -553,6 +553,20 @@ def test_proxy_and_a_daemon_of_ours_may_hold_their_addresses(host: Host, tmp_pat
             process.end(running)
 
 
+def test_messages_that_are_not_taken_are_warned_about(host: Host):
+    waiting = {"destination": "forge", "count": 3, "since": "2026-01-01T00:00:00.000Z", "error": "401 Bad credentials"}
+    dead = {"destination": "notification/ops", "message": "x", "at": "2026-01-01T00:00:00.000Z", "error": "404"}
+    told = {"waiting": [waiting, waiting | {"error": ""}], "dead": [dead], "deadCount": 7, "error": ""}
+    web = WebSide(host.settings(), FakeLoop(status_of(report()) | {"forge": told}), Metrics())
+    try:
+        web.start()
+        away, given_up, _ = (one.message for one in host.about("web") if one.level is Level.WARNING)
+    finally:
+        web.stop()
+    assert away == "3 messages wait for forge: 401 Bad credentials"
+    assert given_up == "7 messages were given up, the last for notification/ops: 404"
+
+
 # ---------------------------------------------------------------- the command
 
 
