@@ -50,12 +50,12 @@ class Gitea:
             "description": status.description,
             "target_url": status.url,
         }
-        try:
-            self._http.ask(Request("POST", f"{self._path}/statuses/{quote(status.revision)}", body=body))
-        except ForgeAway:
-            # For a commit that it does not have, Gitea answers 500.
+        path = f"{self._path}/statuses/{quote(status.revision)}"
+        answer = self._http.ask(Request("POST", path, body=body, also_fine=(500,)))
+        if answer.status == 500:
+            # That is its answer for a commit that it does not have, too.
             self._find_commit(status.revision)
-            raise
+            raise ForgeAway(f"{self.name}: it failed to store a status (500); trying again later")
 
     def set_deployment(self, deployment: Deployment) -> None:
         """Gitea has no deployments."""
