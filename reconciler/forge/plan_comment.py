@@ -136,10 +136,19 @@ def _about(revision: str) -> str:
 def _title(target: Document) -> str:
     if not target["reachable"]:
         return "unknown"
-    parts = [f"{number} {word}" for word, number in _counts(target).items()]
+    parts = [_counted(number, word) for word, number in _counts(target).items()]
     unread = len(target["unreadable"]) + len(target["refused"])
     parts += [f"{unread} not usable"] if unread else []
     return ", ".join(parts) or "no change"
+
+
+def _counted(number: int, word: str) -> str:
+    """`2 objects changed`, `2 restarts`; what is said of services in a participle has no plural."""
+    if number > 1 and word.startswith("object "):
+        word = word.replace("object ", "objects ", 1)
+    elif number > 1 and word in (_RESTART, _WORDS[PlannedChange.CREATE]):
+        word += "s"
+    return f"{number} {word}"
 
 
 def _counts(target: Document) -> Counter[str]:
@@ -149,7 +158,7 @@ def _counts(target: Document) -> Counter[str]:
         found[happens(service).partition(",")[0]] += 1
     for one in target["objects"]:
         if one["service"] is None:
-            found[f"objects {_object_word(one)}"] += 1
+            found[f"object {_object_word(one)}"] += 1
     quiet = sum(service["change"] in (PlannedChange.NONE, PlannedChange.SUSPENDED) for service in target["services"])
     found["unchanged"] = quiet if found else 0
     return +found

@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reconciler import __version__
@@ -26,14 +26,17 @@ from reconciler.loop.wiring import (
     retire,
 )
 from reconciler.model import (
+    ApplyObject,
     AskPreflight,
     ByHand,
     DesiredState,
+    ObjectChange,
     Observed,
     Outcome,
     Plan,
     ServiceId,
     Snapshot,
+    Sync,
     Unreachable,
 )
 from reconciler.model.target import Seen
@@ -106,7 +109,30 @@ def _previewed(
     is_proposed: bool,
 ) -> Preview:
     plans = tuple(_look(place, snapshot, progress, is_proposed=is_proposed) for place in places)
-    return Preview(_status(snapshot, places, settings), plans)
+    reports = [place.report() for place in places]
+    reports = [_without_unopened(one) for one in reports] if is_proposed else reports
+    return Preview(_status(snapshot, places, settings, reports), plans)
+
+
+def _without_sealed(desired: DesiredState, plan: Plan) -> Plan:
+    """The plan without the Secrets whose values were not looked at, for which there is nothing to send."""
+    sealed = {one.id for one in desired.objects if one.is_encrypted}
+    kept = (one for one in plan.actions if not (isinstance(one, ApplyObject) and one.object in sealed))
+    return replace(plan, actions=tuple(kept))
+
+
+def _without_unopened(report: TargetReport) -> TargetReport:
+    """A cluster's Secrets whose values were not looked at: that they differ is not known."""
+    if report.plan is None or report.desired is None:
+        return report
+    known = report.plan.objects
+    unopened = {one.id for one in report.desired.objects if one.is_encrypted} & known.keys()
+    same = {
+        name: replace(known[name], sync=Sync.UNKNOWN, change=ObjectChange.NONE, why="", lines=(), reasons=())
+        for name in unopened
+        if known[name].change in (ObjectChange.CHANGE, ObjectChange.REPAIR, ObjectChange.WAIT)
+    }
+    return replace(report, plan=replace(report.plan, objects={**known, **same})) if same else report
 
 
 def sync(settings: Settings, timeout: float, progress: Callable[[Document], None]) -> Document:
@@ -224,7 +250,8 @@ def _look(
         waiting = asking or (isinstance(one_pass.observed, Observed) and one_pass.observed.preflighting)
         if not waiting and not rehearsed:
             rehearsed = True
-            if place.reconciler.rehearse(one_pass.plan):
+            plan = _without_sealed(one_pass.desired, one_pass.plan) if is_proposed else one_pass.plan
+            if place.reconciler.rehearse(plan):
                 continue
         if not waiting or time.monotonic() > deadline:
             return one_pass.desired, one_pass.observed, one_pass.plan
@@ -238,7 +265,12 @@ def _pause(places: list[ManagedTarget], seconds: float) -> None:
         place.wake.clear()
 
 
-def _status(snapshot: Snapshot, places: list[ManagedTarget], settings: Settings) -> Document:
+def _status(
+    snapshot: Snapshot,
+    places: list[ManagedTarget],
+    settings: Settings,
+    reports: Sequence[TargetReport] | None = None,
+) -> Document:
     applied = {place.reconciler.report.applied for place in places if place.leftover is None}
     revision = RevisionInfo(
         desired=snapshot.revision,
@@ -249,5 +281,5 @@ def _status(snapshot: Snapshot, places: list[ManagedTarget], settings: Settings)
     )
     me = DaemonInfo(__version__, time.time(), os.getpid(), 1)
     left = [leftover_info(one) for one in TargetRegistry(settings.state_dir).leftovers(settings)]
-    reports = [place.report() for place in places]
+    reports = reports or [place.report() for place in places]
     return build_status(revision=revision, targets=reports, daemon=me, leftovers=left)

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
+from reconciler.forge.plan_comment import plan_section
+from reconciler.loop.once import preview
+from reconciler.report.planned import plan_document
 from tests.cluster.rig import ClusterRig, config_map
 from tests.controlplane.api import ApiError
 from tests.controlplane.control_plane import ControlPlane
@@ -162,6 +165,29 @@ def test_encrypted_secret_is_applied_and_compared_without_its_value(make_cluster
     assert rig.changes() == {"Secret/token": "repair"}
     rig.sync()
     assert rig.api.get(there)["data"] == {"token": "c2Vjb25k"}
+
+
+def test_proposed_revision_is_planned_without_opening_its_secrets(make_cluster: MakeRig, tmp_path: Path):
+    recipient = age_key(tmp_path / "age.key")
+    rig = make_cluster(secrets={"age_key_file": str(tmp_path / "age.key")})
+    rig.push({"prod/token.yaml": _secret(rig, recipient, token="first"), "prod/a.yaml": config_map("a", x="1")})
+    rig.sync()
+    rig.writes()
+    proposed = rig.push({"prod/a.yaml": config_map("a", x="2"), "prod/b.yaml": config_map("b", y="3")})
+    (tmp_path / "age.key").unlink()
+
+    found = preview(rig.settings, None, proposed, lambda _: None, is_proposed=True)
+    (target,) = plan_document(found.status, found.plans)["targets"]
+
+    assert {one["name"]: one["change"] for one in target["objects"]} == {"a": "change", "b": "create"}
+    text = plan_section(target, 7).text
+    assert "1 object changed, 1 object created" in text
+    assert "data.x: 1 → 2" in text
+    # Asked by a dry run, with nothing in place of the Secret's values.
+    ours = [one for one in rig.plane.requests() if one.user_agent.startswith("reconciler")]
+    assert {f"{one.resource}/{one.name}" for one in ours if one.dry_run} == {"configmaps/a", "configmaps/b"}
+    assert not [one for one in ours if one.writes and not one.dry_run]
+    assert rig.api.get(_config_map(rig, "a"))["data"] == {"x": "1"}
 
 
 def test_secret_in_git_without_encryption_is_not_applied_and_not_pruned(make_cluster: MakeRig, tmp_path: Path):
