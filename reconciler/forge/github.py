@@ -76,7 +76,10 @@ class GitHub:
                 raise self._explained(error, status.revision) from None
 
     def set_deployment(self, deployment: Deployment) -> None:
-        known = self._find_deployment(deployment) or self._create_deployment(deployment)
+        known = self._find_deployment(deployment)
+        if not known and deployment.state is CommitState.SUPERSEDED:
+            return
+        known = known or self._create_deployment(deployment)
         body = {"state": _DEPLOYMENT_STATES[deployment.state], "description": deployment.description}
         body |= {"log_url": deployment.url} if deployment.url else {}
         self._ask(_request("POST", f"{self._path}/deployments/{known}/statuses", body=body))

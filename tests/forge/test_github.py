@@ -181,7 +181,10 @@ def test_deployment_of_others_is_left_alone(github: Forge, api: GitHubApi) -> No
 
 def test_superseded_deployment_becomes_inactive(github: Forge, api: GitHubApi) -> None:
     github.set_deployment(deployment(CommitState.SUPERSEDED))
-    assert [body["state"] for _, body in api.deployment_statuses] == ["inactive"]
+    assert not api.deployments
+    github.set_deployment(deployment(CommitState.PENDING))
+    github.set_deployment(deployment(CommitState.SUPERSEDED))
+    assert [body["state"] for _, body in api.deployment_statuses] == ["in_progress", "inactive"]
 
 
 def test_deployment_of_an_unknown_commit_is_given_up(github: Forge) -> None:
@@ -329,14 +332,15 @@ MESSAGE = st.one_of(
 @given(message=MESSAGE)
 def test_any_message_is_a_valid_request(github: Forge, api: GitHubApi, message: Any) -> None:
     api.comments.setdefault(7, [])
-    before = len(api.statuses), len(api.deployment_statuses)
+    before, known = len(api.deployment_statuses), {one["environment"] for one in api.deployments}
     match message:
         case CommitStatus():
             github.set_status(message)
             assert api.shown(HEAD)[message.context][1] == message.description
         case Deployment():
             github.set_deployment(message)
-            assert len(api.deployment_statuses) == before[1] + 1
+            is_said = message.state is not CommitState.SUPERSEDED or message.environment in known
+            assert len(api.deployment_statuses) == before + is_said
         case Section():
             comments.deliver(github, message)
     assert not api.problems
