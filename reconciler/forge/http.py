@@ -7,6 +7,7 @@ because the token would go along.
 from __future__ import annotations
 
 import json
+import re
 import ssl
 import time
 from collections.abc import Callable, Mapping
@@ -165,7 +166,7 @@ class Http:
             # Azure DevOps', or of a proxy that is not signed in to.
             said = "a page to sign in came instead of an answer"
         if answer.status in (203, 401, 403):
-            return LoginRefused(f"{what}: {said}; check the token, what it may do, and that it has not expired")
+            return LoginRefused(f"{what}: {said}; check the token, {_needed(answer)}, and that it has not expired")
         # 409: another request about the same at the same time.
         if answer.status in (408, 409, 425) or answer.status >= 500 or answer.status < 200:
             return ForgeAway(f"{what}: {said}; trying again later")
@@ -205,6 +206,12 @@ def _detail(error: object) -> str:
     if not isinstance(error, dict):
         return str(error)
     return str(error.get("message") or " ".join(str(error[key]) for key in ("field", "code") if error.get(key)))
+
+
+def _needed(answer: Answer) -> str:
+    """GitHub names the permission: `statuses=write`, or several after a semicolon, one of which will do."""
+    named = re.sub(r"[^a-z_=,; ]", "", answer.headers.get("x-accepted-github-permissions", ""))[:100]
+    return f"which needs {named.replace(';', ' or')}" if named else "what it may do"
 
 
 def _pause(answer: Answer) -> float | None:

@@ -90,7 +90,8 @@ class GitHubApi:
         if (needed := _PERMISSIONS.get(name)) and needed not in self.permissions:
             is_classic = self.scopes is not None
             why = "Not Found" if is_classic else "Resource not accessible by personal access token"
-            return refusal(404 if is_classic else 403, why)
+            headers = {} if is_classic else {"X-Accepted-GitHub-Permissions": f"{needed}=write"}
+            return replace(refusal(404 if is_classic else 403, why), headers=headers)
         handler: Callable[[Asked], Reply] = getattr(self, f"_{name}")
         return handler(asked)
 

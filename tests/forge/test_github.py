@@ -122,7 +122,8 @@ def test_token_that_was_revoked_works_once_it_is_replaced(github: Forge, api: Gi
 
 def test_token_without_the_right_waits_for_a_better_one(github: Forge, api: GitHubApi) -> None:
     api.permissions = set()
-    with pytest.raises(LoginRefused, match="403 Resource not accessible by personal access token; check the token"):
+    why = "403 Resource not accessible by personal access token; check the token, which needs statuses=write"
+    with pytest.raises(LoginRefused, match=why):
         github.set_status(status())
     api.scopes = "read:org"
     with pytest.raises(LoginRefused, match=r"404 Not Found; check forge\.repository"):
