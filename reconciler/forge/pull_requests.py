@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from reconciler.config.forge import ForgeSettings
 from reconciler.errors import SettingsError
 from reconciler.forge.comments import deliver
+from reconciler.forge.commit_status import in_group
 from reconciler.forge.messages import CommitStatus, Deployment, Message, Section
-from reconciler.forge.plan_comment import failed_plan, is_concerned, plan_section, plan_status
+from reconciler.forge.plan_comment import failed_plan, plan_section, plan_status
 from reconciler.forge.port import Forge
 
 Document = dict[str, Any]
@@ -25,18 +27,32 @@ _NUMBERS = (
 _MOST_DIGITS = 12
 
 
-def answers_to(plan: Document, pull_request: int, *, is_aggregate: bool = False, url: str = "") -> Iterator[Message]:
-    """Of all targets that a plan is about. `is_aggregate`: one that nothing changes for says nothing. Pure."""
+def answers_to(plan: Document, pull_request: int, *, group: str = "", url: str = "") -> Iterator[Message]:
+    """Of all targets that a plan is about. Where they are a `group` of many hosts, one that nothing changes for has no
+    section. Pure."""
     for target in plan["targets"]:
-        if not is_aggregate or is_concerned(target):
-            yield plan_status(target, url)
-        yield plan_section(target, pull_request, only_concerned=is_aggregate)
+        yield _of_group(plan_status(target, url), group)
+        yield plan_section(target, pull_request, only_concerned=bool(group))
 
 
-def answers_without_plan(revision: str, targets: Iterable[str], pull_request: int, why: str) -> Iterator[Message]:
-    """Where a revision cannot be planned. Pure."""
+def answers_without_plan(
+    revision: str, targets: Iterable[str], pull_request: int, why: str, *, group: str = ""
+) -> Iterator[Message]:
+    """Where a revision cannot be planned. A thousand hosts need not say so in a comment as well. Pure."""
     for name in targets:
-        yield from failed_plan(revision, name, pull_request, why)
+        status, section = failed_plan(revision, name, pull_request, why)
+        yield _of_group(status, group)
+        if not group:
+            yield section
+
+
+def group_of(settings: ForgeSettings) -> str:
+    """What many hosts are called together; empty: each speaks for itself."""
+    return settings.group if settings.statuses == "aggregate" else ""
+
+
+def _of_group(status: CommitStatus, group: str) -> CommitStatus:
+    return in_group(status, group) if group else status
 
 
 def pull_request_of(environ: Mapping[str, str]) -> int | None:

@@ -68,9 +68,15 @@ class Answering:
         self._bell.set()
 
     def put(self, messages: Iterable[Message]) -> None:
-        """What another part has to say. Raises Retryable."""
-        self.outbox.put(messages, time.time())
+        """What another part has to say. Of many hosts, only faults and their end are told. Raises Retryable."""
+        self.outbox.put([one for one in messages if self._is_worth_it(one)], time.time())
         self._delivery.wake()
+
+    def _is_worth_it(self, one: Message) -> bool:
+        if self._settings.statuses != "aggregate" or not isinstance(one, CommitStatus):
+            return True
+        said = self.outbox.last(one)
+        return is_news_of_group(one, said if isinstance(said, CommitStatus) else None)
 
     def stop(self) -> None:
         self._stop.set()

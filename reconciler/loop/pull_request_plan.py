@@ -14,6 +14,7 @@ from reconciler.forge.pull_requests import (
     answers_to,
     answers_without_plan,
     find_pull_request,
+    group_of,
     pull_request_of,
     send,
 )
@@ -31,7 +32,7 @@ def plan_and_comment(
     progress: Callable[[str], None],
 ) -> Document:
     """The plan's document, after the forge was told. What cannot be planned is told as well. Raises ReconcileError."""
-    forge = open_forge(settings)
+    forge, group = open_forge(settings), group_of(settings.forge)
     names = [one.name for one in settings.targets if target in (None, one.name)]
     try:
         found = preview(settings, target, revision, progress, is_proposed=True)
@@ -39,13 +40,12 @@ def plan_and_comment(
         # A status needs a commit, and only its digits are known without git.
         if re.fullmatch(r"[0-9a-f]{40}", revision):
             number = pull_request or _number(forge, settings, revision)
-            send(forge, answers_without_plan(revision, names, number, str(error)))
+            send(forge, answers_without_plan(revision, names, number, str(error), group=group))
         raise
     document = plan_document(found.status, found.plans)
     number = pull_request or _number(forge, settings, document["revision"]["desired"])
     progress(f"telling {forge.name}, pull request {number}")
-    is_aggregate = settings.forge.statuses == "aggregate"
-    send(forge, answers_to(document, number, is_aggregate=is_aggregate, url=settings.forge.page or ""))
+    send(forge, answers_to(document, number, group=group, url=settings.forge.page or ""))
     return document
 
 

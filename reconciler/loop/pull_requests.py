@@ -27,7 +27,7 @@ from reconciler.errors import ReconcileError, Retryable
 from reconciler.fault_isolation import unexpected
 from reconciler.forge.messages import Message, PullRequest
 from reconciler.forge.port import Forge
-from reconciler.forge.pull_requests import answers_to, answers_without_plan
+from reconciler.forge.pull_requests import answers_to, answers_without_plan, group_of
 from reconciler.loop.proposed_plans import Orders
 from reconciler.loop.pull_request_plan import followed_branch
 from reconciler.model.backoff import backoff
@@ -82,9 +82,9 @@ class PullRequestPlans:
         """`put`: into the outbox."""
         self._settings, self._status, self._forge, self._put = settings, status, forge, put
         self._branch = followed_branch(settings.source)
-        self._is_aggregate = settings.forge.statuses == "aggregate"
+        self._group = group_of(settings.forge)
         interval = settings.source.interval
-        self._interval = max(interval, _SELDOM) if self._is_aggregate else min(interval, _OFTEN_ENOUGH)
+        self._interval = max(interval, _SELDOM) if self._group else min(interval, _OFTEN_ENOUGH)
         self._process = PlanningProcess(settings)
         self._stop, self._bell = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="pull requests", daemon=True)
@@ -189,14 +189,14 @@ class PullRequestPlans:
         """Into the outbox. False: nothing is said yet, and it is planned again."""
         if "plan" in found:
             url = self._settings.forge.page or ""
-            self._put(answers_to(found["plan"], pull.number, is_aggregate=self._is_aggregate, url=url))
+            self._put(answers_to(found["plan"], pull.number, group=self._group, url=url))
             return True
         key = (pull.number, pull.head)
         self._failed[key] = self._failed.get(key, 0) + 1
         if not found["lasting"] and self._failed[key] < _TRIES_IN_SILENCE:
             return False
         names = [target.name for target in self._settings.targets]
-        self._put(answers_without_plan(pull.head, names, pull.number, str(found["error"])))
+        self._put(answers_without_plan(pull.head, names, pull.number, str(found["error"]), group=self._group))
         return bool(found["lasting"])
 
 

@@ -12,6 +12,9 @@ _MOST_DEAD = 5
 
 def delivery_lines(status: Document) -> Iterator[str]:
     """Who takes nothing now, and what was given up. Nothing where all is well, or the daemon tells nobody."""
+    if error := (status.get("pullRequests") or {}).get("error"):
+        yield ""
+        yield f"Pull requests cannot be planned: {one_line(error)}"
     forge = status.get("forge")
     if not forge:
         return

@@ -77,8 +77,12 @@ def test_each_target_gets_a_status_and_a_section() -> None:
 
 
 def test_host_of_a_fleet_that_nothing_changes_on_takes_its_section_out() -> None:
-    (found,) = answers_to({"targets": [target(service(change="none"))]}, 7, is_aggregate=True)
+    status, found = answers_to({"targets": [target(service(change="none"))]}, 7, group="fleet")
     assert found == Section(7, "gpu-1", "")
+    assert isinstance(status, CommitStatus)
+    assert status.context == "reconciler/fleet/gpu-1/plan"
+    (only,) = answers_without_plan(REVISION, ["gpu-1"], 7, "too large", group="fleet")
+    assert isinstance(only, CommitStatus)
 
 
 def test_messages_are_sent_one_after_the_other() -> None:
