@@ -101,3 +101,16 @@ def test_event_is_told_once_over_restarts(tmp_path: Path):
         counts.append(answering.turn(time.time()))
         answering.stop()
     assert counts == [1, 0, 0]
+
+
+def test_plan_of_another_part_is_told_by_its_fault_and_the_end_of_it(told: Told):
+    def said(state: CommitState, text: str) -> list[Message]:
+        told.answering.put([CommitStatus("a" * 40, "reconciler/fleet/a/plan", state, text)])
+        rows = told.answering.outbox.due(FORGE, time.time() + 1)
+        for row in rows:
+            told.answering.outbox.delivered(row)
+        return [row.message for row in rows]
+
+    assert said(CommitState.SUCCESS, "no change") == []
+    assert len(said(CommitState.FAILURE, "1 rejected")) == 1
+    assert len(said(CommitState.SUCCESS, "1 restart")) == 1
