@@ -93,7 +93,7 @@ class Http:
         the address. `refused` is called when the login was. Raises Retryable when `ca_file` cannot be read."""
         self._base, self._login, self._called, self._timeout = base, login, called, timeout
         self._is_secret, self._refused = is_secret, refused
-        self._pool = urllib3.PoolManager(num_pools=4, maxsize=4, ssl_context=_tls(ca_file), retries=False)
+        self._pool = urllib3.PoolManager(num_pools=4, maxsize=4, ssl_context=_tls(ca_file, called), retries=False)
 
     @property
     def base(self) -> str:
@@ -173,11 +173,13 @@ class Http:
         return ForgeRefused(f"{what}: {said}", answer.status)
 
 
-def _tls(ca_file: Path | None) -> ssl.SSLContext:
+def _tls(ca_file: Path | None, called: str) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
     except (OSError, ssl.SSLError) as error:
-        raise Retryable(f"forge.ca_file: {ca_file} cannot be used: {error}; it must hold PEM certificates") from None
+        raise Retryable(
+            f"{called}: ca_file: {ca_file} cannot be used: {error}; it must hold PEM certificates"
+        ) from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 

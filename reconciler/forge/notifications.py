@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from reconciler.config.forge import NotificationSettings
 from reconciler.forge.messages import Notification
+from reconciler.report.actions import short
 from reconciler.report.redact import one_line, scrub_text
 from reconciler.report.status_parts import timestamp
 
@@ -26,7 +27,6 @@ _MOST_TEXT = 1000
 _LASTING_HEALTH = 300.0
 _LASTING_REACH = 60.0
 _MISSING_FAULT = 60.0
-_SHORT_REVISION = 7
 
 Document = Mapping[str, Any]
 Seen = Mapping[str, tuple[str, float]]
@@ -120,10 +120,10 @@ def _source(status: Document) -> Fact:
     revision = status["revision"]
     desired = revision["desired"]
     if error := revision["error"]:
-        kept = f"; {_short(desired)} stays in force" if desired else ""
+        kept = f"; {short(desired)} stays in force" if desired else ""
         text = f"git cannot be read: {error}{kept}"
         return Fact("source", "failed", "source.failed", text, _LASTING_REACH, revision=desired)
-    text = f"git is read again: {_short(desired)} {revision['subject']}"
+    text = f"git is read again: {short(desired)} {revision['subject']}"
     return Fact("source", WELL, "source.recovered", text, _LASTING_REACH, revision=desired)
 
 
@@ -170,7 +170,7 @@ def _applied(target: Document, name: str) -> Fact | None:
     if not applied or applied != revision["desired"]:
         return None
     first = f", held up: {held_up[0]['message']}" if held_up else ""
-    text = f"{name} has applied {_short(applied)}{first}"
+    text = f"{name} has applied {short(applied)}{first}"
     return Fact(f"applied/{name}", applied, "revision.applied", text, 0.0, "info", target=name, revision=applied)
 
 
@@ -202,7 +202,7 @@ def _rejected(rejected: Document, health: Document, name: str, target: str) -> F
     serves = "the last good version serves" if health["status"] == "Healthy" else f"it is {health['status']}"
     place = f" ({rejected['file']}:{rejected['line']})" if rejected["file"] else ""
     revision = rejected["revision"]
-    text = f"{name} on {target}: {_short(revision)} is rejected, {serves}: {rejected['reason']}{place}"
+    text = f"{name} on {target}: {short(revision)} is rejected, {serves}: {rejected['reason']}{place}"
     about = f"rejected/{target}/{name}"
     return Fact(
         about, rejected["digest"], "service.rejected", text, 0.0, "error", target, name, revision, rejected["code"]
@@ -232,10 +232,6 @@ def _has(target: Document, service: str) -> bool:
 def _matches(service: str, pattern: str) -> bool:
     parts = zip(service.split("/"), pattern.split("/"), strict=True)
     return all(fnmatchcase(part, wanted) for part, wanted in parts)
-
-
-def _short(revision: str) -> str:
-    return revision[:_SHORT_REVISION]
 
 
 def _shortened(text: str) -> str:

@@ -48,7 +48,7 @@ _OBJECT_WORDS = {
 }
 
 
-def context_of(target: str) -> str:
+def plan_context(target: str) -> str:
     """The context of a plan's commit status."""
     return f"reconciler/{target}/plan"
 
@@ -84,13 +84,13 @@ def plan_status(target: Document, url: str = "") -> CommitStatus:
         state = CommitState.ERROR
     elif _faults(target):
         state = CommitState.FAILURE
-    return CommitStatus(target["revision"]["desired"], context_of(target["name"]), state, _description(target), url)
+    return CommitStatus(target["revision"]["desired"], plan_context(target["name"]), state, _description(target), url)
 
 
 def failed_plan(revision: str, name: str, pull_request: int, why: str) -> tuple[CommitStatus, Section]:
     """For a revision that cannot be planned: it is not understood, or too large, or git does not give it."""
     why = one_line(scrub_text(why))
-    status = CommitStatus(revision, context_of(name), CommitState.ERROR, cut(f"no plan: {why}", MOST_DESCRIPTION))
+    status = CommitStatus(revision, plan_context(name), CommitState.ERROR, cut(f"no plan: {why}", MOST_DESCRIPTION))
     text = f"#### {code(name)}: no plan\n\nWhat would change is **unknown**: {code(why, 1000)}"
     return status, Section(pull_request, name, f"{text}\n\n{_about(revision)}")
 

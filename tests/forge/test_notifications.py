@@ -150,7 +150,7 @@ def test_service_that_nothing_serves_for_its_rejection_is_told_once():
 
 
 def test_rejection_says_that_the_last_good_version_serves():
-    assert "4f1c2ab is rejected, the last good version serves" in facts(REJECTED)["rejected/a/demo/tiny"].text
+    assert "4f1c2ab0 is rejected, the last good version serves" in facts(REJECTED)["rejected/a/demo/tiny"].text
 
 
 def test_applied_revision_is_told_once_for_information():
