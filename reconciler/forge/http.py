@@ -125,7 +125,6 @@ class Http:
         self._pool.clear()
 
     def _send(self, request: Request, url: str, data: bytes | None, headers: Mapping[str, str]) -> tuple[Answer, bytes]:
-        ends = time.monotonic() + self._timeout
         try:
             response = self._pool.request(
                 request.method,
@@ -135,10 +134,10 @@ class Http:
                 timeout=urllib3.Timeout(total=self._timeout),
                 redirect=False,
                 preload_content=False,
-                decode_content=True,
+                decode_content=False,
             )
             try:
-                raw = self._read(response, ends)
+                raw = self._read(response)
             finally:
                 response.close()
         except (urllib3.exceptions.HTTPError, OSError) as error:
@@ -147,15 +146,13 @@ class Http:
         found = {name.lower(): value for name, value in response.headers.items()}
         return Answer(response.status, found, _decoded(raw)), raw
 
-    def _read(self, response: urllib3.BaseHTTPResponse, ends: float) -> bytes:
-        data = b""
+    def _read(self, response: urllib3.BaseHTTPResponse) -> bytes:
+        data = bytearray()
         while piece := response.read(1 << 16):
             data += piece
             if len(data) > _MOST_BYTES:
                 raise ForgeAway(f"{self._called}: its answer has more than {_MOST_BYTES >> 20} MiB; trying again later")
-            if time.monotonic() > ends:
-                raise ForgeAway(f"{self._called}: its answer took longer than {self._timeout:g} s; trying again later")
-        return data
+        return bytes(data)
 
     def _error(self, request: Request, answer: Answer, raw: bytes) -> Retryable | Terminal:
         what = f"{self._called}: {request.method} {request.path.partition('?')[0]}".rstrip()
@@ -173,6 +170,32 @@ class Http:
         return ForgeRefused(f"{what}: {said}", answer.status)
 
 
+class _Hurried(ssl.SSLSocket):
+    """Its timeout is for all that follows: a byte now and then, or headers without end, do not prolong it."""
+
+    _ends: float | None = None
+
+    def settimeout(self, value: float | None, /) -> None:
+        super().settimeout(value)
+        self._ends = None if value is None else time.monotonic() + value
+
+    def recv_into(self, *arguments: Any, **named: Any) -> int:
+        self._shorten()
+        return super().recv_into(*arguments, **named)
+
+    def send(self, *arguments: Any, **named: Any) -> int:
+        self._shorten()
+        return super().send(*arguments, **named)
+
+    def _shorten(self) -> None:
+        if self._ends is None:
+            return
+        left = self._ends - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        super().settimeout(left)
+
+
 def _tls(ca_file: Path | None, called: str) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
@@ -181,6 +204,7 @@ def _tls(ca_file: Path | None, called: str) -> ssl.SSLContext:
             f"{called}: ca_file: {ca_file} cannot be used: {error}; it must hold PEM certificates"
         ) from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.sslsocket_class = _Hurried
     return context
 
 

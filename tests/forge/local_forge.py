@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
 from reconciler.forge.http import Http
@@ -20,6 +20,8 @@ from tests.controlplane.certificates import Authority
 from tests.source.https_server import answering
 
 TOKEN = "token-of-the-tests"
+SLOWLY = 0.02
+"""Seconds between two bytes of a slow answer."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,12 @@ class Asked:
 
 @dataclass(frozen=True)
 class Reply:
-    """`body`: goes out as JSON; as it is, where it is bytes."""
+    """`body`: goes out as JSON; as it is, where it is bytes. `slow`: what of it is sent a byte now and then."""
 
     status: int = 200
     body: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    slow: Literal["", "head", "body"] = ""
 
 
 class LocalForge(ThreadingHTTPServer):
@@ -99,8 +102,19 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(reply.status)
         for name, value in {"Content-Length": str(len(data)), **reply.headers}.items():
             self.send_header(name, value)
+        if reply.slow == "head":
+            self._write_slowly(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Much: " + 60 * b"x" + b"\r\n\r\n")
+            return
         self.end_headers()
-        self.wfile.write(data)
+        if reply.slow:
+            self._write_slowly(data)
+        else:
+            self.wfile.write(data)
+
+    def _write_slowly(self, data: bytes) -> None:
+        for at in range(len(data)):
+            self.wfile.write(data[at : at + 1])
+            time.sleep(SLOWLY)
 
     def date_time_string(self, timestamp: float | None = None) -> str:
         return formatdate((time.time() if timestamp is None else timestamp) + self.server.ahead, usegmt=True)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
+import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
 
 from reconciler.errors import ReconcileError
 from reconciler.forge.http import ForgeAway, ForgeRefused, LoginRefused, Request
-from tests.forge.local_forge import LocalForge, Reply, local_forge
+from tests.forge.local_forge import SLOWLY, LocalForge, Reply, local_forge
 from tests.forge.test_answers import JSON
 
 
@@ -64,3 +66,29 @@ def test_status_says_if_trying_again_helps(forge: LocalForge, status: int, kind:
     forge.answer = lambda asked: Reply(status, {"message": "no"}, {"Location": "https://elsewhere.example.com/"})
     with pytest.raises(kind):
         forge.http().ask(Request("GET", "/x"))
+
+
+@pytest.mark.parametrize("part", ["head", "body"])
+def test_answer_that_drips_ends_with_the_timeout(forge: LocalForge, part: Literal["head", "body"]) -> None:
+    """Each byte comes in time, and all of them too late."""
+    forge.answer = lambda asked: Reply(200, [0] * 30, slow=part)
+    http = forge.http(timeout=10 * SLOWLY)
+    with pytest.raises(ForgeAway, match="timed out"):
+        http.ask(Request("GET", "/x"))
+    forge.answer = lambda asked: Reply(200, [1])
+    assert forge.http().ask(Request("GET", "/x")).body == [1]
+
+
+def test_connection_that_waited_is_used_again(forge: LocalForge) -> None:
+    forge.answer = lambda asked: Reply(200, [1])
+    http = forge.http(timeout=10 * SLOWLY)
+    for _ in range(3):
+        assert http.ask(Request("GET", "/x")).body == [1]
+        time.sleep(11 * SLOWLY)
+
+
+def test_compressed_answer_is_not_unpacked(forge: LocalForge) -> None:
+    """None was asked for, and a few bytes could become gigabytes."""
+    packed = gzip.compress(b" " * (64 << 20) + b"[]", 1)
+    forge.answer = lambda asked: Reply(200, packed, {"Content-Encoding": "gzip"})
+    assert forge.http().ask(Request("GET", "/x")).body is None
