@@ -38,10 +38,10 @@ class ForgeSettings(Section):
     timeout: Seconds = Field(10.0, gt=0, description="Longest time that one request takes")
     statuses: Literal["target", "service", "aggregate", "none"] = Field(
         "target",
-        description="`target`: one status per target; `service`: one per service as well; `aggregate`: for many hosts, "
-        "only faults and their end; `none`",
+        description="`target`: one status per target; `service`: one per service as well; `aggregate`: one for many "
+        "hosts, of failures only: GitHub, GitLab, Gitea; `none`",
     )
-    group: TargetName = Field("fleet", description="What `aggregate` calls the hosts: `reconciler/GROUP/TARGET`")
+    group: TargetName = Field("fleet", description="Names the status of `aggregate`: `reconciler/GROUP`")
     page: HttpsUrl | None = Field(None, description="Where people reach this daemon; statuses link to it")
     pull_requests: Literal["none", "plan"] = Field(
         "none", description="`plan`: answer pull requests with what they would change"

@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from reconciler.forge.baseline import Digests
@@ -148,7 +148,7 @@ def answers(
             continue
         name = target["name"]
         if refused and refused["revision"] != revision:
-            yield CommitStatus(refused["revision"], context_of(name), CommitState.FAILURE, _refusal(status), url), 0.0
+            yield CommitStatus(refused["revision"], context_of(name), CommitState.FAILURE, refusal(status), url), 0.0
         if not revision:
             continue
         known = (before or {}).get(name)
@@ -191,16 +191,6 @@ def say_service(service: Document, target: Document) -> Said:
         return Said(CommitState.PENDING, "being applied")
     lasting = _LASTING_ERROR if found.is_ours else 0.0
     return Said(_blame([found]), cut(found.message, found.place, _live([found])), lasting)
-
-
-def in_group(status: CommitStatus, group: str) -> CommitStatus:
-    """As one of many hosts says it: `reconciler/GROUP/TARGET`."""
-    return replace(status, context=context_of(group, status.context.removeprefix(context_of(""))))
-
-
-def is_news_of_group(now: CommitStatus, last: CommitStatus | None) -> bool:
-    """Only faults are told, and their end: a thousand hosts that say they are well are too many."""
-    return is_news(now, last) and (last is not None or now.state in (CommitState.FAILURE, CommitState.ERROR))
 
 
 def is_answer(context: str) -> bool:
@@ -406,7 +396,8 @@ def _file_name(place: str) -> str:
     return f"…/{place.rpartition('/')[2]}" if "/" in place.rstrip("/") else place
 
 
-def _refusal(status: Document) -> str:
+def refusal(status: Document) -> str:
+    """Why the refused revision is, and what is live instead."""
     live = status["revision"]["desired"]
     rest = f"; {live[:SHORT]} is live" if live else ""
     return cut(f"refused: {status['revision']['refused']['reason']}", rest=rest)

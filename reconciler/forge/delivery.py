@@ -15,11 +15,13 @@ from typing import TypeAlias
 
 import structlog
 
-from reconciler.errors import ReconcileError, Retryable
+from reconciler.errors import ReconcileError, Retryable, SettingsError
+from reconciler.forge.commit_status import context_of
+from reconciler.forge.fleet import LOOK_AGAIN, LOOK_SELDOM, Step, step
 from reconciler.forge.http import ForgeBusy
-from reconciler.forge.messages import Message, Notification
+from reconciler.forge.messages import CommitStatus, Message, Notification
 from reconciler.forge.outbox import Outbox, Row
-from reconciler.forge.port import Forge
+from reconciler.forge.port import Forge, ReadsStatuses
 from reconciler.forge.pull_requests import send
 from reconciler.forge.receiver import Receiver
 from reconciler.model.backoff import backoff
@@ -27,6 +29,11 @@ from reconciler.model.backoff import backoff
 log = structlog.get_logger()
 
 Send: TypeAlias = Callable[[Message], None]
+
+
+class HeldBack(Retryable):
+    """Not to be said now, though the other side would take it."""
+
 
 PER_SECOND, AT_ONCE = 1.0, 20
 """60 a minute in the long run, and a burst for a commit that concerns many services."""
@@ -125,6 +132,10 @@ class Carrier:
         """False: no more for now."""
         try:
             self._send(row.message)
+        except HeldBack as error:
+            pause = backoff(row.attempts + 1, LOOK_AGAIN, LOOK_SELDOM) * random.uniform(0.5, 1.0)  # noqa: S311
+            self._outbox.postpone(row, str(error), time.time(), pause)
+            return True
         except Retryable as error:
             if self._stop.is_set():
                 return False
@@ -184,6 +195,23 @@ class Pace:
 def to_forge(forge: Forge) -> Send:
     """How a forge is told."""
     return lambda message: send(forge, [message])
+
+
+def to_forge_of_fleet(forge: Forge, group: str) -> Send:
+    """How a forge is told by one of many hosts. Raises SettingsError where it does not tell what stands."""
+    if not isinstance(forge, ReadsStatuses):
+        raise SettingsError(f"forge.statuses: aggregate: {forge.name} is not asked for statuses; write target or none")
+
+    def tell(message: Message) -> None:
+        if isinstance(message, CommitStatus) and message.context == context_of(group):
+            now = step(message, forge.standing(message.revision, message.context))
+            if now is Step.WAIT:
+                raise HeldBack("the failure of another host stands there")
+            if now is Step.DROP:
+                return
+        send(forge, [message])
+
+    return tell
 
 
 def to_receiver(receiver: Receiver) -> Send:

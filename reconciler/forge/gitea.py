@@ -16,6 +16,7 @@ from reconciler.forge.http import ForgeAway, ForgeRefused, Http, Request
 from reconciler.forge.messages import Comment, CommitState, CommitStatus, Deployment, PullRequest
 from reconciler.report.findings import CheckResult
 
+_STATES = {state.value: state for state in CommitState}
 _MOST_PAGES = 4
 _PAGE = "50"  # Gitea gives no more at once, unless its admin raised that
 _POST = Right(
@@ -56,6 +57,17 @@ class Gitea:
             # That is its answer for a commit that it does not have, too.
             self._find_commit(status.revision)
             raise ForgeAway(f"{self.name}: it failed to store a status (500); trying again later")
+
+    def standing(self, revision: str, context: str) -> CommitStatus | None:
+        query = {"sort": "recentupdate", "limit": _PAGE}
+        pages = numbered_pages(
+            self._http, Request("GET", f"{self._path}/commits/{quote(revision)}/statuses", query), _MOST_PAGES
+        )
+        for one in pages:
+            state = _STATES.get(text(one, "status"))
+            if text(one, "context") == context and state:
+                return CommitStatus(revision, context, state, text(one, "description"))
+        return None
 
     def set_deployment(self, deployment: Deployment) -> None:
         """Gitea has no deployments."""

@@ -26,6 +26,8 @@ _PAGES_OF_COMMENTS = 20
 # Tells our deployments from others' of the same commit and environment.
 _TASK = "deploy:reconciler"
 _NOWHERE = "0" * 40
+_MOST_STANDING = 50
+_STATES = {state.value: state for state in CommitState}
 _MOVED = (301, 307, 308)
 _DEPLOYMENT_STATES = {
     CommitState.PENDING: "in_progress",
@@ -60,6 +62,7 @@ class GitHub:
         self._http, self._repository, self._app = http, repository, app
         self._path = f"/repos/{quote(repository)}"
         self._pages: dict[tuple[str, int], _Page] = {}
+        self._standing: dict[str, tuple[str, tuple[CommitStatus, ...]]] = {}
 
     @property
     def name(self) -> str:
@@ -74,6 +77,23 @@ class GitHub:
         except ForgeRefused as error:
             if not _is_cap(error):
                 raise self._explained(error, status.revision) from None
+
+    def standing(self, revision: str, context: str) -> CommitStatus | None:
+        """Of what did not change since it was asked for last, nothing is sent, and nothing counts towards the limit."""
+        etag, known = self._standing.get(revision, ("", ()))
+        headers = {"If-None-Match": etag} if etag else {}
+        path = f"{self._path}/commits/{quote(revision)}/status"
+        answer = self._ask(_request("GET", path, {"per_page": "100"}, headers=headers))
+        if answer.status != 304:
+            known = tuple(
+                CommitStatus(revision, text(one, "context"), state, text(one, "description"))
+                for one in items(answer, "statuses")
+                if (state := _STATES.get(text(one, "state")))
+            )
+            if len(self._standing) >= _MOST_STANDING:
+                self._standing.pop(next(iter(self._standing)))
+            self._standing[revision] = (answer.headers.get("etag", ""), known)
+        return next((one for one in known if one.context == context), None)
 
     def set_deployment(self, deployment: Deployment) -> None:
         known = self._find_deployment(deployment)

@@ -63,6 +63,11 @@ class GitLab:
             if not _is_done(error):
                 raise
 
+    def standing(self, revision: str, context: str) -> CommitStatus | None:
+        last = self._last_status(revision, short_name(context, _MOST))
+        state = next((mine for mine, theirs in _STATES.items() if theirs == text(last, "status")), None)
+        return CommitStatus(revision, context, state, text(last, "description")) if state else None
+
     def set_deployment(self, deployment: Deployment) -> None:
         state = _DEPLOYMENT_STATES[deployment.state]
         steps = _steps(self._deployments(deployment.environment), deployment.revision, state)

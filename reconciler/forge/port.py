@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from reconciler.forge.messages import Comment, CommitStatus, Deployment, PullRequest
 from reconciler.report.findings import CheckResult
@@ -44,4 +44,13 @@ class Forge(Protocol):
 
     def check(self) -> tuple[CheckResult, ...]:
         """For `doctor`: is it reachable, is the token accepted, what may it do."""
+        ...
+
+
+@runtime_checkable
+class ReadsStatuses(Protocol):
+    """A forge that also tells what stands on a commit: `forge.statuses: aggregate` needs it."""
+
+    def standing(self, revision: str, context: str) -> CommitStatus | None:
+        """The newest status of a context; None: there is none. Raises as the others."""
         ...

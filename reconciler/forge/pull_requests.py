@@ -8,7 +8,7 @@ from typing import Any
 from reconciler.config.forge import ForgeSettings
 from reconciler.errors import SettingsError
 from reconciler.forge.comments import deliver
-from reconciler.forge.commit_status import in_group
+from reconciler.forge.fleet import in_group
 from reconciler.forge.messages import CommitStatus, Deployment, Message, Section
 from reconciler.forge.plan_comment import failed_plan, plan_section, plan_status
 from reconciler.forge.port import Forge

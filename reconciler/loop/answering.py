@@ -6,25 +6,24 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import structlog
 
 from reconciler.config.settings import Settings
 from reconciler.errors import ReconcileError
-from reconciler.forge.baseline import Baseline, turned
+from reconciler.forge.baseline import Baseline, Digests, turned
 from reconciler.forge.commit_status import (
     answers,
     closing,
     context_of,
     digests,
-    in_group,
     is_answer,
     is_news,
-    is_news_of_group,
 )
-from reconciler.forge.delivery import Delivery, Send, to_forge, to_receiver
+from reconciler.forge.delivery import Delivery, Send, to_forge, to_forge_of_fleet, to_receiver
+from reconciler.forge.fleet import fleet_answer, is_news_of_group
 from reconciler.forge.messages import CommitState, CommitStatus, Deployment, Message
 from reconciler.forge.notifications import Notifier
 from reconciler.forge.open import open_forge
@@ -75,8 +74,7 @@ class Answering:
     def _is_worth_it(self, one: Message) -> bool:
         if self._settings.statuses != "aggregate" or not isinstance(one, CommitStatus):
             return True
-        said = self.outbox.last(one)
-        return is_news_of_group(one, said if isinstance(said, CommitStatus) else None)
+        return is_news_of_group(one, self._last(one))
 
     def stop(self) -> None:
         self._stop.set()
@@ -146,6 +144,9 @@ class Answering:
         for target in status["targets"]:
             self._turn_baseline(status, target)
         before = {name: one.before for name, one in self._baselines.items() if one.before is not None}
+        if self._settings.statuses == "aggregate":
+            yield from self._of_fleet(status, before, now)
+            return
         per_service = self._settings.statuses == "service"
         wanted = list(answers(status, before, per_service=per_service, url=self._settings.page or ""))
         for one, lasting in wanted:
@@ -157,13 +158,23 @@ class Answering:
                 yield from self._with_deployment(closing(open_, status["revision"]["desired"], _was(status, open_)))
 
     def _news(self, one: CommitStatus) -> Iterator[Message]:
-        is_group = self._settings.statuses == "aggregate"
-        told = in_group(one, self._settings.group) if is_group else one
-        said = self.outbox.last(told)
-        last = said if isinstance(said, CommitStatus) else None
-        if is_news_of_group(told, last) if is_group else is_news(told, last):
-            yield from self._with_deployment(told)
+        if is_news(one, self._last(one)):
+            yield from self._with_deployment(one)
         self._note_answer(one)
+
+    def _last(self, one: CommitStatus) -> CommitStatus | None:
+        said = self.outbox.last(one)
+        return said if isinstance(said, CommitStatus) else None
+
+    def _of_fleet(self, status: Document, before: Mapping[str, Digests], now: float) -> Iterator[Message]:
+        group, url = self._settings.group, self._settings.page or ""
+        newest = CommitStatus(status["revision"]["desired"], context_of(group), CommitState.PENDING, "")
+        found = fleet_answer(status, before, group, self._last(newest), url)
+        if found and self._lasts(*found, now) and is_news(found[0], self._last(found[0])):
+            yield found[0]
+        # Most hosts say nothing, and have looked at the revision all the same.
+        for one, _ in answers(status, before):
+            self._note_answer(one)
 
     def _note_answer(self, one: CommitStatus) -> None:
         target = one.context.removeprefix("reconciler/")
@@ -207,7 +218,11 @@ class Answering:
 
 
 def _sends(settings: Settings) -> dict[str, Send]:
-    sends = {FORGE: to_forge(open_forge(settings))} if settings.forge.is_used else {}
+    sends: dict[str, Send] = {}
+    if settings.forge.is_used:
+        forge = open_forge(settings)
+        is_fleet = settings.forge.statuses == "aggregate"
+        sends[FORGE] = to_forge_of_fleet(forge, settings.forge.group) if is_fleet else to_forge(forge)
     for index, one in enumerate(settings.notifications):
         sends[f"notification/{one.name}"] = to_receiver(Receiver(one, f"notifications[{index}]"))
     return sends

@@ -23,7 +23,8 @@ import structlog
 from reconciler.config.forge import ForgeSettings
 from reconciler.errors import Terminal
 from reconciler.forge import delivery
-from reconciler.forge.delivery import Carrier
+from reconciler.forge.delivery import Carrier, to_forge_of_fleet
+from reconciler.forge.fleet import SPREAD
 from reconciler.forge.http import ForgeBusy
 from reconciler.forge.messages import CommitStatus, Message
 from reconciler.forge.outbox import FORGE
@@ -66,17 +67,16 @@ class GitHub:
     requests: list[float] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)
     statuses: Counter[tuple[str, str]] = field(default_factory=Counter)
+    standing: dict[tuple[str, str], CommitStatus] = field(default_factory=dict)
+    unchanged: int = 0
+    """Conditional requests that were answered by 304, which do not count."""
     _hour: tuple[float, int] = (-3600.0, 0)
 
     def take(self, message: Message) -> None:
         """Raises what the client raises of GitHub's answer."""
         assert isinstance(message, CommitStatus)
+        self.ask()
         now = self.clock.now
-        self.requests.append(now)
-        began, count = self._hour if now - self._hour[0] < 3600 else (now, 0)
-        self._hour = (began, count + 1)
-        if count >= self.requests_per_hour:
-            self._refuse("requests_per_hour", began + 3600 - now)
         while self.created and now - self.created[0] >= 3600:
             self.created.popleft()
         if len(self.created) >= self.per_hour:
@@ -89,6 +89,16 @@ class GitHub:
             raise Terminal("this SHA and context has reached the maximum number of statuses")
         self.created.append(now)
         self.statuses[key] += 1
+        self.standing[key] = message
+
+    def ask(self) -> None:
+        """A request that creates nothing and is answered anew; raises as `take`."""
+        now = self.clock.now
+        self.requests.append(now)
+        began, count = self._hour if now - self._hour[0] < 3600 else (now, 0)
+        self._hour = (began, count + 1)
+        if count >= self.requests_per_hour:
+            self._refuse("requests_per_hour", began + 3600 - now)
 
     def _refuse(self, why: str, pause: float) -> None:
         self.refused[why] += 1
@@ -111,6 +121,26 @@ def documents() -> dict[str, Document]:
     return {"seen": well | {"targets": [waiting]}, "well": well, "failed": failed}
 
 
+class Login:
+    """GitHub as one host knows it, that asks only for what has changed."""
+
+    def __init__(self, forge: GitHub) -> None:
+        self.name = "GitHub"
+        self._forge, self._known = forge, dict[str, CommitStatus | None]()
+
+    def set_status(self, status: CommitStatus) -> None:
+        self._forge.take(status)
+
+    def standing(self, revision: str, context: str) -> CommitStatus | None:
+        now = self._forge.standing.get((revision, context))
+        if revision in self._known and self._known[revision] == now:
+            self._forge.unchanged += 1
+            return now
+        self._forge.ask()
+        self._known[revision] = now
+        return now
+
+
 class Host:
     """One daemon with one target."""
 
@@ -122,7 +152,8 @@ class Host:
         self.name, self.document = name, Document()
         self.answering = Answering(world.settings(folder / name, forge=known), lambda: self.document)
         self.outbox = self.answering.outbox
-        self.carrier = Carrier(FORGE, self.outbox, forge.take, _DAY)
+        send = to_forge_of_fleet(Login(forge), known.group) if mode == "aggregate" else forge.take  # type: ignore[arg-type]
+        self.carrier = Carrier(FORGE, self.outbox, send, _DAY)
 
     def look(self, document: Document, now: float) -> int:
         (target,) = document["targets"]
@@ -160,7 +191,10 @@ class Fleet:
             self.at(noticed, lambda host=host: self._look(host, known["seen"]))
             self.at(done, lambda host=host: self._look(host, known[end]))
 
-    def _look(self, host: Host, document: Document) -> None:
+    def _look(self, host: Host, document: Document, *, again: bool = True) -> None:
+        if again:
+            # A daemon looks at least every half minute; here once more is enough.
+            self.at(self.clock.now + SPREAD, lambda: self._look(host, document, again=False))
         if host.look(document, self.clock.time()):
             self._turn(host)
 
@@ -210,6 +244,7 @@ def one_push(mode: Mode, end: str, hosts: int) -> dict[str, object]:
         return {
             "accepted": sum(forge.statuses.values()),
             "requests": len(forge.requests),
+            "not_modified": forge.unchanged,
             "peak_requests_per_minute": peak(forge.requests),
             "peak_requests_per_hour": peak(forge.requests, 3600.0),
             "refused": dict(forge.refused),

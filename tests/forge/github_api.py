@@ -29,6 +29,7 @@ _ROUTES: dict[tuple[str, str], str] = {
     ("GET", "/user"): "user",
     ("GET", REPOSITORY): "repository",
     ("POST", f"{REPOSITORY}/statuses/{{sha}}"): "add_status",
+    ("GET", f"{REPOSITORY}/commits/{{ref}}/status"): "combined_status",
     ("GET", f"{REPOSITORY}/pulls"): "list_pulls",
     ("GET", f"{REPOSITORY}/issues/{{issue_number}}/comments"): "list_comments",
     ("POST", f"{REPOSITORY}/issues/{{issue_number}}/comments"): "add_comment",
@@ -104,6 +105,16 @@ class GitHubApi:
     def _repository(self, asked: Asked) -> Reply:
         headers = {} if self.scopes is None else {"X-OAuth-Scopes": self.scopes}
         return Reply(200, {**self._example(asked, 200), "id": OWN_ID, "full_name": NAME}, headers)
+
+    def _combined_status(self, asked: Asked) -> Reply:
+        """The newest of each context, the newest first."""
+        revision = unquote(asked.path).split("/")[-2]
+        newest = {one["context"]: one for one in self.statuses if one["sha"] == revision}
+        body = {**self._example(asked, 200), "sha": revision, "statuses": list(reversed(newest.values()))}
+        etag = f'W/"{hashlib.sha256(json.dumps(body).encode()).hexdigest()}"'
+        if asked.headers.get("if-none-match") == etag:
+            return Reply(304, None, {"ETag": etag})
+        return Reply(200, body, {"ETag": etag})
 
     def _add_status(self, asked: Asked) -> Reply:
         revision, body = _last(asked), asked.body

@@ -27,6 +27,7 @@ PATHS = (
     "/user",
     REPOSITORY,
     f"{REPOSITORY}/statuses/{{sha}}",
+    f"{REPOSITORY}/commits/{{ref}}/status",
     f"{REPOSITORY}/pulls",
     f"{REPOSITORY}/issues/{{issue_number}}/comments",
     f"{REPOSITORY}/issues/comments/{{comment_id}}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -68,6 +69,18 @@ def test_status_is_read_back(ours: Gitea, repository: ForgeRepository, clone: Re
     word = "skipped" if state == CommitState.SUPERSEDED else state.value
     assert (found["status"], found["description"]) == (word, status.description)
     assert found["target_url"] == "https://gpu-1.example.com/"
+
+
+@needs_gitea
+def test_newest_status_of_a_context_stands(ours: Gitea, clone: Repository) -> None:
+    revision = clone.git("rev-parse", "main")
+    fleet = CommitStatus(revision, "reconciler/fleet", CommitState.FAILURE, "gpu-1: 1 rejected")
+    assert ours.standing(revision, fleet.context) is None
+    ours.set_status(fleet)
+    ours.set_status(_status(revision, CommitState.SUCCESS))
+    assert ours.standing(revision, fleet.context) == fleet
+    ours.set_status(replace(fleet, state=CommitState.SUCCESS))
+    assert ours.standing(revision, fleet.context) == replace(fleet, state=CommitState.SUCCESS)
 
 
 @needs_gitea

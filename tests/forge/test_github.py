@@ -15,7 +15,7 @@ from reconciler.forge import comments
 from reconciler.forge.checks import wanted
 from reconciler.forge.http import ForgeBusy, ForgeRefused, LoginRefused
 from reconciler.forge.messages import MOST_DESCRIPTION, Comment, CommitState, CommitStatus, Deployment, Section
-from reconciler.forge.port import Forge
+from reconciler.forge.port import Forge, ReadsStatuses
 from reconciler.report.findings import CheckResult, Level
 from tests.forge import github_parts as parts
 from tests.forge.github_api import (
@@ -96,6 +96,17 @@ def test_status_beyond_the_cap_of_github_counts_as_done(github: Forge, api: GitH
     assert len(api.statuses) == MOST_STATUSES
     github.set_status(status(context="reconciler/gpu-2"))
     assert len(api.statuses) == MOST_STATUSES + 1
+
+
+def test_standing_status_is_not_sent_twice(github: Forge, server: LocalForge) -> None:
+    assert isinstance(github, ReadsStatuses)
+    assert github.standing(HEAD, "reconciler/fleet") is None
+    said = status("gpu-1: 1 rejected", CommitState.FAILURE, context="reconciler/fleet")
+    github.set_status(said)
+    assert github.standing(HEAD, "reconciler/fleet") == said
+    server.asked.clear()
+    assert github.standing(HEAD, "reconciler/fleet") == said
+    assert [asked.headers.get("if-none-match", "")[:3] for asked in server.asked] == ['W/"']
 
 
 def test_status_of_an_unknown_commit_is_given_up(github: Forge) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.config.forge import ForgeSettings, NotificationSettings
+from reconciler.forge.fleet import SPREAD
 from reconciler.forge.messages import CommitState, CommitStatus, Message
 from reconciler.forge.outbox import FORGE
 from reconciler.loop.answering import Answering
@@ -58,17 +59,26 @@ def test_host_of_many_says_nothing_while_all_is_well(told: Told):
     assert [told.look(WELL, now) for now in (0.0, 100.0)] == [[], []]
 
 
-def test_host_of_many_says_a_fault_and_its_end_under_its_group(told: Told):
+def test_host_of_many_says_a_fault_that_lasts_and_its_end(told: Told):
     told.look(WELL, 0.0)
-    (fault,) = told.look(REJECTED, 100.0)
+    assert told.look(REJECTED, 100.0) == []
+    (fault,) = told.look(REJECTED, 100.0 + SPREAD)
     assert isinstance(fault, CommitStatus)
-    assert (fault.context, fault.state) == ("reconciler/fleet/a", CommitState.FAILURE)
+    assert (fault.context, fault.state) == ("reconciler/fleet", CommitState.FAILURE)
     assert "1 rejected: tiny: unrecognized argument" in fault.description
-    assert told.look(REJECTED, 200.0) == []
-    (end,) = told.look(WELL, 300.0)
+    assert told.look(REJECTED, 900.0) == []
+    (end,) = told.look(WELL, 1000.0)
     assert isinstance(end, CommitStatus)
     assert (end.context, end.state) == (fault.context, CommitState.SUCCESS)
-    assert told.look(WELL, 400.0) == []
+    assert told.look(WELL, 1100.0) == []
+
+
+def test_host_of_many_that_a_commit_leaves_alone_says_nothing(told: Told):
+    told.look(WELL, 0.0)
+    newer = REJECTED | {"revision": REJECTED["revision"] | {"desired": "b" * 40}}
+    (target,) = newer["targets"]
+    newer["targets"] = [target | {"revision": target["revision"] | {"desired": "b" * 40, "applied": "b" * 40}}]
+    assert [told.look(newer, now) for now in (100.0, 1000.0)] == [[], []]
 
 
 @pytest.fixture
