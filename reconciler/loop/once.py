@@ -87,8 +87,11 @@ def preview(
 
 def preview_each(
     settings: Settings, revisions: Sequence[str], folder: Path
-) -> Iterator[tuple[str, Preview | ReconcileError]]:
-    """The same of several revisions that nobody has accepted yet. What was read and asked is kept in `folder`."""
+) -> Iterator[tuple[str, Preview | Exception]]:
+    """The same of several revisions that nobody has accepted yet. What was read and asked is kept in `folder`.
+
+    One that raises, be it by a bug of ours, keeps no other from its plan.
+    """
     with _looking(settings, folder, is_proposed=True) as (source, places):
         for revision in revisions:
             try:
@@ -96,7 +99,7 @@ def preview_each(
                     revision,
                     _previewed(settings, source.snapshot(revision), places, lambda _: None, is_proposed=True),
                 )
-            except ReconcileError as error:
+            except Exception as error:
                 yield revision, error
 
 

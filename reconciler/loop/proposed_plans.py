@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.config.settings import Settings
-from reconciler.errors import Retryable
+from reconciler.errors import ReconcileError, Retryable
 from reconciler.evaluation.worker import end_with
 from reconciler.fault_isolation import unexpected
 from reconciler.loop.once import Preview, preview_each
@@ -62,8 +62,10 @@ def _forget_old(folder: Path) -> None:
 
 
 def _answer(found: Preview | Exception) -> dict[str, object]:
-    if isinstance(found, Exception):
+    if isinstance(found, ReconcileError):
         return {"error": str(found), "lasting": not isinstance(found, Retryable)}
+    if isinstance(found, Exception):
+        return {"error": unexpected(found), "lasting": True}
     try:
         return {"plan": plan_document(found.status, found.plans)}
     except Exception as error:

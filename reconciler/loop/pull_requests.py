@@ -153,12 +153,15 @@ class PullRequestPlans:
         if not accepted or self._branch is None:
             # Compared with nothing, everything would seem to be new.
             return True
-        pulls = self._forge.pull_requests(self._branch)[:MOST_OPEN]
-        trusted = [one for one in pulls if one.is_trusted]
-        self._strangers = len(pulls) - len(trusted)
+        pulls = self._forge.pull_requests(self._branch)
+        # However many strangers open, they take no place of ours.
+        trusted = [one for one in pulls if one.is_trusted][:MOST_OPEN]
+        self._strangers = sum(not one.is_trusted for one in pulls)
         self._forget({one.number for one in trusted})
         live = live_digest(status)
         due = [one for one in trusted if self._is_due(one, _Basis(one.head, accepted, live))]
+        # What may have ended the process comes last, so that it keeps no other from its plan.
+        due.sort(key=lambda one: self._failed.get((one.number, one.head), 0))
         self._plan(due[:MOST_AT_ONCE], accepted, live)
         return len(due) <= MOST_AT_ONCE
 
@@ -178,12 +181,23 @@ class PullRequestPlans:
         for pull in pulls:
             by_head.setdefault(pull.head, []).append(pull)
         for found in self._process.plan(tuple(by_head)) if by_head else ():
-            for pull in by_head.pop(found["revision"], ()):
-                if self._answer(pull, found):
-                    basis = _Basis(pull.head, accepted, live)
-                    self._answered[pull.number] = _Answered(basis, time.monotonic())
+            self._take(by_head.pop(found["revision"], ()), found, accepted, live)
         if by_head and not self._stop.is_set():
-            raise Retryable(f"{len(by_head)} pull requests were not planned: the process that plans ended early")
+            count, first = len(by_head), next(iter(by_head.values()))
+            self._take(first, self._blamed(first[0]), accepted, live)
+            raise Retryable(f"{count} pull requests were not planned: the process that plans ended early")
+
+    def _take(self, pulls: Iterable[PullRequest], found: Document, accepted: str, live: str) -> None:
+        for pull in pulls:
+            if self._answer(pull, found):
+                basis = _Basis(pull.head, accepted, live)
+                self._answered[pull.number] = _Answered(basis, time.monotonic())
+
+    def _blamed(self, pull: PullRequest) -> Document:
+        """The first that was not answered was being planned."""
+        tries = self._failed.get((pull.number, pull.head), 0) + 1
+        text = f"the process that plans ended early {tries} times; see the daemon's log"
+        return {"error": text, "lasting": tries >= _TRIES_IN_SILENCE}
 
     def _answer(self, pull: PullRequest, found: Document) -> bool:
         """Into the outbox. False: nothing is said yet, and it is planned again."""
@@ -296,7 +310,7 @@ class PlanningProcess:
             process.stdin.close()
         while line := process.stdout.readline(_LONGEST_LINE):
             if not line.endswith(b"\n"):
-                raise Retryable("the process that plans pull requests was cut short")
+                return
             yield json.loads(line)
 
 

@@ -6,16 +6,18 @@ import json
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from reconciler.errors import Retryable
 from reconciler.forge.messages import CommitState, CommitStatus, Message, PullRequest, Section
-from reconciler.loop import pull_requests
-from reconciler.loop.pull_requests import FOLDER, MOST_AT_ONCE, PullRequestPlans, live_digest
+from reconciler.loop import once, proposed_plans, pull_requests
+from reconciler.loop.pull_requests import FOLDER, MOST_AT_ONCE, MOST_OPEN, PullRequestPlans, live_digest
 from tests.support.git_repository import git
 from tests.support.light_rig import LightRig
 
@@ -188,6 +190,55 @@ def test_process_that_ends_early_is_started_again(settings: Any) -> None:
     with pytest.raises(Retryable, match="1 pull requests were not planned"):
         made._look()
     assert made._look()
+
+
+def test_pull_request_that_ends_the_process_holds_up_no_other(settings: Any) -> None:
+    class Poisoned(Planner):
+        def plan(self, revisions: tuple[str, ...]) -> Iterator[Document]:
+            end = revisions.index(bad.head) if bad.head in revisions else len(revisions)
+            yield from super().plan(revisions[:end])
+
+    bad, good = pull(1), pull(2)
+    desk = Desk(bad, good)
+    made = plans(settings, desk, Poisoned(), status())
+    for _ in range(2):
+        with pytest.raises(Retryable, match="ended early"):
+            made._look()
+    assert made.document()["pullRequests"]["answered"] == 1
+    assert not desk.said
+    with pytest.raises(Retryable, match="ended early"):
+        made._look()
+    assert [one.revision for one in desk.statuses()] == [bad.head]
+    assert "ended early 3 times" in desk.statuses()[0].description
+    assert made._look()
+
+
+def test_strangers_pull_requests_take_no_place_of_ours(settings: Any) -> None:
+    strangers = [pull(number, is_trusted=False) for number in range(1, MOST_OPEN + 1)]
+    desk, planner = Desk(*strangers, pull(MOST_OPEN + 1)), Planner()
+    plans(settings, desk, planner, status())._look()
+    assert planner.asked == [(f"{MOST_OPEN + 1:040x}",)]
+
+
+def test_bug_in_one_plan_keeps_no_other_from_it(settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def looking(*_: Any, **__: Any) -> Iterator[tuple[Any, list[Any]]]:
+        yield SimpleNamespace(snapshot=lambda revision: revision), []
+
+    def previewed(_: Any, snapshot: str, *__: Any, **___: Any) -> str:
+        if snapshot == "a":
+            raise RecursionError
+        return snapshot
+
+    monkeypatch.setattr(once, "_looking", looking)
+    monkeypatch.setattr(once, "_previewed", previewed)
+    (bad, why), good = once.preview_each(settings, ("a", "b"), tmp_path)
+    assert (bad, good[0]) == ("a", "b")
+    assert not isinstance(good[1], Exception)
+    assert isinstance(why, RecursionError)
+    told = proposed_plans._answer(why)
+    assert told["lasting"]
+    assert "RecursionError" in str(told["error"])
 
 
 def test_live_digest_ignores_signs_of_life() -> None:
