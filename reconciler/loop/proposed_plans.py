@@ -41,6 +41,9 @@ class Orders:
 def main(lifeline: int) -> None:
     end_with(lifeline)
     os.nice(_NICE)
+    with suppress(OSError):
+        # Where memory gets short, this is what has to go.
+        Path("/proc/self/oom_score_adj").write_text("1000")
     # Only answers may reach standard output.
     out = os.dup(1)
     os.dup2(2, 1)

@@ -47,8 +47,10 @@ _FIRST_LOOK = 10.0
 _SELDOM = 600.0
 # Where git is asked less often, webhooks are relied on; but they tell nothing of a target that changes.
 _OFTEN_ENOUGH = 300.0
-# A plan is made anew when the target has changed, but not while it goes on changing.
+# A plan is made anew when the branch or the target has changed, but not while they go on changing.
 _SETTLED = 120.0
+# So many times as long as plans took, nothing is planned.
+_SHARE = 4
 _TRIES_IN_SILENCE = 3
 _LONGEST = 1_200.0
 _LONGEST_LINE = 64 << 20
@@ -126,6 +128,7 @@ class PullRequestPlans:
         failures = 0
         while not self._stop.is_set():
             self._bell.clear()
+            began = time.monotonic()
             try:
                 is_done = self._look()
                 failures, self._error = 0, ""
@@ -134,7 +137,7 @@ class PullRequestPlans:
                 failures += 1
                 self._note(error)
                 pause = max(self._interval, backoff(failures, 5.0, 600.0))
-            self._bell.wait(pause)
+            self._bell.wait(max(pause, _SHARE * (time.monotonic() - began)))
 
     def _note(self, error: Exception) -> None:
         is_known = isinstance(error, ReconcileError)
@@ -160,8 +163,8 @@ class PullRequestPlans:
         self._forget({one.number for one in trusted})
         live = live_digest(status)
         due = [one for one in trusted if self._is_due(one, _Basis(one.head, accepted, live))]
-        # What may have ended the process comes last, so that it keeps no other from its plan.
-        due.sort(key=lambda one: self._failed.get((one.number, one.head), 0))
+        # What may have ended the process comes last, so that it keeps no other from its plan; what is new comes first.
+        due.sort(key=lambda one: (self._failed.get((one.number, one.head), 0), self._is_known(one)))
         self._plan(due[:MOST_AT_ONCE], accepted, live)
         return len(due) <= MOST_AT_ONCE
 
@@ -171,9 +174,14 @@ class PullRequestPlans:
 
     def _is_due(self, pull: PullRequest, basis: _Basis) -> bool:
         known = self._answered.get(pull.number)
-        if known is None or (known.basis.head, known.basis.accepted) != (basis.head, basis.accepted):
+        if known is None or known.basis.head != basis.head:
             return True
-        return known.basis.live != basis.live and time.monotonic() >= known.at + _SETTLED
+        return known.basis != basis and time.monotonic() >= known.at + _SETTLED
+
+    def _is_known(self, pull: PullRequest) -> bool:
+        """Was this head answered before?"""
+        known = self._answered.get(pull.number)
+        return known is not None and known.basis.head == pull.head
 
     def _plan(self, pulls: Sequence[PullRequest], accepted: str, live: str) -> None:
         """Raises Retryable where some were not planned."""

@@ -10,7 +10,7 @@ import pytest
 
 from reconciler.config.forge import ForgeSettings, NotificationSettings
 from reconciler.forge.fleet import SPREAD
-from reconciler.forge.messages import CommitState, CommitStatus, Message
+from reconciler.forge.messages import CommitState, CommitStatus, Message, Section
 from reconciler.forge.outbox import FORGE
 from reconciler.loop.answering import Answering
 from reconciler.report.status import Document
@@ -111,6 +111,14 @@ def test_event_is_told_once_over_restarts(tmp_path: Path):
         counts.append(answering.turn(time.time()))
         answering.stop()
     assert counts == [1, 0, 0]
+
+
+def test_section_that_was_never_written_is_not_taken_out(told: Told):
+    def waits(text: str) -> int:
+        told.answering.put([Section(7, "a", text)])
+        return len(told.answering.outbox.due(FORGE, time.time() + 1))
+
+    assert [waits(text) for text in ("", "plan", "")] == [0, 1, 1]
 
 
 def test_plan_of_another_part_is_told_by_its_fault_and_the_end_of_it(told: Told):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -105,7 +105,7 @@ def plans(settings: Any, desk: Desk, planner: Planner, now: Document) -> PullReq
     return made
 
 
-def test_pull_request_is_planned_once_per_head_and_accepted_revision(settings: Any) -> None:
+def test_pull_request_is_planned_once_per_head(settings: Any) -> None:
     desk, planner, now = Desk(pull(1)), Planner(), status()
     made = plans(settings, desk, planner, now)
     for _ in range(2):
@@ -113,21 +113,31 @@ def test_pull_request_is_planned_once_per_head_and_accepted_revision(settings: A
     assert len(planner.asked) == 1
     desk.pulls = (replace(pull(1), head="b" * 40),)
     made._look()
+    assert planner.asked == [("0" * 39 + "1",), ("b" * 40,)]
+
+
+def changed_target(now: Document) -> None:
+    now["targets"][0]["services"][0]["liveDigest"] = "b"
+
+
+def changed_branch(now: Document) -> None:
     now["revision"]["desired"] = "e" * 40
-    made._look()
-    assert [len(each) for each in planner.asked] == [1, 1, 1]
 
 
-def test_changed_target_is_planned_again_once_it_is_settled(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("change", [changed_target, changed_branch])
+def test_what_changed_is_planned_again_once_it_is_settled(
+    settings: Any, monkeypatch: pytest.MonkeyPatch, change: Callable[[Document], None]
+) -> None:
     desk, planner, now = Desk(pull(1)), Planner(), status()
     made = plans(settings, desk, planner, now)
     made._look()
-    now["targets"][0]["services"][0]["liveDigest"] = "b"
+    change(now)
     made._look()
     assert len(planner.asked) == 1
     monkeypatch.setattr(pull_requests, "_SETTLED", 0.0)
+    desk.pulls = (pull(1), pull(2))
     made._look()
-    assert len(planner.asked) == 2
+    assert planner.asked[1] == (pull(2).head, pull(1).head), "what is new comes first"
 
 
 def test_pull_request_of_another_repository_is_left_alone(settings: Any) -> None:
