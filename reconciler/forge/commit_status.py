@@ -262,7 +262,7 @@ def _faults(target: Document) -> list[Fault]:
         is_known = held and service["kept"] and service["kept"]["code"] == ReasonCode.APPROVAL_REQUIRED
         if not is_known and (one := _service_fault(service, names[full_name(service)])):
             found.append(one)
-    found += [one for each in other_objects(target) if (one := _object_fault(each))]
+    found += [one for each in other_objects(target) if (one := _object_fault(each, target["lastFailure"]))]
     if target["lastError"] and not found:
         # It is tried again, and often enough passes.
         found.append(Fault("failed", "", target["lastError"], is_ours=True))
@@ -292,12 +292,16 @@ def _service_fault(service: Document, name: str) -> Fault | None:
     return Fault(what, name, text, place, is_ours=health["reason"] in _OURS, is_held=health["reason"] in _HELD)
 
 
-def _object_fault(one: Document) -> Fault | None:
+def _object_fault(one: Document, failure: Document | None) -> Fault | None:
     if not (text := object_fault(one)):
         return None
     if one["reasons"]:
-        return Fault("objects out of sync", object_name(one), *_reason(one["reasons"][0]))
-    return Fault("objects out of sync", object_name(one), text, is_ours=one["health"]["reason"] in _OURS)
+        return Fault("out of sync", object_name(one), *_reason(one["reasons"][0]))
+    refused = _PLACED.fullmatch(failure["reason"]) if failure else None
+    if refused and one["origin"].rpartition(":")[0] == refused[1].rpartition(":")[0]:
+        # What an API server says of a field, at its place in git.
+        return Fault("not applied", object_name(one), refused[2], refused[1])
+    return Fault("out of sync", object_name(one), text, is_ours=one["health"]["reason"] in _OURS)
 
 
 def _reason(reason: Mapping[str, Any]) -> tuple[str, str, bool]:

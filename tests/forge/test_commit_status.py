@@ -182,6 +182,25 @@ def test_object_of_a_cluster_that_is_refused_is_named() -> None:
     assert "ConfigMap team/settings: the webhook says no (a.yaml:7)" in text
 
 
+def test_field_that_an_api_server_refuses_is_named_with_its_line() -> None:
+    settings = ObjectPlan(
+        ObjectId("", "ConfigMap", "team", "settings"),
+        Sync.OUT_OF_SYNC,
+        HEALTHY,
+        origin=Origin("a.yaml", 1),
+        change=ObjectChange.CHANGE,
+        why="git changed data.x",
+    )
+    plan = replace(planned(), objects={settings.object: settings})
+    one = TargetReport(DesiredState("a", REVISION, ()), ClusterView("a", 190.0, "v1.36.3"), plan, None)
+    status = status_of(one)
+    why = "a.yaml:7: data.x: expected string"
+    status["targets"][0] |= {"lastFailure": {"reason": why}, "lastError": f"apply_object failed: {why}"}
+    state_, text = said(status)
+    assert state_ is CommitState.FAILURE
+    assert text.endswith("1 not applied: ConfigMap team/settings: data.x: expected string (a.yaml:7)")
+
+
 def test_cluster_that_another_daemon_acts_on_is_not_answered_for() -> None:
     plan = replace(planned(), notes=(Reason(ReasonCode.NOT_LEADER, "this daemon only looks", NO_ORIGIN),))
     one = TargetReport(DesiredState("a", REVISION, ()), ClusterView("a", 190.0, "v1"), plan, None)
