@@ -104,23 +104,24 @@ def watch_calls() -> None:
 _DIED: set[str] = set()
 
 
-def live(watch: Callable[[], None]) -> None:
+def live(watch: Callable[[], None], *, files: bool) -> None:
     """One daemon."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     _DIED.update(DIED_AT.read_text().splitlines())
     watch()
-    sys.addaudithook(on_event)
+    if files:
+        sys.addaudithook(on_event)
     sys.argv = ["reconciler", *sys.argv[1:]]
     main()
 
 
-def live_again_and_again(watch: Callable[[], None]) -> NoReturn:
-    """Until a daemon ends by itself. `watch` has boundaries noticed."""
+def live_again_and_again(watch: Callable[[], None], *, files: bool = True) -> NoReturn:
+    """Until a daemon ends by itself. `watch` has boundaries noticed; with `files` also those on disk."""
     DIED_AT.touch()
     status = -signal.SIGKILL
     while status == -signal.SIGKILL:
         if (pid := os.fork()) == 0:
-            live(watch)
+            live(watch, files=files)
             os._exit(0)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     sys.exit(status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +62,15 @@ class ForgeRig(Rig):
         """Of its one service."""
         return f"{self.name}/tiny.yaml"
 
+    def roll(self, number: int, load_seconds: int = 0) -> str:
+        """Push a change that replaces the replica, whose engine takes so long to come up. Returns the commit."""
+        service = yaml.safe_load(self.read(self.manifest))
+        model = service["spec"]["predictor"]["model"]
+        model["env"] = [{"name": "ROUND", "value": str(number)}]
+        model["args"] = [each for each in model["args"] if not each.startswith("--load-seconds")]
+        model["args"] += [f"--load-seconds={load_seconds}"]
+        return self.write({self.manifest: yaml.safe_dump(service)}, f"Begin round {number}")
+
     def secret(self, name: str, text: str) -> Path:
         path = self.folder / name
         path.write_text(text + "\n")
@@ -102,6 +112,10 @@ class ForgeRig(Rig):
         """Of all statuses that the commit got, oldest first."""
         wanted = context or self.context
         return [each["status"] for each in self.forge.statuses(revision) if each["context"] == wanted]
+
+    def turns(self, revision: str) -> list[str]:
+        """The states that followed each other."""
+        return [state for state, _ in itertools.groupby(self.states(revision))]
 
     def answer(self, revision: str, *states: str, context: str = "", seconds: float = 60) -> Document:
         """The status of the commit once it is one of these."""
