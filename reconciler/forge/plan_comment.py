@@ -53,11 +53,6 @@ def plan_context(target: str) -> str:
     return f"reconciler/{target}/plan"
 
 
-def target_of(plan: Document, name: str) -> Document:
-    """A target's part of a plan's document."""
-    return next(dict(target) for target in plan["targets"] if target["name"] == name)
-
-
 def is_concerned(target: Document) -> bool:
     """Does the plan change something here, or is something refused, or the state unknown?"""
     return bool(

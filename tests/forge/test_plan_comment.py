@@ -20,7 +20,6 @@ from reconciler.forge.plan_comment import (
     is_concerned,
     plan_section,
     plan_status,
-    target_of,
 )
 from reconciler.model import (
     NO_ORIGIN,
@@ -208,7 +207,7 @@ def test_objects_of_a_cluster_are_listed_with_what_happens() -> None:
     assert known.desired
     assert known.plan
     document = plan_document(status_of(known), [(known.desired, known.observed, known.plan)])  # type: ignore[list-item]
-    found = target_of(document, "a")
+    (found,) = document["targets"]
     assert "- changed: `ConfigMap team/settings (a.yaml:1)`: `data.a: 1 → 2`" in said(found)
     assert "- `ConfigMap team/other: a.yaml:7: the webhook says no`" in said(found)
     assert plan_status(found).state is CommitState.FAILURE
