@@ -132,7 +132,7 @@ class BitbucketCloud:
                 return ""
             self._whole[short] = whole
             while len(self._whole) > _MOST_REMEMBERED:
-                del self._whole[next(iter(self._whole))]
+                self._whole.pop(next(iter(self._whole)), None)
         return self._whole[short]
 
 

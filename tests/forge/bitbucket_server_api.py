@@ -64,6 +64,10 @@ class BitbucketServerApi(ProviderApi):
         self.is_overtaken = False
         """Somebody else edits a comment each time after it was read."""
 
+    def refuse(self, what: str) -> None:
+        """Whoever is known may all that is asked."""
+        self.user = ""
+
     def _named(self, what: str, reply: Reply) -> Reply:
         return self.gate(what, Reply(reply.status, reply.body, {"X-AUSERNAME": self.user} if self.user else {}))
 

@@ -97,6 +97,9 @@ class ProviderApi(Described):
         """A request about nothing: refused, or else wrong."""
         return self.gate(what, Reply(404, {"message": "no such thing"}))
 
+    def refuse(self, what: str) -> None:
+        self.refused[what] = 403
+
     def edit(self, key: str, value: str, change: Json) -> Reply:
         """One of the comments."""
         for one in self.comments:

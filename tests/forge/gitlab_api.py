@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from tests.forge.described import Described, Json, Nothing, Route, Shape
+from tests.forge.described import Json, Nothing, ProviderApi, Route, Shape
 from tests.forge.local_forge import Asked, Reply
 
 Short = Annotated[str, Field(max_length=255)]
@@ -73,9 +73,7 @@ class UpdateDeployment(Shape):
     status: Literal["running", "success", "failed", "canceled"]
 
 
-class GitLabApi(Described):
-    """One project, `models/serving`, of whose commits all are known but those that begin with `dead`."""
-
+class GitLabApi(ProviderApi):
     def __init__(self) -> None:
         at = "/api/v4/projects/models%2Fserving"
         notes = f"{at}/merge_requests/{{number}}/notes"
@@ -83,11 +81,11 @@ class GitLabApi(Described):
             [
                 Route("GET", "/api/v4/user", lambda asked: Reply(200, {"id": US})),
                 Route("GET", "/api/v4/personal_access_tokens/self", lambda asked: self.token),
-                Route("GET", at, lambda asked: self.project),
+                Route("GET", at, lambda asked: self.gate("repository", self.project)),
                 Route("GET", f"{at}/repository/commits/{{sha}}/statuses", self._list_statuses, ListStatuses),
                 Route("POST", f"{at}/statuses/{{sha}}", self._post_status, Nothing, PostStatus),
                 Route("GET", f"{at}/merge_requests", self._list_merge_requests, ListMergeRequests),
-                Route("GET", notes, lambda asked, number: self._page(asked, self.notes), ListNotes),
+                Route("GET", notes, lambda asked, number: self._page(asked, self.comments), ListNotes),
                 Route("POST", notes, self._add_note, Nothing, WriteNote),
                 Route("PUT", f"{notes}/{{note}}", self._edit_note, Nothing, WriteNote),
                 Route("GET", f"{at}/deployments", self._list_deployments, ListDeployments),
@@ -98,7 +96,8 @@ class GitLabApi(Described):
         self.token = Reply(200, {"scopes": ["api"], "active": True})
         access = {"project_access": {"access_level": 30}, "group_access": None}
         self.project = Reply(200, {"id": 1, "permissions": access})
-        self.statuses, self.merge_requests, self.notes, self.deployments = ([] for _ in range(4))  # type: list[Json]
+        self.statuses: list[Json] = []
+        self.deployments: list[Json] = []
         self.pipelines: list[str] = []
 
     def begin_pipeline(self, sha: str) -> None:
@@ -132,6 +131,7 @@ class GitLabApi(Described):
             self.statuses.append(job)
         job |= {"name": body["name"], "status": body["state"]}
         job |= {key: body.get(key) for key in ("description", "target_url")}
+        self.shown[sha, body["name"]] = (body["state"], body.get("description", ""))
         return Reply(201, job)
 
     def _page(self, asked: Asked, found: list[Json]) -> Reply:
@@ -141,19 +141,14 @@ class GitLabApi(Described):
 
     def _list_merge_requests(self, asked: Asked) -> Reply:
         branch = asked.query["target_branch"]
-        return self._page(asked, [one for one in self.merge_requests if one["target_branch"] == branch])
+        return self._page(asked, [one for one in self.pull_requests if one["target_branch"] == branch])
 
     def _add_note(self, asked: Asked, number: str) -> Reply:
-        note = {"id": len(self.notes) + 1, "body": asked.body["body"], "system": False, "author": {"id": US}}
-        self.notes.append(note)
-        return Reply(201, note)
+        self.add_comment(asked.body["body"], is_ours=True)
+        return Reply(201, self.comments[-1])
 
     def _edit_note(self, asked: Asked, number: str, identity: str) -> Reply:
-        for note in self.notes:
-            if str(note["id"]) == identity:
-                note["body"] = asked.body["body"]
-                return Reply(200, note)
-        return Reply(404, {"message": "404 Not found"})
+        return self.edit("id", identity, {"body": asked.body["body"]})
 
     def _list_deployments(self, asked: Asked) -> Reply:
         named = [one for one in self.deployments if one["environment"]["name"] == asked.query["environment"]]
@@ -171,3 +166,26 @@ class GitLabApi(Described):
             return Reply(400, {"message": {"status": ["cannot transition"]}})
         found["status"] = state
         return Reply(200, found)
+
+    def refuse(self, what: str) -> None:
+        self.token = Reply(200, {"scopes": ["read_api"]})
+
+    def add_pull_request(self, number: int, head: str, base: str, *, is_fork: bool) -> None:
+        self.pull_requests.append(
+            {
+                "iid": number,
+                "title": f"Change {number}",
+                "sha": head,
+                "target_branch": base,
+                "source_project_id": 2 if is_fork else 1,
+                "target_project_id": 1,
+                "web_url": self.url_of(number),
+            }
+        )
+
+    def add_comment(self, body: str, *, is_ours: bool) -> None:
+        author = {"id": US if is_ours else 8}
+        self.comments.append({"id": len(self.comments) + 1, "body": body, "system": False, "author": author})
+
+    def bodies(self) -> list[str]:
+        return [one["body"] for one in self.comments]

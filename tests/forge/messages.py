@@ -9,7 +9,7 @@ from reconciler.forge.messages import MOST_DESCRIPTION, CommitState, CommitStatu
 REVISIONS = [digit * 40 for digit in "abc"]
 _TEXT = st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"])
 _NAMES = st.text("abcdefghij-0", min_size=1, max_size=63)
-contexts = st.sampled_from(["reconciler/gpu-1"]) | st.builds(
+contexts = st.sampled_from(["reconciler/gpu-1", f"reconciler/{'long-' * 60}"]) | st.builds(
     "/".join, st.lists(_NAMES, min_size=1, max_size=6).map(lambda parts: ["reconciler", *parts])
 )
 urls = st.just("") | st.builds("https://gpu-1.example.com/{}".format, st.text("abc/-_?=&%20", max_size=600))
