@@ -16,10 +16,11 @@ from reconciler.errors import Retryable
 from reconciler.model import Argument
 
 # Flags that name code, files, folders or another model, by the words in their names: newer engines have more of them.
+# Of a configuration in JSON even the parser imports what it names: vLLM's `inductor_passes` are.
 _LEFT_OUT = re.compile(
     r"(^|-)(cls|class|plugins?|middleware|processors?|modules?|connector|transfer|manager|trust|load|loader|executor"
-    r"|additional|templates?|files?|paths?|dirs?|config-format|certfile|keyfile|certs|key|token|speculative|spec"
-    r"|logging|profiler|overrides|code|loras)(-|$)|^config$"
+    r"|additional|templates?|files?|paths?|dirs?|configs?|certfile|keyfile|certs|key|token|speculative|spec"
+    r"|logging|profiler|overrides|code|loras)(-|$)|^(a?[a-z]c|o\d*)$"
 )
 # Neither a folder on this host nor an absolute one: it is not looked for.
 _NO_MODEL = "model-that-is-not-looked-at"

@@ -40,6 +40,13 @@ CODE = [
     "--hf-overrides={}",
     "--api-key=secret",
     "--model-class-overrides={}",
+    '--compilation-config={"inductor_passes":{"a":"evil.f"}}',
+    "--compilation_config.inductor_passes.a=evil.f",
+    '-cc={"inductor_passes":{"a":"evil.f"}}',
+    "-cc.inductor_passes.a=evil.f",
+    "-O.inductor_passes.a=evil.f",
+    '-sc={"method":"evil"}',
+    "-asc={}",
 ]
 
 
