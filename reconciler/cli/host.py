@@ -38,7 +38,7 @@ def host() -> None:
 @host.command()
 @options(output=("text", "json"))
 def doctor(config: str | None, output: str) -> int:
-    """Check this host: git, engines, GPUs, disks, ports, systemd, clock.
+    """Check this host: git, forge, engines, GPUs, disks, ports, systemd, clock.
 
     Changes nothing. Run it as the daemon's user. Exit code 1 when there is a problem; warnings do
     not change the exit code.
