@@ -137,7 +137,13 @@ class Outbox:
         known = [(destination_of(one), key_of(one), _kind(one), _payload(one), one) for one in messages]
         if not self._db.read(lambda db: any(_is_new(db, *row[:2], row[3]) for row in known)):
             return 0
-        return self._db.write(lambda db: sum(_put(db, *row, now) for row in known))
+
+        def write(db: sqlite3.Connection) -> int:
+            count = sum(_put(db, *row, now) for row in known)
+            _trim(db, now)
+            return count
+
+        return self._db.write(write)
 
     def last(self, message: Message) -> Message | None:
         """What was said last with the same key, delivered or not."""
@@ -295,7 +301,6 @@ def _put(
     db.execute(
         "INSERT OR REPLACE INTO said VALUES (?,?,?,?,?,?,?)", (destination, key, kind, state, payload, now, times)
     )
-    _trim(db, now)
     return True
 
 
@@ -307,16 +312,19 @@ def _is_new(db: sqlite3.Connection, destination: str, key: str, payload: str) ->
 
 def _trim(db: sqlite3.Connection, now: float) -> None:
     """The newest rows count. What is said to be pending must be closed one day, and goes last."""
-    last = db.execute("SELECT max(id) AS id, min(id) AS first FROM waiting").fetchone()
-    if last["id"] - last["first"] >= MOST_WAITING:
+    if _count(db, "waiting") > MOST_WAITING:
         where = "id <= (SELECT id FROM waiting ORDER BY id DESC LIMIT 1 OFFSET ?)"
         _bury(db, where, (MOST_WAITING,), "the outbox is full", now, was_late=True)
-    if last["id"] % 100 == 0:
+    if _count(db, "said") > MOST_SAID:
         query = (
             "DELETE FROM said WHERE (destination, key) IN (SELECT destination, key FROM said "
             "ORDER BY state = 'pending' DESC, at DESC LIMIT -1 OFFSET ?)"
         )
         db.execute(query, (MOST_SAID,))
+
+
+def _count(db: sqlite3.Connection, table: str) -> int:
+    return int(db.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608
 
 
 def _bury(
