@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,11 +11,16 @@ from typing import Any
 import pytest
 
 from reconciler.config.settings import Settings
+from reconciler.forge.messages import CommitStatus
+from reconciler.forge.outbox import FORGE
+from reconciler.loop.answering import Answering
 from reconciler.loop.daemon import Daemon
 from reconciler.report.screen import plain_lines
+from reconciler.report.status import RevisionInfo
 from reconciler.report.text import status_blocks
 from tests.forge.local_forge import TOKEN, Asked, LocalForge, Reply, local_forge
 from tests.support.git_repository import Repository
+from tests.support.report_world import REVISION, report, status_of
 
 HOST = "apiVersion: reconciler/v1alpha1\nkind: Host\nmetadata: {name: box}\nspec: {}\n"
 BROKEN = """apiVersion: serving.kserve.io/v1beta1
@@ -143,3 +149,69 @@ def test_daemon_without_a_token_has_no_outbox(tmp_path: Path) -> None:
     daemon.stop()
     assert "forge" not in daemon.status()
     assert not (tmp_path / "state" / "outbox.db").exists()
+
+
+def test_forge_that_hangs_delays_neither_passes_nor_the_end(rig: Rig) -> None:
+    hangs = threading.Event()
+    rig.forge.answer = lambda _: Reply(201, {}) if hangs.wait(60) else Reply(500)
+    rig.daemon.start()
+    try:
+        wait(lambda: rig.forge.asked)
+        passes = rig.daemon.status()["daemon"]["passes"]
+        needed = rig.daemon.request_sync()
+        wait(lambda: rig.daemon.status()["daemon"]["passes"] >= needed > passes)
+        began = time.monotonic()
+        rig.daemon.stop()
+        assert time.monotonic() - began < 20
+    finally:
+        hangs.set()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(302, None, {"Location": "https://example.invalid/"}),
+        Reply(429, {"message": "slow down"}, {"Retry-After": "1"}),
+        Reply(200, b"x" * (9 << 20)),
+        Reply(500, {"message": "down"}),
+        Reply(403, {"message": "no"}),
+    ],
+    ids=["redirect", "busy", "endless", "down", "forbidden"],
+)
+def test_hostile_forge_is_left_alone_and_costs_no_pass(rig: Rig, reply: Reply) -> None:
+    rig.reply = reply
+    rig.daemon.start()
+    wait(lambda: rig.daemon.status()["forge"]["waiting"][0]["error"] or rig.daemon.status()["forge"]["dead"])
+    asked = len(rig.forge.asked)
+    for _ in range(5):
+        needed = rig.daemon.request_sync()
+        wait(lambda needed=needed: rig.daemon.status()["daemon"]["passes"] >= needed)  # type: ignore[misc]
+    assert len(rig.forge.asked) <= asked + 6
+    assert rig.daemon.status()["targets"][0]["passError"] == ""
+
+
+def test_revision_that_is_not_answered_yet_is_closed_by_the_next_one(tmp_path: Path, rig: Rig) -> None:
+    def at(revision: str, applied: str) -> Any:
+        info = RevisionInfo(desired=revision, applied=applied)
+        status = status_of(report(), revision=info)
+        target = status["targets"][0]
+        seen = {"desired": applied, "applied": applied, "fullyApplied": True, "heldUpBy": []}
+        return status | {"targets": [target | {"name": "box", "revision": seen}]}
+
+    first, second = "b" * 40, "1a2b3c4d".ljust(40, "0")
+    documents = iter([at(first, REVISION), at(second, REVISION), at(second, REVISION)])
+    (tmp_path / "other").mkdir()
+    answering = Answering(rig.settings.model_copy(update={"state_dir": tmp_path / "other"}), lambda: next(documents))
+    said = []
+    for now in (1.0, 2.0, 3.0):
+        answering.turn(now)
+        rows = answering.outbox.due(FORGE, now)
+        for row in rows:
+            answering.outbox.delivered(row)
+        found = (row.message for row in rows)
+        said += [(one.revision, one.state, one.description) for one in found if isinstance(one, CommitStatus)]
+    answering.stop()
+    assert (first, "pending", "seen; not looked at here yet") in said
+    assert (first, "superseded", "superseded by 1a2b3c4d") in said
+    assert [one for one in said if one[0] == first][-1][1] == "superseded"
+    assert len(said) == 3
