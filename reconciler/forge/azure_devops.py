@@ -13,9 +13,9 @@ from urllib.parse import quote
 from reconciler.forge.answers import at, integer, is_ours, is_revision, items, login_of, text
 from reconciler.forge.caps import short_name, short_url
 from reconciler.forge.checks import Right, probe, reach
-from reconciler.forge.hidden_marks import hide_marks, restore_marks
 from reconciler.forge.http import Answer, Http, Request
 from reconciler.forge.messages import Comment, CommitState, CommitStatus, Deployment, PullRequest
+from reconciler.forge.plain_markdown import with_html, without_html
 from reconciler.report.findings import CheckResult
 
 _VERSION = "7.0"
@@ -82,14 +82,14 @@ class AzureDevOps:
 
     def add_comment(self, number: int, body: str) -> None:
         """In a thread that is closed: an open one can keep a pull request from being completed."""
-        comment = {"parentCommentId": 0, "content": hide_marks(body), "commentType": "text"}
+        comment = {"parentCommentId": 0, "content": without_html(body), "commentType": "text"}
         thread = {"comments": [comment], "status": "closed"}
         self._ask(Request("POST", f"{self._path}/pullRequests/{number}/threads", body=thread))
 
     def edit_comment(self, number: int, comment: str, body: str) -> None:
         thread, _, identity = comment.partition("/")
         path = f"/pullRequests/{number}/threads/{quote(thread, safe='')}/comments/{quote(identity, safe='')}"
-        self._ask(Request("PATCH", f"{self._path}{path}", body={"content": hide_marks(body)}))
+        self._ask(Request("PATCH", f"{self._path}{path}", body={"content": without_html(body)}))
 
     def check(self) -> tuple[CheckResult, ...]:
         """What the token may do is asked by requests about nothing: who may not send them is refused first."""
@@ -139,5 +139,5 @@ def _comment(thread: Any, us: Any) -> Comment | None:
     numbers = integer(thread, "id"), integer(first, "id")
     if not all(numbers) or at(first, "isDeleted") is True or text(first, "commentType") == "system":
         return None
-    body = restore_marks(text(first, "content"))
+    body = with_html(text(first, "content"))
     return Comment("{}/{}".format(*numbers), body, is_ours(at(first, "author", "id"), us))

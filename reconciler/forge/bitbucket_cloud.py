@@ -12,9 +12,9 @@ from urllib.parse import parse_qsl, quote, urlsplit
 from reconciler.forge.answers import at, integer, is_ours, is_revision, items, login_of, text
 from reconciler.forge.caps import short_name, short_url
 from reconciler.forge.checks import Right, probe, reach
-from reconciler.forge.hidden_marks import hide_marks, restore_marks
 from reconciler.forge.http import Http, Request
 from reconciler.forge.messages import Comment, CommitState, CommitStatus, Deployment, PullRequest
+from reconciler.forge.plain_markdown import with_html, without_html
 from reconciler.report.findings import CheckResult
 
 _MOST_KEY, _MOST = 40, 255
@@ -78,11 +78,11 @@ class BitbucketCloud:
         return tuple(_comment(one, us) for one in found if integer(one, "id") and at(one, "deleted") is not True)
 
     def add_comment(self, number: int, body: str) -> None:
-        self._http.ask(Request("POST", self._comments(number), body={"content": {"raw": hide_marks(body)}}))
+        self._http.ask(Request("POST", self._comments(number), body={"content": {"raw": without_html(body)}}))
 
     def edit_comment(self, number: int, comment: str, body: str) -> None:
         path = f"{self._comments(number)}/{quote(comment, safe='')}"
-        self._http.ask(Request("PUT", path, body={"content": {"raw": hide_marks(body)}}))
+        self._http.ask(Request("PUT", path, body={"content": {"raw": without_html(body)}}))
 
     def check(self) -> tuple[CheckResult, ...]:
         """What the token may do is asked by requests about nothing: who may not send them is refused first."""
@@ -137,5 +137,5 @@ class BitbucketCloud:
 
 
 def _comment(item: Any, us: Any) -> Comment:
-    body = restore_marks(text(item, "content", "raw"))
+    body = with_html(text(item, "content", "raw"))
     return Comment(str(integer(item, "id")), body, is_ours(at(item, "user", "uuid"), us))

@@ -9,9 +9,9 @@ from urllib.parse import quote, unquote
 from reconciler.forge.answers import at, integer, is_ours, is_revision, items, text
 from reconciler.forge.caps import short_name, short_url
 from reconciler.forge.checks import Right, given, lacking, reach
-from reconciler.forge.hidden_marks import hide_marks, restore_marks
 from reconciler.forge.http import Answer, Http, Request
 from reconciler.forge.messages import Comment, CommitState, CommitStatus, Deployment, PullRequest
+from reconciler.forge.plain_markdown import with_html, without_html
 from reconciler.report.findings import CheckResult
 
 _MOST, _MOST_URL = 255, 450
@@ -71,13 +71,13 @@ class BitbucketServer:
         return tuple({one.id: one for one in reversed(found)}.values())
 
     def add_comment(self, number: int, body: str) -> None:
-        self._http.ask(Request("POST", f"{self._pull(number)}/comments", body={"text": hide_marks(body)}))
+        self._http.ask(Request("POST", f"{self._pull(number)}/comments", body={"text": without_html(body)}))
 
     def edit_comment(self, number: int, comment: str, body: str) -> None:
         """Bitbucket wants to know which version is edited, and answers 409 when another edit came in between."""
         path = f"{self._pull(number)}/comments/{quote(comment, safe='')}"
         version = at(self._http.ask(Request("GET", path)).body, "version")
-        self._http.ask(Request("PUT", path, body={"text": hide_marks(body), "version": version}))
+        self._http.ask(Request("PUT", path, body={"text": without_html(body), "version": version}))
 
     def check(self) -> tuple[CheckResult, ...]:
         """Who may read the repository may do all that is needed. A public one is read without a login, too."""
@@ -118,7 +118,7 @@ def _is_comment(item: Any) -> bool:
 
 
 def _comment(item: Any, page: Answer) -> Comment:
-    body = restore_marks(text(item, "comment", "text"))
+    body = with_html(text(item, "comment", "text"))
     ours = is_ours(at(item, "comment", "author", "name"), _us(page))
     return Comment(str(integer(item, "comment", "id")), body, ours)
 

@@ -40,7 +40,7 @@ NEW, OLD = REVISIONS[:2]
 class Case:
     """`words`: pending, success, failure, error and superseded. `shown_as`: of the context `reconciler/gpu-1`.
 
-    `hides_marks`: it would show them. `waits_in_other_words`: what is pending can be told again with another text.
+    `shows_html`: as text. `waits_in_other_words`: what is pending can be told again with another text.
     """
 
     api: Callable[[], ProviderApi]
@@ -49,7 +49,7 @@ class Case:
     repository: str
     words: tuple[str, ...]
     shown_as: str = "reconciler/gpu-1"
-    hides_marks: bool = True
+    shows_html: bool = True
     waits_in_other_words: bool = True
 
 
@@ -60,7 +60,7 @@ CASES = {
         "/api/v4",
         "models/serving",
         ("pending", "success", "failed", "failed", "canceled"),
-        hides_marks=False,
+        shows_html=False,
         waits_in_other_words=False,
     ),
     "bitbucket": Case(
@@ -186,7 +186,7 @@ def test_comments_are_read_oldest_first_with_whose_they_are(connect: Connect, ca
     assert [one.body for one in found][:120] == [f"comment {number}" for number in range(120)]
     assert [one.is_ours for one in found] == [False] * 120 + [True]
     assert found[-1].body.startswith("<!-- reconciler: plan -->\n### Plan")
-    assert ("<!--" in api.bodies()[-1]) != case.hides_marks
+    assert ("<!--" in api.bodies()[-1]) != case.shows_html
 
 
 def test_comment_edited_twice_stays_one(connect: Connect) -> None:
