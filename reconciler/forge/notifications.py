@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from reconciler.config.forge import NotificationSettings
 from reconciler.forge.messages import Notification
+from reconciler.model import ReasonCode
 from reconciler.report.actions import short
 from reconciler.report.redact import one_line, scrub_text
 from reconciler.report.status_parts import timestamp
@@ -128,7 +129,7 @@ def _source(status: Document) -> Fact:
 
 
 def _target(target: Document) -> Iterator[Fact]:
-    if target["observedAt"] is None:
+    if target["observedAt"] is None or not _is_told_here(target):
         return
     name, revision = target["name"], target["revision"]["desired"]
     yield _reach(target, name, revision)
@@ -218,15 +219,22 @@ def _gone(status: Document, told: Iterable[str]) -> Iterator[Fact]:
         target = there.get(name)
         if not name or kind == "applied":
             continue
-        if service and (target is None or (target["reachable"] and not _has(target, service))):
+        if service and (target is None or _lacks(target, service)):
             text = f"{service} on {name} is deleted"
             yield Fact(about, WELL, "service.deleted", text, target=name, service=service)
         elif target is None:
             yield Fact(about, WELL, "target.removed", f"{name} is no longer in the config", target=name)
 
 
-def _has(target: Document, service: str) -> bool:
-    return any(f"{one['namespace']}/{one['name']}" == service for one in target["services"])
+def _lacks(target: Document, service: str) -> bool:
+    """Is it known not to be there?"""
+    names = (f"{one['namespace']}/{one['name']}" for one in target["services"])
+    return bool(target["reachable"]) and _is_told_here(target) and service not in names
+
+
+def _is_told_here(target: Document) -> bool:
+    """Of a cluster that several daemons look at, only the one that acts tells."""
+    return not any(note["code"] == ReasonCode.NOT_LEADER for note in target["notes"])
 
 
 def _matches(service: str, pattern: str) -> bool:

@@ -124,6 +124,16 @@ def test_unreachable_target_tells_nothing_of_its_services():
     assert teller.told["health/a/demo/tiny"] == "faulty"
 
 
+@pytest.mark.parametrize("status", [DEGRADED, GONE, UNREACHABLE])
+def test_cluster_that_another_daemon_acts_on_is_not_told_of(status: Document):
+    (target,) = status["targets"]
+    waiting = status | {"targets": [target | {"notes": [{"code": "NotLeader"}]}]}
+    teller = Teller()
+    assert teller.look(waiting) == []
+    teller.look(DEGRADED)
+    assert teller.look(waiting, LONG) == []
+
+
 def test_deleted_service_ends_its_fault():
     teller = Teller()
     teller.look(DEGRADED)
