@@ -6,6 +6,7 @@ image or HTML. Nothing here changes while the plan stays the same, so that nothi
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -36,6 +37,7 @@ _WORDS = {
     PlannedChange.REJECTED: "rejected",
     PlannedChange.KEEP: "kept as it is",
 }
+_REJECTED = re.compile(r"rejected [0-9a-f]{8}: ")
 _OBJECT_WORDS = {
     ObjectChange.CREATE: "created",
     ObjectChange.CHANGE: "changed",
@@ -202,7 +204,7 @@ def _amount(gpus: Document) -> str:
 def _why(service: Document) -> str:
     """The fields that differ with their lines, else what the plan says."""
     if service["change"] in _FAULTS:
-        return code(service["headline"])
+        return code(_fault(service))
     found = service["differences"]
     parts = [code(_difference(one)) for one in found[:_MOST_CHANGES]]
     if len(found) > _MOST_CHANGES:
@@ -284,10 +286,15 @@ def _faults(target: Document) -> list[str]:
     found = [place(one) for one in (*target["unreadable"], *target["refused"])]
     for service in _by_urgency(target):
         if service["change"] in _FAULTS:
-            found.append(f"{full_name(service)}: {service['headline']}")
+            found.append(f"{full_name(service)}: {_fault(service)}")
     for one in target["objects"]:
         found += [f"{object_name(one)}: {place(reason)}" for reason in one["reasons"]]
     return list(dict.fromkeys(found))
+
+
+def _fault(service: Document) -> str:
+    """Why it does not happen; the table says already that it is rejected, and nobody knows the digest yet."""
+    return _REJECTED.sub("", service["headline"])
 
 
 def _deletions(target: Document) -> list[str]:

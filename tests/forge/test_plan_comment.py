@@ -141,11 +141,11 @@ def test_relabelled_service_is_no_restart() -> None:
 def test_rejected_argument_fails_with_its_line() -> None:
     why = "rejected bbbbbbbb: services/granite.yaml:31: --max-modle-len: unknown, did you mean --max-model-len?"
     found = target(service(change="rejected", headline=why))
-    assert f"- `team/granite: {why}`" in said(found)
+    assert f"- `team/granite: {why.removeprefix('rejected bbbbbbbb: ')}`" in said(found)
     status = plan_status(found)
     assert status.state is CommitState.FAILURE
     assert status.description.startswith(
-        "1 rejected: team/granite: rejected bbbbbbbb: services/granite.yaml:31: --max-"
+        "1 rejected: team/granite: services/granite.yaml:31: --max-modle-len: unknown, did"
     )
     assert len(status.description) <= MOST_DESCRIPTION
 
