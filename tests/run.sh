@@ -10,6 +10,7 @@
 #   tests/run.sh host [ARGS]     tests on machines with a systemd of their own (root only); ARGS go to pytest
 #   tests/run.sh forge [ARGS]    tests on a real Gitea, which is built first; ARGS go to pytest
 #   tests/run.sh demo [--once]   the demo of a cluster, on the control plane of the tests: what deploy/demo.sh --cluster runs
+#   tests/run.sh forge-demo [--once]   the demo on a Gitea of the tests: what deploy/demo.sh --forge runs
 #   tests/run.sh bench           the benchmarks, as JSON; not part of everything
 #   tests/run.sh newest [PART]   any of these with the newest dependencies that pyproject.toml allows, in environments of their
 #                                own; before every release. deploy/pins.sh makes them the pinned ones
@@ -368,7 +369,12 @@ main() {
     forge) forge "$@" ;;
     bench) bench ;;
     demo) find_control_plane; exec "$VENV/bin/python" -m tests.controlplane.demo "$@" ;;
-    *) die "$part: no such part; the parts are all, fast, unit, cluster, e2e, host, forge, demo, bench and newest" ;;
+    forge-demo)
+      find_gitea
+      find_engine
+      exec "$VENV/bin/python" -m tests.forge.gitea.demo --python "$RECONCILER_TEST_VLLM/bin/python" "$@"
+      ;;
+    *) die "$part: no such part; the parts are all, fast, unit, cluster, e2e, host, forge, demo, forge-demo, bench and newest" ;;
   esac
   finish
 }

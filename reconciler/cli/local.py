@@ -44,6 +44,7 @@ _NEXT_STEPS = """\
 """
 _SPLIT = ": the daemon would refuse them; split large files, or remove what was added last"
 _PATHS = click.Path(exists=True, path_type=Path)
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @contextmanager
@@ -201,12 +202,32 @@ def _validate(manifests: Manifests, target: str | None, config: str | None) -> D
 @click.option(
     "--python", type=click.Path(dir_okay=False, path_type=Path), help="Python interpreter with vLLM installed."
 )
+@click.option(
+    "--forge", "url", metavar="URL", help="https URL of an empty repository to use; its commits are answered."
+)
+@click.option(
+    "--token-file", type=_FILE, help="With --forge: file with a token that may push and write commit statuses."
+)
+@click.option("--ca-file", type=_FILE, help="With --forge: CA certificates instead of the system's.")
+@click.option("--forge-kind", default="auto", help="With --forge: as forge.kind in the config.")
 @options(config=False)
-def demo(once: bool, stop: bool, folder: Path | None, port: int | None, python: Path | None) -> int:
+def demo(
+    once: bool,
+    stop: bool,
+    folder: Path | None,
+    port: int | None,
+    python: Path | None,
+    url: str | None,
+    token_file: Path | None,
+    ca_file: Path | None,
+    forge_kind: str,
+) -> int:
     """Run a demo: push, change a model under load, reject a bad commit."""
     from reconciler.demo import run as run_demo
+    from reconciler.demo.place import demo_forge
 
-    return run_demo(once=once, stop=stop, folder=folder, port=port, python=python)
+    forge = demo_forge(url, token_file, ca_file, forge_kind)
+    return run_demo(once=once, stop=stop, folder=folder, port=port, python=python, forge=forge)
 
 
 @click.command()

@@ -14,10 +14,12 @@ from pathlib import Path
 from types import FrameType
 
 from reconciler.config.settings import Settings
+from reconciler.demo.answers import Answers
 from reconciler.demo.daemon import DemoDaemon, command_line
 from reconciler.demo.narrator import Narrator
 from reconciler.demo.place import (
     DemoFolder,
+    DemoForge,
     default_folder,
     find_interpreter,
     is_free,
@@ -42,6 +44,7 @@ class Options:
     folder: Path | None = None
     port: int | None = None
     python: Path | None = None
+    forge: DemoForge | None = None
 
 
 def run(
@@ -51,9 +54,10 @@ def run(
     folder: Path | None = None,
     port: int | None = None,
     python: Path | None = None,
+    forge: DemoForge | None = None,
 ) -> int:
     """Tell the story, or end it; see Options. Returns the exit code; raises SettingsError for wrong options."""
-    options, say = Options(folder, port, python), Narrator(sys.stdout)
+    options, say = Options(folder, port, python, forge), Narrator(sys.stdout)
     if stop:
         return _stop(open_folder(folder or default_folder()), say)
     return _tell_once(options, say) if once else _tell(options, say)
@@ -91,6 +95,8 @@ def _tell_once(options: Options, say: Narrator) -> int:
 
 def _prepare(options: Options, place: DemoFolder, say: Narrator) -> Story:
     """Everything that the story needs: model, repository, config and a running daemon. Raises ReconcileError."""
+    origin = options.forge.remote if options.forge else place.repository
+    _refuse_another(place, str(origin))
     say.act(f"Preparing {place.folder}")
     daemon = DemoDaemon(place)
     if daemon.is_running():
@@ -98,15 +104,23 @@ def _prepare(options: Options, place: DemoFolder, say: Narrator) -> Story:
         settings = Settings.load(place.config)
     else:
         settings = _furnish(options, place, say)
-    repository = Repository(place.repository, place.clone)
+    repository = Repository(origin, place.clone)
     repository.create(find_layout())
-    story = Story(settings, daemon, repository, say)
+    answers = Answers(settings.state_dir, settings.targets[0].name, say) if settings.forge.is_used else None
+    story = Story(settings, daemon, repository, say, answers)
     story.fix_what_an_earlier_run_left()
-    say.tell(f"a repository with the layout to copy: {place.repository}")
+    say.tell(f"a repository with the layout to copy: {origin}")
     if not daemon.is_running():
         daemon.start()
         say.tell(f"the daemon runs; its log: {place.log}")
     return story
+
+
+def _refuse_another(place: DemoFolder, origin: str) -> None:
+    """What is in the folder follows one repository for good."""
+    known = place.settings()
+    if known and known.source.url != origin:
+        raise SettingsError(f"{place.folder}: has a demo of {known.source.url}; name another folder with --dir")
 
 
 def _furnish(options: Options, place: DemoFolder, say: Narrator) -> Settings:
@@ -116,7 +130,7 @@ def _furnish(options: Options, place: DemoFolder, say: Narrator) -> Settings:
         raise SettingsError(f"--port {options.port}: something listens there already; choose another port")
     say.tell(f"making a tiny model with {python}; this loads torch and takes a moment")
     say.tell("made" if make_model(place, python) else "it was made before")
-    return write_config(place, python, options.port)
+    return write_config(place, python, options.port, options.forge)
 
 
 def _play(story: Story) -> bool:
@@ -149,7 +163,7 @@ def _say_goodbye(story: Story, place: DemoFolder, say: Narrator) -> None:
         f"""ask it     curl http://{story.address}/v1/completions -H 'Content-Type: application/json' \\
              -d '{{"model": "tiny", "prompt": "hello", "max_tokens": 16}}'
 look       {command_line(place, "status")}
-change it  git clone {place.repository} models && cd models
+change it  git clone {story.repository.origin} models && cd models
            edit demo/tiny.yaml, commit, git push
 end it     {_stop_line(place)}"""
     )

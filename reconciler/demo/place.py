@@ -15,6 +15,7 @@ from pathlib import Path
 import yaml
 
 from reconciler.config.settings import Settings
+from reconciler.demo.repository import Remote
 from reconciler.errors import SettingsError, Terminal
 from reconciler.host.routing.envoy import EnvoyProxy
 from reconciler.state.target_registry import TargetRegistry
@@ -58,6 +59,36 @@ class DemoFolder:
     def settings(self) -> Settings | None:
         """The daemon's settings of an earlier run, or None. Raises SettingsError."""
         return Settings.load(self.config) if self.config.exists() else None
+
+
+@dataclass(frozen=True, slots=True)
+class DemoForge:
+    """A repository on a forge that the demo may fill. `kind`: as in the config."""
+
+    remote: Remote
+    kind: str = "auto"
+
+    def settings(self) -> dict[str, object]:
+        """The parts of the config that say so."""
+        token = {"token_file": str(self.remote.token_file)}
+        if self.remote.ca_file:
+            token["ca_file"] = str(self.remote.ca_file)
+        # No webhook reaches a machine at home.
+        source = {"url": self.remote.url, "branch": "main", "interval": "5s", **token}
+        return {"source": source, "forge": {"kind": self.kind, **token}}
+
+
+def demo_forge(url: str | None, token_file: Path | None, ca_file: Path | None, kind: str) -> DemoForge | None:
+    """What the options name; None: no forge. Raises SettingsError."""
+    if url is None:
+        if token_file or ca_file or kind != "auto":
+            raise SettingsError("--token-file, --ca-file and --forge-kind are for --forge; name a repository with it")
+        return None
+    if not url.startswith("https://") or "@" in url:
+        raise SettingsError("--forge: expected the https URL of a repository: https://git.example.com/OWNER/NAME")
+    if token_file is None:
+        raise SettingsError("--forge: needs --token-file: a file with a token that may push and write commit statuses")
+    return DemoForge(Remote(url, token_file.absolute(), ca_file=ca_file.absolute() if ca_file else None), kind)
 
 
 def default_folder() -> Path:
@@ -117,12 +148,15 @@ def make_model(place: DemoFolder, python: Path) -> bool:
     return True
 
 
-def write_config(place: DemoFolder, python: Path, port: int | None) -> Settings:
+def write_config(place: DemoFolder, python: Path, port: int | None, forge: DemoForge | None = None) -> Settings:
     """Write the config for a daemon that does not run yet; keeps the ports of an earlier run if it can."""
     known = place.settings()
     proxy = f"127.0.0.1:{port}" if port else kept_listen(known) or _free(_PROXY_FROM)
     web = known.web.listen if known and is_free(known.web.listen) else _free(_WEB_FROM)
-    text = yaml.safe_dump(_config(place, python, proxy, web), sort_keys=False)
+    config = _config(place, python, proxy, web)
+    if forge:
+        config |= forge.settings()
+    text = yaml.safe_dump(config, sort_keys=False)
     write_atomically(place.config, b"# Written by `reconciler demo`.\n" + text.encode())
     return Settings.load(place.config)
 

@@ -9,11 +9,13 @@ from http.client import HTTPConnection
 
 from reconciler.config.settings import Settings
 from reconciler.config.values import reachable
+from reconciler.demo.answers import Answers
 from reconciler.demo.daemon import DemoDaemon
 from reconciler.demo.narrator import Narrator
 from reconciler.demo.repository import Repository
 from reconciler.demo.requests import Lost, Requests, complete
 from reconciler.errors import Terminal
+from reconciler.forge.messages import CommitState
 from reconciler.report.convergence import convergence_of, fault, place
 from reconciler.report.status import Document
 
@@ -33,12 +35,13 @@ class StoryFailed(Exception):
 
 @dataclass(slots=True)
 class Story:
-    """Needs a running daemon that follows the repository."""
+    """Needs a running daemon that follows the repository; `answers`: where that answers its commits."""
 
     settings: Settings
     daemon: DemoDaemon
     repository: Repository
     say: Narrator
+    answers: Answers | None = None
 
     @property
     def address(self) -> str:
@@ -60,6 +63,7 @@ class Story:
     def _serve(self, revision: str) -> None:
         self.say.act(f"A commit becomes a served model ({_MANIFEST})")
         self._wait_for("the model to serve", lambda status: _has_arrived(status, revision))
+        self._hear(revision, CommitState.SUCCESS)
         self._ask()
 
     def _replace_under_load(self) -> None:
@@ -72,6 +76,7 @@ class Story:
         self.say.tell(str(requests))
         if requests.lost or not keeps_coming:
             raise StoryFailed("requests were lost during the change\n" + "\n".join(requests.lost[:5]))
+        self._hear(revision, CommitState.SUCCESS)
 
     def _push_change(self) -> str:
         few = self.repository.holds(_MANIFEST, r"--max-num-seqs=4\b")
@@ -89,6 +94,7 @@ class Story:
         self.say.tell("refused: " + place({"message": rejected["reason"], **rejected}))
         if not line.startswith(f"{rejected['file']}:{rejected['line']}:"):
             raise StoryFailed(f"the rejection should name {line}")
+        self._hear(revision, CommitState.FAILURE)
         self._ask()
         return revision
 
@@ -98,6 +104,11 @@ class Story:
         self.say.tell(f"git revert {bad[:8]}; git push")
         self._wait_for("git and the machine to agree", lambda status: _has_arrived(status, revision))
         self.say.tell(f"git and the machine agree at {revision[:8]}")
+        self._hear(revision, CommitState.SUCCESS)
+
+    def _hear(self, revision: str, state: CommitState) -> None:
+        if self.answers:
+            self.answers.await_state(revision, state)
 
     def _ask(self) -> None:
         begun = time.monotonic()
@@ -118,6 +129,8 @@ class Story:
                 if is_so(status):
                     return
                 self.say.progress(_step(status), str(requests or ""))
+                if self.answers:
+                    self.answers.tell(self.repository.head())
                 self._fail_if_settled(what, status, is_so)
             if not self.daemon.is_running():
                 raise Terminal(f"the daemon ended while waiting for {what}:\n{self.daemon.last_words()}")
