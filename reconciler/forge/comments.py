@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reconciler.errors import Retryable
+from reconciler.forge.http import ForgeRefused, LoginRefused
 from reconciler.forge.messages import Comment, Section
 from reconciler.forge.port import Forge
 
@@ -36,6 +37,7 @@ _MORE = re.compile(
 _LEAST_ROOM = 500
 _CUT = "\n\n… and more; this comment is full."
 _TRIES = 5
+_MOST_FOREIGN = 10
 _PAUSE = 0.5
 
 
@@ -67,22 +69,31 @@ def merge(body: str, section: Section) -> str:
 def deliver(forge: Forge, section: Section) -> None:
     """Put the section into the comment, which is made where there is none. Raises as the port; Retryable as well when
     others keep overwriting it."""
-    is_added = False
-    for attempt in range(_TRIES):
-        first, others = _ours(forge.comments(section.pull_request))
-        for other in others:
-            # Two daemons made one at once.
-            _withdraw(forge, section, other)
+    is_added, seen = False, None
+    foreign: set[str] = set()
+    attempt = 0
+    while attempt < _TRIES and len(foreign) <= _MOST_FOREIGN:
+        found = [one for one in forge.comments(section.pull_request) if one.id not in foreign]
+        first, others = _ours(found)
         before = first.body if first else ""
         after = merge(before, section)
-        if after == before or (first is None and not section.text):
+        is_done = after == before or (first is None and not section.text)
+        # A forge that shows it otherwise than it was written: writing it again changes nothing.
+        is_done = is_done or (first is not None and first == seen and _has(before, section.target))
+        if first is not None and not is_done and not _is_edited(forge, section, first, after):
+            foreign.add(first.id)
+            continue
+        if first is not None and (first.is_ours or not is_done):
+            # Two daemons made one at once.
+            _withdraw(forge, section, others)
+        if is_done:
             return
-        if first is not None:
-            forge.edit_comment(section.pull_request, first.id, after)
-        elif not is_added:
+        if first is None and not is_added:
             forge.add_comment(section.pull_request, after)
             is_added = True
+        seen = first
         time.sleep(random.uniform(0, _PAUSE * attempt))  # noqa: S311
+        attempt += 1
     if first is None:
         # A forge that shows it later: a second one would be worse.
         return
@@ -99,12 +110,27 @@ def _ours(comments: Sequence[Comment]) -> tuple[Comment | None, Sequence[Comment
     return (found[0], found[1:]) if found else (None, ())
 
 
-def _withdraw(forge: Forge, section: Section, comment: Comment) -> None:
-    """Take our section out of a comment that is not the first one."""
-    parts = _read(comment.body)
-    if any(name == section.target for name, _ in parts.sections):
-        after = merge(comment.body, Section(section.pull_request, section.target, ""))
-        forge.edit_comment(section.pull_request, comment.id, MOVED if after == NOTHING else after)
+def _is_edited(forge: Forge, section: Section, comment: Comment, body: str) -> bool:
+    """False: it is a stranger's who copied our mark, where the forge does not tell whose it is."""
+    try:
+        forge.edit_comment(section.pull_request, comment.id, body)
+    except (LoginRefused, ForgeRefused):
+        if comment.is_ours:
+            raise
+        return False
+    return True
+
+
+def _has(body: str, target: str) -> bool:
+    return any(name == target for name, _ in _read(body).sections)
+
+
+def _withdraw(forge: Forge, section: Section, others: Sequence[Comment]) -> None:
+    """Take our section out of comments that are not the first one."""
+    for comment in others:
+        if _has(comment.body, section.target):
+            after = merge(comment.body, Section(section.pull_request, section.target, ""))
+            _is_edited(forge, section, comment, MOVED if after == NOTHING else after)
 
 
 # ---------------------------------------------------------------- how a comment is written

@@ -192,7 +192,11 @@ class GitHub:
 
     def _comment(self, item: Any, us: Any) -> Comment:
         author = at(item, "performed_via_github_app", "id") if self._app else at(item, "user", "id")
-        return Comment(str(integer(item, "id")), text(item, "body"), is_ours(author or 0, us))
+        ours = is_ours(author or 0, us)
+        if us is None and text(item, "user", "type") != "Bot":
+            # Only an app's token may not ask whose it is, as that of GitHub Actions: no person's comment is its own.
+            ours = False
+        return Comment(str(integer(item, "id")), text(item, "body"), ours)
 
     def _rights(self) -> Iterator[CheckResult]:
         body = {"state": "pending", "context": "reconciler"}

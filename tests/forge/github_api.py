@@ -58,6 +58,8 @@ class GitHubApi:
     permissions: set[str] = field(default_factory=lambda: {"statuses", "pull_requests", "deployments"})
     scopes: str | None = None
     """Of a classic token, which may do what they say; None: a fine-grained one."""
+    is_of_a_ci: bool = False
+    """The token is GitHub Actions' own, which is an app's."""
     headers: dict[str, str] = field(default_factory=dict)
     """Of every answer."""
     limit: Reply | None = None
@@ -100,6 +102,8 @@ class GitHubApi:
         return self.description.example(self.description.template(asked.path), asked.method.lower(), status)
 
     def _user(self, asked: Asked) -> Reply:
+        if self.is_of_a_ci:
+            return Reply(403, {"message": "Resource not accessible by integration"})
         return Reply(200, {**self._example(asked, 200), "id": USER_ID})
 
     def _repository(self, asked: Asked) -> Reply:
@@ -151,6 +155,7 @@ class GitHubApi:
         if len(asked.body["body"]) > MOST_COMMENT:
             return _invalid("body", f"body is too long (maximum is {MOST_COMMENT} characters)")
         comment = written(1 + sum(map(len, self.comments.values())), asked.body["body"])
+        comment["user"]["type"] = "Bot" if self.is_of_a_ci else "User"
         self.comments[number].append(comment)
         return Reply(201, {**self._example(asked, 201), **comment})
 

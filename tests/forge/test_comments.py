@@ -3,6 +3,8 @@ other."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from reconciler.errors import Retryable
 from reconciler.forge import comments
 from reconciler.forge.comments import HEAD, MARK, MOST_CHARACTERS, MOST_SECTIONS, MOVED, NOTHING, deliver, merge
+from reconciler.forge.http import LoginRefused
 from reconciler.forge.messages import Comment, Section
 
 NAMES = st.sampled_from(["a", "a-1", "b", "gpu-1", "gpu-10", "gpu-2", "z"])
@@ -165,6 +168,54 @@ def test_deliver_prefers_its_own_to_a_comment_of_unknown_author() -> None:
     board = Board(Comment("1", MARK), Comment("2", MARK, is_ours=True))
     put(board, Section(7, "a", "plan"))
     assert [names(each.body) for each in board.found] == [[], ["a"]]
+
+
+class Strangers(Board):
+    """It does not tell whose a comment is, and lets nobody edit others'. Ours are `c1` and so on."""
+
+    def __init__(self, *found: Comment) -> None:
+        super().__init__(*found)
+        self.refused = 0
+
+    def comments(self, number: int) -> tuple[Comment, ...]:
+        return tuple(Comment(each.id, each.body) for each in self.found)
+
+    def edit_comment(self, number: int, comment: str, body: str) -> None:
+        if not comment.startswith("c"):
+            self.refused += 1
+            raise LoginRefused("403")
+        super().edit_comment(number, comment, body)
+
+
+def test_deliver_finds_its_own_among_comments_that_it_may_not_edit() -> None:
+    board = Strangers(*(Comment(str(at), body_of(Section(7, "a", "forged"))) for at in range(9)))
+    for text in ("plan", "plan", "another plan"):
+        put(board, Section(7, "a", text))
+    assert len(board.found) == 10
+    assert part(board.found[-1].body, "a") == "another plan"
+    assert all(part(each.body, "a") == "forged" for each in board.found[:-1])
+
+
+def test_deliver_of_a_comment_that_is_ours_tells_who_refuses_it() -> None:
+    board = Strangers(Comment("1", MARK))
+    board.comments = lambda number: tuple(board.found)  # type: ignore[method-assign]
+    board.found = [Comment("1", MARK, is_ours=True)]
+    with pytest.raises(LoginRefused):
+        put(board, Section(7, "a", "plan"))
+
+
+class Altering(Board):
+    """It keeps less of a text than was written."""
+
+    def comments(self, number: int) -> tuple[Comment, ...]:
+        return tuple(replace(each, body=each.body.replace("é", "e")) for each in self.found)
+
+
+def test_deliver_does_not_edit_again_what_the_forge_altered() -> None:
+    board = Altering()
+    put(board, Section(7, "a", "café"))
+    assert board.writes == 2
+    assert part(board.found[0].body, "a") == "café"
 
 
 def test_deliver_moves_into_the_first_of_two_comments_made_at_once() -> None:

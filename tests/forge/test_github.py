@@ -244,6 +244,16 @@ def test_comments_tell_ours_from_those_of_others(github: Forge, api: GitHubApi) 
     assert github.comments(7) == (Comment("1", "hello", False), Comment("2", "ours", True))
 
 
+def test_token_of_a_ci_takes_no_persons_comment_for_its_own(github: Forge, api: GitHubApi) -> None:
+    """GitHub Actions' may not ask whose it is; whoever may comment could copy our mark before us."""
+    forged = written(1, comments.HEAD, user=1)
+    api.comments[7], api.is_of_a_ci = [forged], True
+    comments.deliver(github, Section(7, "gpu-1", "restarts 2"))
+    comments.deliver(github, Section(7, "gpu-1", "restarts 3"))
+    assert [one["body"] == comments.HEAD for one in api.comments[7]] == [True, False]
+    assert "restarts 3" in api.comments[7][1]["body"]
+
+
 def test_section_lands_in_one_comment_among_many(github: Forge, api: GitHubApi) -> None:
     api.comments[7] = [written(1000 + number, f"chat {number}", user=1) for number in range(95)]
     comments.deliver(github, Section(7, "gpu-1", "restarts 2"))
