@@ -14,6 +14,7 @@ from reconciler.engines.launch import PreflightQuestion, question
 from reconciler.engines.preflight import PreflightRunner, key_of
 from reconciler.engines.proposed import parser_question
 from reconciler.errors import Retryable
+from reconciler.host.systemd.preflight import bound, command
 from reconciler.model import EffectiveSpec, EnvVar, FileMount, Mount, Origin, VolumeFile, texts
 from tests.support.arguments import written, written_in
 from tests.support.engine.server import wait_for
@@ -90,6 +91,13 @@ def test_paths_of_the_question_are_on_no_host() -> None:
     assert not any(
         Path("/", path).exists() or Path(path).is_absolute() for path in parser_question(asked_of()).paths.values()
     )
+
+
+def test_unit_in_which_the_parser_runs_sees_no_model() -> None:
+    asked = parser_question(asked_of())
+    assert bound(asked) == {}
+    assert bound(asked_of()) == {"/mnt/models": "/srv/models/m"}
+    assert "BindReadOnlyPaths" not in " ".join(command(asked, "unit.service", "user", (), 10)).replace("/tmp", "")
 
 
 def test_engine_in_an_image_is_not_asked() -> None:

@@ -11,7 +11,7 @@ import os
 import pwd
 import subprocess
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -56,7 +56,7 @@ class PreflightSandbox:
             if asked.image:
                 argv = contained(asked, name, self.user, _owner(self.user), gpus, limit)
             else:
-                concealed = conceal(str(asked.python), asked.paths, self.closed)
+                concealed = conceal(str(asked.python), bound(asked), self.closed)
                 argv = command(asked, name, self.user, self.gpus.nodes(gpus), limit, concealed)
             tell(asked, told, self.user)
         except ValueError as error:
@@ -75,6 +75,11 @@ class PreflightSandbox:
 def variables_of(name: str) -> Path:
     """The file from which this unit takes its variables: any user that can query systemd sees its command."""
     return Path("/run") / f"{name}.environment"
+
+
+def bound(asked: PreflightQuestion) -> Mapping[str, str]:
+    """The folders that the unit sees, by their path there; none of a proposed revision: see `engines.proposed`."""
+    return {inside: folder for inside, folder in asked.paths.items() if os.path.isabs(folder)}
 
 
 def tell(asked: PreflightQuestion, path: Path, user: str) -> None:
@@ -153,7 +158,7 @@ def _lines(
     # That user may not be able to enter the folder in which we are installed, nor the one of the models.
     yield from (f"LoadCredential={script.name}:{script}" for script in SCRIPTS)
     yield f"LoadCredential={CREDENTIAL}:{variables_of(name)}"
-    for inside, folder in asked.paths.items():
+    for inside, folder in bound(asked).items():
         yield f"BindReadOnlyPaths={quote_given(f'-{folder}')}:{quote_given(inside)}"
     yield from concealing_lines(concealed, asked.env["HOME"], quote_given)
     yield from device_lines(devices)
