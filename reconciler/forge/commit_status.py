@@ -9,8 +9,7 @@
 - **superseded**: another revision was desired before this one was answered.
 
 What git says is answered at once; what may pass by itself, only when nothing moves any more; what the commit is not to
-blame for, only when it lasts. Texts hold no durations
-and no times, so that only changes are posted.
+blame for, only when it lasts. Texts hold no durations and no times, so that only changes are posted.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ from reconciler.report.convergence import (
     is_elsewhere,
     is_fine,
     is_moving,
+    is_ours_to_tell,
     manual_text,
     object_fault,
     object_name,
@@ -144,7 +144,7 @@ def answers(
     revision = status["revision"]["desired"]
     refused = status["revision"].get("refused")
     for target in status["targets"]:
-        if any(note["code"] == ReasonCode.NOT_LEADER for note in target["notes"]):
+        if not is_ours_to_tell(target):
             continue
         name = target["name"]
         if refused and refused["revision"] != revision:

@@ -16,6 +16,7 @@ from enum import StrEnum
 from reconciler.forge.baseline import Digests
 from reconciler.forge.commit_status import context_of, cut, digests, is_news, refusal, say_target
 from reconciler.forge.messages import CommitState, CommitStatus
+from reconciler.report.convergence import is_ours_to_tell
 from reconciler.report.status import Document
 
 SPREAD = 300.0
@@ -41,7 +42,7 @@ def fleet_answer(
 
     `last`: what it said of that revision last.
     """
-    for target in status["targets"]:
+    for target in filter(is_ours_to_tell, status["targets"]):
         if found := _fault(status, target, before.get(target["name"])):
             revision, state, text = found
             one = CommitStatus(revision, context_of(group), state, cut(text, head=f"{target['name']}:"), url)

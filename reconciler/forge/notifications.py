@@ -12,14 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Literal
 
 from reconciler.config.forge import NotificationSettings
 from reconciler.forge.messages import Notification
-from reconciler.model import ReasonCode
 from reconciler.report.actions import short
+from reconciler.report.convergence import full_name, is_ours_to_tell
 from reconciler.report.redact import one_line, scrub_text
-from reconciler.report.status_parts import timestamp
+from reconciler.report.status_parts import Document, timestamp
 
 WELL = ""
 """The state of what has no fault; also of what nothing was told of yet."""
@@ -29,7 +29,6 @@ _LASTING_HEALTH = 300.0
 _LASTING_REACH = 60.0
 _MISSING_FAULT = 60.0
 
-Document = Mapping[str, Any]
 Seen = Mapping[str, tuple[str, float]]
 
 
@@ -129,7 +128,7 @@ def _source(status: Document) -> Fact:
 
 
 def _target(target: Document) -> Iterator[Fact]:
-    if target["observedAt"] is None or not _is_told_here(target):
+    if target["observedAt"] is None or not is_ours_to_tell(target):
         return
     name, revision = target["name"], target["revision"]["desired"]
     yield _reach(target, name, revision)
@@ -176,7 +175,7 @@ def _applied(target: Document, name: str) -> Fact | None:
 
 
 def _service(service: Document, target: str, revision: str) -> Iterator[Fact]:
-    name = f"{service['namespace']}/{service['name']}"
+    name = full_name(service)
     about, where = f"{target}/{name}", f"{name} on {target}"
     health, rejected = service["health"], service["rejected"]
     if rejected:
@@ -228,13 +227,7 @@ def _gone(status: Document, told: Iterable[str]) -> Iterator[Fact]:
 
 def _lacks(target: Document, service: str) -> bool:
     """Is it known not to be there?"""
-    names = (f"{one['namespace']}/{one['name']}" for one in target["services"])
-    return bool(target["reachable"]) and _is_told_here(target) and service not in names
-
-
-def _is_told_here(target: Document) -> bool:
-    """Of a cluster that several daemons look at, only the one that acts tells."""
-    return not any(note["code"] == ReasonCode.NOT_LEADER for note in target["notes"])
+    return bool(target["reachable"]) and is_ours_to_tell(target) and service not in map(full_name, target["services"])
 
 
 def _matches(service: str, pattern: str) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 from reconciler.forge.messages import MOST_DESCRIPTION, CommitState, CommitStatus, Section
 from reconciler.model import ObjectChange
@@ -17,8 +16,7 @@ from reconciler.report.actions import short
 from reconciler.report.convergence import full_name, manual_text, object_name, place
 from reconciler.report.planned import PlannedChange
 from reconciler.report.redact import one_line, scrub_text
-
-Document = dict[str, Any]
+from reconciler.report.status import Document
 
 _MOST_ROWS = 50
 _MOST_LINES = 20

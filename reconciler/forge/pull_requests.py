@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 from reconciler.config.forge import ForgeSettings
 from reconciler.errors import SettingsError
@@ -12,8 +11,7 @@ from reconciler.forge.fleet import in_group
 from reconciler.forge.messages import CommitStatus, Deployment, Message, Section
 from reconciler.forge.plan_comment import failed_plan, plan_section, plan_status
 from reconciler.forge.port import Forge
-
-Document = dict[str, Any]
+from reconciler.report.status import Document
 
 # GitHub and Gitea say it in GITHUB_REF alone.
 _NUMBERS = (

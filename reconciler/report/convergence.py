@@ -78,6 +78,11 @@ def is_elsewhere(service: Document) -> bool:
     return is_fine(service) and bool(service["health"]["reason"] == ReasonCode.NOT_FOR_THIS_HOST)
 
 
+def is_ours_to_tell(target: Document) -> bool:
+    """Of a cluster that several daemons look at, only the one that acts tells others."""
+    return not any(note["code"] == ReasonCode.NOT_LEADER for note in target["notes"])
+
+
 def other_objects(target: Document) -> list[Document]:
     """A cluster's objects that belong to no service."""
     return [one for one in target["objects"] if one["service"] is None]

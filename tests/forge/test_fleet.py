@@ -41,6 +41,14 @@ def test_host_that_the_commit_does_not_concern_says_nothing() -> None:
     assert fleet_answer(status, {"a": digests(status["targets"][0])}, "fleet", None) is None
 
 
+def test_cluster_that_another_daemon_acts_on_is_not_told_of() -> None:
+    status = status_of(BLOCKED)
+    (target,) = status["targets"]
+    waiting = status | {"targets": [target | {"notes": [{"code": "NotLeader"}]}]}
+    assert fleet_answer(status, {}, "fleet", None)
+    assert fleet_answer(waiting, {}, "fleet", None) is None
+
+
 def test_success_is_said_only_after_an_own_failure() -> None:
     assert fleet_answer(status_of(report()), {}, "fleet", None) is None
     assert fleet_answer(status_of(report()), {}, "fleet", FAILED) == (OVER, 0.0)
