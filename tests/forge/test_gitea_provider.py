@@ -9,9 +9,10 @@ import pytest
 
 import reconciler.forge.gitea as provider
 from reconciler.errors import Terminal
+from reconciler.forge.comments import deliver
 from reconciler.forge.gitea import Gitea, superseded_in
 from reconciler.forge.http import Http, LoginRefused
-from reconciler.forge.messages import Comment, CommitState, CommitStatus
+from reconciler.forge.messages import Comment, CommitState, CommitStatus, Section
 from reconciler.report.findings import Level
 from tests.forge.gitea import server
 from tests.forge.gitea.account import REPORTING, Account, ForgeRepository
@@ -189,6 +190,20 @@ def test_comments_are_added_edited_and_told_from_strangers(
     assert [(one.id, one.body) for one in ours.comments(number)][1:] == [(mine.id, f"{body}\n| `y` | 2 |")]
     unnamed = _provider(repository, repository.owner.new_token(["write:repository", "write:issue"]))
     assert [one.is_ours for one in unnamed.comments(number)] == [None, None]
+
+
+@needs_gitea
+def test_section_that_stands_already_edits_nothing(ours: Gitea, repository: ForgeRepository, clone: Repository) -> None:
+    _push_branch(clone, repository.push_url, "refs/heads/planned")
+    number = repository.open_pull_request("planned")
+    sections = [Section(number, target, f"#### `{target}`\n\n| a |\n|---|\n| b<br>c |") for target in ("a", "b")]
+    for section in sections:
+        deliver(ours, section)
+    before = repository.comments(number)
+    for section in sections:
+        deliver(ours, section)
+    assert repository.comments(number) == before
+    assert len(before) == 1
 
 
 @needs_gitea
