@@ -59,7 +59,8 @@ class Gitea:
             raise ForgeAway(f"{self.name}: it failed to store a status (500); trying again later")
 
     def standing(self, revision: str, context: str) -> CommitStatus | None:
-        query = {"sort": "recentupdate", "limit": _PAGE}
+        # What Gitea calls the least index is the last one first; by time, those of one second have no order.
+        query = {"sort": "leastindex", "limit": _PAGE}
         pages = numbered_pages(
             self._http, Request("GET", f"{self._path}/commits/{quote(revision)}/statuses", query), _MOST_PAGES
         )
