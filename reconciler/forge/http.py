@@ -86,13 +86,15 @@ class Http:
         ca_file: Path | None = None,
         timeout: float = 10.0,
         is_secret: bool = False,
+        speaks_json: bool = True,
         refused: Callable[[], None] | None = None,
     ) -> None:
         """`base`: `https://HOST/api/v1`. `login`: the headers that say who we are, asked for each time. `called`: what
         messages call the forge. With `is_secret` no message repeats what the other side says, since that may repeat
-        the address. `refused` is called when the login was. Raises Retryable when `ca_file` cannot be read."""
+        the address. Where it `speaks_json`, a success with something else is a page of a proxy. `refused` is called
+        when the login was. Raises Retryable when `ca_file` cannot be read."""
         self._base, self._login, self._called, self._timeout = base, login, called, timeout
-        self._is_secret, self._refused = is_secret, refused
+        self._is_secret, self._speaks_json, self._refused = is_secret, speaks_json, refused
         self._pool = urllib3.PoolManager(num_pools=4, maxsize=4, ssl_context=_tls(ca_file, called), retries=False)
 
     @property
@@ -110,11 +112,17 @@ class Http:
         query = f"?{urlencode(request.query)}" if request.query else ""
         answer, raw = self._send(request, f"{self._base}{request.path}{query}", data, headers)
         if (answer.status < 300 and answer.status != 203) or answer.status == 304 or answer.status in request.also_fine:
+            self._check_form(answer, raw)
             return answer
         error = self._error(request, answer, raw)
         if self._refused and isinstance(error, LoginRefused):
             self._refused()
         raise error
+
+    def _check_form(self, answer: Answer, raw: bytes) -> None:
+        """Raises ForgeAway where a proxy's page says that all is well."""
+        if self._speaks_json and answer.status < 300 and answer.body is None and raw.strip() not in (b"", b"null"):
+            raise ForgeAway(f"{self._called}: a page came instead of JSON; is a proxy before it? trying again later")
 
     @property
     def called(self) -> str:
@@ -164,6 +172,8 @@ class Http:
             said = "a page to sign in came instead of an answer"
         if answer.status in (203, 401, 403):
             return LoginRefused(f"{what}: {said}; check the token, {_needed(answer)}, and that it has not expired")
+        if self._speaks_json and answer.status in (302, 303):
+            return ForgeAway(f"{what}: {said}; it leads to another page, as of a sign-in; trying again later")
         # 409: another request about the same at the same time.
         if answer.status in (408, 409, 425) or answer.status >= 500 or answer.status < 200:
             return ForgeAway(f"{what}: {said}; trying again later")

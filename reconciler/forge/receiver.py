@@ -37,7 +37,15 @@ class Receiver:
         data = json.dumps(body(notification, self._settings.kind), ensure_ascii=False).encode()
         headers = {"Content-Type": _TYPES[self._settings.kind], **self._signed(data)}
         called = f"notification {self.name}"
-        http = Http(url, dict, called=called, ca_file=self._settings.ca_file, timeout=_TIMEOUT, is_secret=True)
+        http = Http(
+            url,
+            dict,
+            called=called,
+            ca_file=self._settings.ca_file,
+            timeout=_TIMEOUT,
+            is_secret=True,
+            speaks_json=False,
+        )
         try:
             http.ask(Request("POST", "", body=data, headers=headers))
         finally:

@@ -40,6 +40,12 @@ def test_error_is_told_in_the_forges_words(forge: LocalForge, body: Any, says: s
     assert str(raised.value) == f"the forge: GET /x: 422 {says}"
 
 
+def test_page_of_a_proxy_is_no_success(forge: LocalForge) -> None:
+    forge.answer = lambda asked: Reply(200, b"<html>Back soon</html>")
+    with pytest.raises(ForgeAway, match="a page came instead of JSON"):
+        forge.http().ask(Request("POST", "/x"))
+
+
 @given(body=JSON)
 def test_any_error_is_read(forge: LocalForge, body: Any) -> None:
     forge.answer = lambda asked: Reply(422, body)
@@ -51,7 +57,7 @@ def test_any_error_is_read(forge: LocalForge, body: Any) -> None:
     ("status", "kind"),
     [
         (203, LoginRefused),
-        (302, ForgeRefused),
+        (302, ForgeAway),
         (400, ForgeRefused),
         (401, LoginRefused),
         (403, LoginRefused),
