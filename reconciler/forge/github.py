@@ -153,10 +153,12 @@ class GitHub:
         return error
 
     def _find_deployment(self, deployment: Deployment) -> int:
-        """0: none."""
-        query = {"sha": deployment.revision, "environment": deployment.environment, "task": _TASK}
+        """0: none that can be told this: GitHub shows the newest one, so a revision that is back needs another."""
+        query = {"environment": deployment.environment, "task": _TASK, "per_page": "100"}
         found = items(self._ask(_request("GET", f"{self._path}/deployments", query)))
-        return integer(found[0], "id") if found else 0
+        if deployment.state is not CommitState.SUPERSEDED:
+            found = found[:1]
+        return next((integer(one, "id") for one in found if text(one, "sha") == deployment.revision), 0)
 
     def _create_deployment(self, deployment: Deployment) -> int:
         try:

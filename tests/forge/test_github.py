@@ -185,6 +185,12 @@ def test_deployment_is_made_once_per_revision_and_target(github: Forge, api: Git
     assert states == ["in_progress", "failure", "success", "success"]
 
 
+def test_revision_that_is_back_is_the_newest_deployment(github: Forge, api: GitHubApi) -> None:
+    for revision in (HEAD, OTHER, HEAD):
+        github.set_deployment(deployment(revision=revision))
+    assert [one["sha"] for one in api.deployments] == [HEAD, OTHER, HEAD]
+
+
 def test_deployment_of_others_is_left_alone(github: Forge, api: GitHubApi) -> None:
     api.deployments = [{"id": 1, "sha": HEAD, "environment": "gpu-1", "task": "deploy"}]
     github.set_deployment(deployment())
