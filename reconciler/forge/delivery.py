@@ -81,7 +81,7 @@ class Carrier:
         # A daemon thread: a request that hangs must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name=f"deliver {name}", daemon=True)
         self._failures = 0
-        self._held_until = 0.0
+        self._held_until, self._held_for = 0.0, 0.0
         self._pace = Pace(PER_SECOND, AT_ONCE)
 
     def start(self) -> None:
@@ -115,9 +115,9 @@ class Carrier:
 
     def turn(self, now: float) -> float:
         """Deliver what is due, as far as the other side wants it now. Returns seconds until the next turn."""
-        if given_up := self._outbox.give_up(now - self._give_up_after, now):
-            log.error("delivery_given_up", messages=given_up, destination=self._name, error=self.problem)
-        rows = self._outbox.due(self._name, now) if now >= self._held_until else []
+        # The clock may have been ahead when that was set.
+        is_held = self._held_until - self._held_for <= now < self._held_until
+        rows = [] if is_held else self._outbox.due(self._name, now)
         # As long as it does not work, one is enough to see whether it does again.
         for row in rows[:1] if self._failures else rows:
             if self._stop.is_set():
@@ -125,8 +125,14 @@ class Carrier:
             if (pause := self._pace.take(time.monotonic())) > 0:
                 return pause
             if not self._deliver(row):
+                self._give_up(now)
                 break
         return self._pause(time.time())
+
+    def _give_up(self, now: float) -> None:
+        """Only what was tried in vain just now: a daemon that was off for days delivers what it still has."""
+        if given_up := self._outbox.give_up(self._name, now - self._give_up_after, now):
+            log.error("delivery_given_up", messages=given_up, destination=self._name, error=self.problem)
 
     def _deliver(self, row: Row) -> bool:
         """False: no more for now."""
@@ -146,6 +152,12 @@ class Carrier:
             log.error("delivery_refused", destination=self._name, key=row.key, error=str(error))
             self._outbox.drop(row, str(error), time.time())
             return True
+        except Exception as error:
+            # It must not keep those behind it.
+            log.exception("delivery_raised", destination=self._name, key=row.key)
+            self._outbox.postpone(row, f"a bug; see the log: {type(error).__name__}", time.time())
+            self._fail(None, time.time())
+            return False
         self._outbox.delivered(row)
         if self.problem:
             log.info("delivery_recovered", destination=self._name)
@@ -161,12 +173,16 @@ class Carrier:
         pause = backoff(self._failures, _FIRST_PAUSE, _LONGEST_PAUSE) * random.uniform(0.75, 1.25)  # noqa: S311
         if isinstance(error, ForgeBusy):
             pause = _spread(error.retry_after, self._failures)
-        self._held_until = now + pause
+        self._held_until, self._held_for = now + pause, pause
         return pause
 
     def _pause(self, now: float) -> float:
         at = self._outbox.next_at(self._name)
-        return _IDLE if at is None else min(_IDLE, max(0.05, max(at, self._held_until) - now))
+        if at is None:
+            # Whatever it was, it keeps nothing from delivery.
+            self._failures, self.problem = 0, ""
+            return _IDLE
+        return min(_IDLE, max(0.05, max(at, self._held_until) - now))
 
 
 def _spread(retry_after: float, failures: int) -> float:

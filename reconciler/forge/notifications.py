@@ -80,7 +80,9 @@ def facts(status: Document, told: Iterable[str] = ()) -> dict[str, Fact]:
 
 def seen(before: Seen, now: Mapping[str, Fact], at: float) -> dict[str, tuple[str, float]]:
     """Since when each thing has had its state."""
-    kept = {about: old for about, old in before.items() if about in now and old[0] == now[about].state}
+    # One that is later than now is of a clock that was ahead.
+    same = {about: old for about, old in before.items() if about in now and old[0] == now[about].state}
+    kept = {about: old for about, old in same.items() if old[1] <= at}
     return {about: kept.get(about, (fact.state, at)) for about, fact in now.items()}
 
 

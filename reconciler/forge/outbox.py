@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 import sqlite3
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ _MOST_ERROR = 300
 _FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 600.0
 # GitHub takes 1,000 statuses of one commit and context, and nobody reads the second hundred within an hour.
 _MOST_AT_ONCE, _MOST_AT_ALL, _SELDOM = 100, 800, 3600.0
+_LONGEST_WAIT = _SELDOM + 60.0
 _KEEP_SAID = 180 * 86_400.0
 
 _KINDS: Mapping[str, type[Message]] = {
@@ -57,9 +58,9 @@ _MIGRATIONS = (
     CREATE INDEX said_by_state ON said (kind, state);
     CREATE TABLE dead (
         id INTEGER PRIMARY KEY, destination TEXT NOT NULL, key TEXT NOT NULL, kind TEXT NOT NULL,
-        created REAL NOT NULL, at REAL NOT NULL, attempts INTEGER NOT NULL, error TEXT NOT NULL,
-        was_late INTEGER NOT NULL
+        created REAL NOT NULL, at REAL NOT NULL, attempts INTEGER NOT NULL, error TEXT NOT NULL
     ) STRICT;
+    CREATE TABLE destination (name TEXT PRIMARY KEY, address TEXT NOT NULL) STRICT, WITHOUT ROWID;
     CREATE TABLE baseline (target TEXT PRIMARY KEY, content TEXT NOT NULL) STRICT, WITHOUT ROWID;
     """,
 )
@@ -124,8 +125,6 @@ class Outbox:
     def __init__(self, path: Path) -> None:
         lost = "what was not delivered yet; it is said anew where it still holds"
         self._db = Database(path, Layout(_MIGRATIONS, "outbox_recreated", lost))
-        self.forgotten = 0
-        """Grows when something that was said before must be said again."""
 
     def close(self) -> None:
         self._db.close()
@@ -179,8 +178,11 @@ class Outbox:
     def due(self, destination: str, now: float, limit: int = 50) -> list[Row]:
         """What is to be delivered now: what is final first, then what was tried least, then the oldest."""
         order = "is_final DESC, attempts, created, id"
-        query = f"SELECT * FROM waiting WHERE destination = ? AND next_at <= ? ORDER BY {order} LIMIT ?"  # noqa: S608
-        rows = self._db.read(lambda db: db.execute(query, (destination, now, limit)).fetchall())
+        # Nothing is put off for longer: the clock was ahead.
+        is_due = "(next_at <= ? OR next_at > ?)"
+        query = f"SELECT * FROM waiting WHERE destination = ? AND {is_due} ORDER BY {order} LIMIT ?"  # noqa: S608
+        values = (destination, now, now + _LONGEST_WAIT, limit)
+        rows = self._db.read(lambda db: db.execute(query, values).fetchall())
         found: list[Row] = []
         for row in rows:
             if message := _message(row):
@@ -197,19 +199,8 @@ class Outbox:
         return None if row["at"] is None else float(row["at"])
 
     def delivered(self, row: Row) -> None:
-        """One that replaced it meanwhile goes on waiting. What was given up for being late is to be said again."""
-
-        def write(db: sqlite3.Connection) -> None:
-            db.execute("DELETE FROM waiting WHERE id = ?", (row.id,))
-            late = "SELECT destination, key FROM dead WHERE was_late = 1 AND destination = ?"
-            found = db.execute(late, (destination_of(row.message),)).fetchall()
-            self.forgotten += len(found)
-            for one in found:
-                db.execute("DELETE FROM said WHERE destination = ? AND key = ?", tuple(one))
-            if found:
-                db.execute("UPDATE dead SET was_late = 0 WHERE destination = ?", (found[0]["destination"],))
-
-        self._db.write(write)
+        """One that replaced it meanwhile goes on waiting."""
+        self._db.write(lambda db: db.execute("DELETE FROM waiting WHERE id = ?", (row.id,)))
 
     def postpone(self, row: Row, error: str, now: float, pause: float | None = None) -> None:
         """Keep it for another try. `pause`: seconds; None: the longer the more tries there were."""
@@ -220,27 +211,31 @@ class Outbox:
 
     def drop(self, row: Row, error: str, now: float) -> None:
         """The other side would never take it."""
-        self._db.write(lambda db: _bury(db, "id = ?", (row.id,), _short(error), now, was_late=False))
+        self._db.write(lambda db: _bury(db, "id = ?", (row.id,), _short(error), now))
 
-    def give_up(self, before: float, now: float) -> int:
-        """Drop what has waited since before that. Returns how many."""
-        if not self._db.read(lambda db: db.execute("SELECT 1 FROM waiting WHERE created < ?", (before,)).fetchone()):
+    def give_up(self, destination: str, before: float, now: float) -> int:
+        """Drop what has waited since before that; what still holds may be said anew. Returns how many."""
+        where, values = "destination = ? AND created < ?", (destination, before)
+        found = f"SELECT 1 FROM waiting WHERE {where}"  # noqa: S608
+        if not self._db.read(lambda db: db.execute(found, values).fetchone()):
             return 0
-        return self._db.write(lambda db: _bury(db, "created < ?", (before,), "", now, was_late=True))
+        return self._db.write(lambda db: _give_up(db, where, values, "", now))
 
-    def forget(self, destinations: Collection[str], now: float) -> None:
-        """What waits for others than these, which the config names no more; and what was said long ago."""
-        marks = ",".join("?" * len(destinations))
+    def forget(self, destinations: Mapping[str, str], now: float) -> None:
+        """What waits for others than these, which the config names no more; and what was said long ago.
+
+        By the name of each, the address that it stands for: what is on record of another one is not told this one.
+        """
 
         def write(db: sqlite3.Connection) -> None:
+            known = {row["name"]: row["address"] for row in db.execute("SELECT * FROM destination")}
+            kept = [name for name, address in destinations.items() if known.get(name, address) == address]
+            marks = ",".join("?" * len(kept))
             for table in ("waiting", "said", "dead"):
-                db.execute(f"DELETE FROM {table} WHERE destination NOT IN ({marks})", tuple(destinations))  # noqa: S608
+                db.execute(f"DELETE FROM {table} WHERE destination NOT IN ({marks})", kept)  # noqa: S608
+            db.execute("DELETE FROM destination")
+            db.executemany("INSERT INTO destination VALUES (?,?)", destinations.items())
             db.execute("DELETE FROM said WHERE at < ?", (now - _KEEP_SAID,))
-            # A restart is a new start for what came too late.
-            db.execute(
-                "DELETE FROM said WHERE EXISTS (SELECT 1 FROM dead WHERE was_late = 1 AND "
-                "dead.destination = said.destination AND dead.key = said.key)"
-            )
 
         self._db.write(write)
 
@@ -271,7 +266,7 @@ class Outbox:
 
     def _drop_unreadable(self, row: sqlite3.Row, now: float) -> None:
         text = "another version wrote it, and this one cannot read it"
-        self._db.write(lambda db: _bury(db, "id = ?", (row["id"],), text, now, was_late=False))
+        self._db.write(lambda db: _bury(db, "id = ?", (row["id"],), text, now))
 
 
 def _put(
@@ -301,7 +296,17 @@ def _put(
     db.execute(
         "INSERT OR REPLACE INTO said VALUES (?,?,?,?,?,?,?)", (destination, key, kind, state, payload, now, times)
     )
+    if isinstance(message, Deployment) and message.state is not CommitState.SUPERSEDED:
+        _forget_others(db, destination, key, message)
     return True
+
+
+def _forget_others(db: sqlite3.Connection, destination: str, key: str, message: Deployment) -> None:
+    """An environment has one revision: one that is back is said once more."""
+    end = f" {message.environment}"
+    where = "destination = ? AND kind = 'deployment' AND state = ? AND key != ? AND substr(key, -?) = ?"
+    values = (destination, CommitState.SUCCESS.value, key, len(end), end)
+    db.execute(f"DELETE FROM said WHERE {where}", values)  # noqa: S608
 
 
 def _is_new(db: sqlite3.Connection, destination: str, key: str, payload: str) -> bool:
@@ -314,7 +319,7 @@ def _trim(db: sqlite3.Connection, now: float) -> None:
     """The newest rows count. What is said to be pending must be closed one day, and goes last."""
     if _count(db, "waiting") > MOST_WAITING:
         where = "id <= (SELECT id FROM waiting ORDER BY id DESC LIMIT 1 OFFSET ?)"
-        _bury(db, where, (MOST_WAITING,), "the outbox is full", now, was_late=True)
+        _give_up(db, where, (MOST_WAITING,), "the outbox is full", now)
     if _count(db, "said") > MOST_SAID:
         query = (
             "DELETE FROM said WHERE (destination, key) IN (SELECT destination, key FROM said "
@@ -327,14 +332,19 @@ def _count(db: sqlite3.Connection, table: str) -> int:
     return int(db.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608
 
 
-def _bury(
-    db: sqlite3.Connection, where: str, values: tuple[object, ...], error: str, now: float, *, was_late: bool
-) -> int:
+def _give_up(db: sqlite3.Connection, where: str, values: tuple[object, ...], error: str, now: float) -> int:
+    """They are not said: what still holds is said anew."""
+    keys = f"SELECT destination, key FROM waiting WHERE {where}"  # noqa: S608
+    db.execute(f"DELETE FROM said WHERE (destination, key) IN ({keys})", values)  # noqa: S608
+    return _bury(db, where, values, error, now)
+
+
+def _bury(db: sqlite3.Connection, where: str, values: tuple[object, ...], error: str, now: float) -> int:
     """`error`: empty for that of the last try."""
-    columns = "destination, key, kind, created, at, attempts, error, was_late"
-    found = "destination, key, kind, created, ?, attempts, CASE WHEN ? = '' THEN error ELSE ? END, ?"
+    columns = "destination, key, kind, created, at, attempts, error"
+    found = "destination, key, kind, created, ?, attempts, CASE WHEN ? = '' THEN error ELSE ? END"
     query = f"INSERT INTO dead ({columns}) SELECT {found} FROM waiting WHERE {where}"  # noqa: S608
-    count = db.execute(query, (now, error, error, was_late, *values)).rowcount
+    count = db.execute(query, (now, error, error, *values)).rowcount
     db.execute(f"DELETE FROM waiting WHERE {where}", values)  # noqa: S608
     db.execute("DELETE FROM dead WHERE id NOT IN (SELECT id FROM dead ORDER BY id DESC LIMIT ?)", (MOST_DEAD,))
     return count

@@ -6,7 +6,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import structlog
@@ -29,6 +29,7 @@ from reconciler.forge.notifications import Notifier
 from reconciler.forge.open import open_forge
 from reconciler.forge.outbox import FORGE, OUTBOX, Outbox
 from reconciler.forge.receiver import Receiver
+from reconciler.forge.remote import find_remote
 from reconciler.report.status import Document
 from reconciler.report.status_parts import timestamp
 
@@ -57,7 +58,7 @@ class Answering:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="answering")
         self._error = ""
-        self.outbox.forget(sends.keys(), time.time())
+        self.outbox.forget(_addresses(settings), time.time())
 
     def start(self) -> None:
         self._delivery.start()
@@ -149,20 +150,37 @@ class Answering:
         before = {name: one.before for name, one in self._baselines.items() if one.before is not None}
         if self._settings.statuses == "aggregate":
             yield from self._of_fleet(status, before, now)
+            yield from self._closings(status, set())
             return
         per_service = self._settings.statuses == "service"
         wanted = list(answers(status, before, per_service=per_service, url=self._settings.page or ""))
         for one, lasting in wanted:
             if self._lasts(one, lasting, now):
                 yield from self._news(one)
-        desired = {one.revision for one, _ in wanted}
+        yield from self._closings(status, {one.revision for one, _ in wanted})
+
+    def _closings(self, status: Document, wanted: Collection[str]) -> Iterator[Message]:
+        """The end of what is pending and would stay so: `wanted` are the revisions that are told now."""
+        names = {target["name"] for target in status["targets"]}
         for open_ in self.outbox.pending() if status["revision"]["desired"] else ():
-            if isinstance(open_, CommitStatus) and is_answer(open_.context) and open_.revision not in desired:
+            if not isinstance(open_, CommitStatus) or not is_answer(open_.context):
+                continue
+            if open_.revision not in wanted or not self._is_told(open_.context, names):
                 yield from self._with_deployment(closing(open_, status["revision"]["desired"], _was(status, open_)))
 
+    def _is_told(self, context: str, names: Collection[str]) -> bool:
+        """Is that context still ours? A target may have another name now, or the config wants fewer statuses."""
+        target, _, service = context.removeprefix(context_of("")).partition("/")
+        kinds = {"target": not service, "service": True}
+        return target in names and kinds.get(self._settings.statuses, False)
+
     def _news(self, one: CommitStatus) -> Iterator[Message]:
-        if is_news(one, self._last(one)):
+        last = self._last(one)
+        if is_news(one, last):
             yield from self._with_deployment(one)
+        elif last:
+            # Only after one of another revision: this one is back.
+            yield from self._deployment(last)
         self._note_answer(one)
 
     def _last(self, one: CommitStatus) -> CommitStatus | None:
@@ -188,6 +206,9 @@ class Answering:
 
     def _with_deployment(self, one: CommitStatus) -> Iterator[Message]:
         yield one
+        yield from self._deployment(one)
+
+    def _deployment(self, one: CommitStatus) -> Iterator[Deployment]:
         target = one.context.removeprefix("reconciler/")
         if self._settings.deployments and one.context == context_of(target) and "/" not in target:
             yield Deployment(one.revision, target, one.state, one.description, one.url)
@@ -195,7 +216,8 @@ class Answering:
     def _lasts(self, one: CommitStatus, lasting: float, now: float) -> bool:
         key = (one.revision, one.context)
         state, since = self._since.get(key, (None, now))
-        if state is not one.state:
+        if state is not one.state or since > now:
+            # Or the clock was ahead.
             since = now
             self._since = {each: known for each, known in self._since.items() if each[0] == one.revision}
             self._since[key] = (one.state, now)
@@ -229,6 +251,15 @@ def _sends(settings: Settings) -> dict[str, Send]:
     for index, one in enumerate(settings.notifications):
         sends[f"notification/{one.name}"] = to_receiver(Receiver(one, f"notifications[{index}]"))
     return sends
+
+
+def _addresses(settings: Settings) -> dict[str, str]:
+    """By destination, what must not get what another one was to be told. A receiver may move: its name counts."""
+    receivers = {f"notification/{one.name}": "" for one in settings.notifications}
+    if not settings.forge.is_used:
+        return receivers
+    remote = find_remote(settings.source.url, settings.forge)
+    return receivers | {FORGE: f"{remote.api} {remote.repository}"}
 
 
 def _was(status: Document, open_: CommitStatus) -> bool:

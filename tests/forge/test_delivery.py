@@ -106,8 +106,47 @@ def test_message_that_waited_too_long_is_given_up(rig: Rig) -> None:
     now = time.time()
     rig.outbox.put([status()], now - DAY - 1)
     rig.carrier.turn(now)
-    assert rig.tries == 0
     assert len(rig.outbox.dead()) == 1
+    assert rig.outbox.waiting() == []
+
+
+def test_daemon_that_was_off_for_days_delivers_what_waits(rig: Rig) -> None:
+    now = time.time()
+    rig.outbox.put([status()], now - 5 * DAY)
+    rig.carrier.turn(now)
+    assert rig.taken == [status()]
+    assert rig.outbox.dead() == []
+
+
+def test_clock_that_goes_back_holds_up_nothing_for_hours(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    rig.outbox.put([status()], now)
+    with monkeypatch.context() as clock:
+        clock.setattr(time, "time", lambda: now + 5 * 3600)
+        rig.raises = lambda _: ForgeBusy("busy", 60.0)
+        rig.carrier.turn(now + 5 * 3600)
+    rig.raises = lambda _: None
+    rig.carrier.turn(now)
+    assert rig.taken == [status()]
+
+
+def test_message_that_meets_a_bug_keeps_no_other_from_delivery(rig: Rig) -> None:
+    rig.raises = lambda one: KeyError("x") if one == status("bad") else None
+    now = time.time()
+    rig.outbox.put([status("bad")], now)
+    rig.outbox.put([status("good")], now)
+    rig.carrier.turn(now)
+    assert "a bug" in rig.carrier.problem
+    assert "KeyError" in rig.outbox.waiting()[0].error
+    rig.carrier.turn(now + 2.6)
+    assert rig.taken == [status("good")]
+
+
+def test_problem_is_over_once_nothing_waits(rig: Rig) -> None:
+    rig.carrier._fail(Retryable("cannot use outbox.db: the disk is full"), time.time() - 10)
+    assert rig.carrier.problem
+    rig.carrier.turn(time.time())
+    assert rig.carrier.problem == ""
 
 
 def test_burst_is_delivered_at_the_pace_that_forges_want(rig: Rig) -> None:

@@ -79,17 +79,13 @@ def test_postponed_message_is_due_later_and_says_why(outbox: Outbox) -> None:
     assert "hf_abc" not in one.error
 
 
-def test_message_that_came_too_late_is_said_anew_when_the_forge_is_back(outbox: Outbox) -> None:
-    outbox.put([DONE], 1.0)
-    assert outbox.give_up(0.5, 2.0) == 0
-    assert outbox.give_up(1.5, 2.0) == 1
+def test_message_that_is_given_up_is_said_anew_where_it_still_holds(outbox: Outbox) -> None:
+    outbox.put([DONE, NOTE], 1.0)
+    assert outbox.give_up(FORGE, 0.5, 2.0) == 0
+    assert outbox.give_up(FORGE, 1.5, 2.0) == 1
     assert [(one.key, one.at) for one in outbox.dead()] == [(key_of(DONE), 2.0)]
-    assert outbox.put([DONE], 3.0) == 0
-    outbox.put([Section(1, "a", "x")], 4.0)
-    (row,) = outbox.due(FORGE, 5.0)
-    outbox.delivered(row)
-    assert outbox.forgotten == 1
-    assert outbox.put([DONE], 6.0) == 1
+    assert outbox.put([DONE, NOTE], 3.0) == 1
+    assert waiting(outbox) == [DONE]
 
 
 def test_message_that_is_refused_is_not_said_again(outbox: Outbox) -> None:
@@ -142,10 +138,40 @@ def test_message_that_is_too_long_is_refused(outbox: Outbox) -> None:
 
 def test_destination_that_the_config_names_no_more_is_forgotten(outbox: Outbox) -> None:
     outbox.put([DONE, NOTE], 1.0)
-    outbox.forget([FORGE], 2.0)
+    outbox.forget({FORGE: ""}, 2.0)
     assert waiting(outbox) == [DONE]
     assert waiting(outbox, destination="notification/pager") == []
     assert outbox.notifications() == []
+
+
+def test_other_repository_is_told_nothing_that_waits_for_the_first(outbox: Outbox) -> None:
+    addresses = {FORGE: "https://a team/models", "notification/pager": ""}
+    outbox.forget(addresses, 1.0)
+    outbox.put([DONE, Section(7, "a", "x"), NOTE], 1.0)
+    outbox.forget(addresses, 2.0)
+    assert len(waiting(outbox)) == 2
+    outbox.forget(addresses | {FORGE: "https://a team/other"}, 3.0)
+    assert waiting(outbox) == []
+    assert waiting(outbox, destination="notification/pager") == [NOTE]
+    assert outbox.put([DONE], 4.0) == 1
+
+
+def test_clock_that_goes_back_puts_off_nothing_for_hours(outbox: Outbox) -> None:
+    outbox.put([DONE], 100_000.0)
+    outbox.postpone(outbox.due(FORGE, 100_000.0)[0], "away", 100_000.0)
+    assert outbox.due(FORGE, 100_000.0) == []
+    assert [row.message for row in outbox.due(FORGE, 50_000.0)] == [DONE]
+
+
+def test_deployment_of_a_revision_that_is_back_is_said_again(outbox: Outbox) -> None:
+    first = Deployment(REVISION, "a", CommitState.SUCCESS, "done")
+    elsewhere = Deployment(REVISION, "b-a", CommitState.SUCCESS, "done")
+    second = Deployment("b" * 40, "a", CommitState.SUCCESS, "done")
+    assert outbox.put([first, elsewhere], 1.0) == 2
+    assert outbox.put([second], 2.0) == 1
+    assert outbox.put([elsewhere], 3.0) == 0
+    assert outbox.put([first], 3.0) == 1
+    assert outbox.put([first], 4.0) == 0
 
 
 def test_row_of_another_version_is_dropped(tmp_path: Path) -> None:

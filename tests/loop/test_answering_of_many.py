@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from reconciler.config.forge import ForgeSettings, NotificationSettings
 from reconciler.forge.fleet import SPREAD
-from reconciler.forge.messages import CommitState, CommitStatus, Message, Section
+from reconciler.forge.messages import CommitState, CommitStatus, Deployment, Message, Section
 from reconciler.forge.outbox import FORGE
 from reconciler.loop.answering import Answering
 from reconciler.report.status import Document
@@ -39,18 +40,17 @@ class Told:
         return [row.message for row in rows]
 
 
+def telling(folder: Path, **given: object) -> Told:
+    (folder / "token").write_text("x")
+    known = {"kind": "gitea", "url": "https://127.0.0.1:1", "repository": "team/models", "deployments": True}
+    forge = ForgeSettings.model_validate(known | {"token_file": str(folder / "token")} | given)
+    found = Told(Answering(report_world.settings(folder, forge=forge), lambda: found.document))
+    return found
+
+
 @pytest.fixture
 def told(tmp_path: Path) -> Iterator[Told]:
-    (tmp_path / "token").write_text("x")
-    forge = ForgeSettings(
-        kind="gitea",
-        url="https://127.0.0.1:1",
-        repository="team/models",
-        token_file=str(tmp_path / "token"),
-        statuses="aggregate",
-        deployments=True,
-    )
-    found = Told(Answering(report_world.settings(tmp_path, forge=forge), lambda: found.document))
+    found = telling(tmp_path, statuses="aggregate")
     yield found
     found.answering.outbox.close()
 
@@ -132,3 +132,44 @@ def test_plan_of_another_part_is_told_by_its_fault_and_the_end_of_it(told: Told)
     assert said(CommitState.SUCCESS, "no change") == []
     assert len(said(CommitState.FAILURE, "1 rejected")) == 1
     assert len(said(CommitState.SUCCESS, "1 restart")) == 1
+
+
+def test_status_under_a_name_that_the_target_had_is_closed(tmp_path: Path):
+    told = telling(tmp_path)
+    (first, _) = told.look(WELL | {"targets": [WELL["targets"][0] | {"observedAt": None}]}, 0.0)
+    assert isinstance(first, CommitStatus)
+    assert (first.context, first.state) == ("reconciler/a", CommitState.PENDING)
+    renamed = WELL | {"targets": [WELL["targets"][0] | {"name": "b"}]}
+    found = told.look(renamed, 100.0)
+    statuses = {one.context: (one.state, one.description) for one in found if isinstance(one, CommitStatus)}
+    assert statuses["reconciler/a"] == (CommitState.SUPERSEDED, "not answered here")
+    assert statuses["reconciler/b"][0] is CommitState.SUCCESS
+    assert told.look(renamed, 200.0) == []
+    told.answering.outbox.close()
+
+
+def test_deployment_follows_a_revision_that_is_back(tmp_path: Path):
+    told = telling(tmp_path)
+
+    def at(revision: str) -> Document:
+        texts = json.dumps(WELL).replace(WELL["revision"]["desired"], revision)
+        return dict(json.loads(texts))
+
+    def deployed(revision: str, now: float) -> list[str]:
+        found = told.look(at(revision), now)
+        return [one.revision[0] for one in found if isinstance(one, Deployment)]
+
+    first, second = "1" * 40, "2" * 40
+    seen = [deployed(one, now) for now, one in enumerate((first, second, second, first, first))]
+    assert seen == [["1"], ["2"], [], ["1"], []]
+    told.answering.outbox.close()
+
+
+def test_other_repository_is_told_what_holds_and_not_what_waits(tmp_path: Path):
+    told = telling(tmp_path)
+    told.answering.put([Section(7, "a", "plan")])
+    told.answering.turn(0.0)
+    told.answering.outbox.close()
+    moved = telling(tmp_path, repository="team/moved")
+    assert [type(one) for one in moved.look(WELL, 100.0)] == [CommitStatus, Deployment]
+    moved.answering.outbox.close()
