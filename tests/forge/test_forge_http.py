@@ -97,4 +97,5 @@ def test_compressed_answer_is_not_unpacked(forge: LocalForge) -> None:
     """None was asked for, and a few bytes could become gigabytes."""
     packed = gzip.compress(b" " * (64 << 20) + b"[]", 1)
     forge.answer = lambda asked: Reply(200, packed, {"Content-Encoding": "gzip"})
-    assert forge.http().ask(Request("GET", "/x")).body is None
+    with pytest.raises(ForgeAway, match="a page came instead of JSON"):
+        forge.http().ask(Request("GET", "/x"))
