@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from reconciler.forge.baseline import Digests
-from reconciler.forge.messages import MOST_DESCRIPTION, CommitState, CommitStatus
+from reconciler.forge.description import cut
+from reconciler.forge.messages import CommitState, CommitStatus
 from reconciler.model import ReasonCode
 from reconciler.model.names import listed
 from reconciler.report.convergence import (
@@ -37,13 +38,11 @@ from reconciler.report.convergence import (
     object_name,
     other_objects,
 )
-from reconciler.report.redact import one_line, scrub_text
 from reconciler.report.status import Document
 
 SHORT = 8
 _MOST_SERVICES = 50
 _MOST_NAMED = 2
-_LEAST_MESSAGE = 16
 # A target that does not answer for a moment is no news.
 _LASTING_ERROR = 30.0
 
@@ -89,12 +88,6 @@ _OURS = frozenset(
     }
 )
 _HELD = (ReasonCode.SUSPENDED, ReasonCode.DRAINED, ReasonCode.CORDONED)
-# With what stands before it: `within 600 s`, `2 min ago`, `until 2026-11-30T08:00:00Z`.
-_TIME = re.compile(
-    r"(?:\s*\b(?:after|at|for|in|since|until|within))?\s*"
-    r"(?:\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:\d\d)?|\b\d[\d.,]*\s?(?:ms|s|sec|seconds?|min|minutes?|h|hours?|d|days?)\b)"
-    r"(?:\s+ago\b)?"
-)
 _PLACED = re.compile(r"(\S+:\d+): (.*)", re.DOTALL)
 _QUANTITY = re.compile(r"\d[\d.,]*\s?(?:%|(?:[KMGT]i?)?B\b|bytes\b)")
 
@@ -361,43 +354,6 @@ def _described(done: list[str], faults: list[Fault], rest: str) -> str:
 def _live(faults: list[Fault]) -> str:
     """Which revision serves where the new one does not."""
     return f"; {faults[0].live[:SHORT]} is live" if faults[0].live else ""
-
-
-def cut(message: str, place: str = "", rest: str = "", head: str = "") -> str:
-    """`HEAD MESSAGE (PLACE) REST` within the limit. The message gives way first, then the rest, then the head."""
-    message, place, rest, head = (_clean(text) for text in (message, place, rest, head))
-    message = message or "no reason is given"
-    head = f"{head} " if head else ""
-    for kept_head, kept_place, kept_rest in (
-        (head, place, rest),
-        (head, place, ""),
-        (head, _file_name(place), ""),
-        ("", _file_name(place), ""),
-    ):
-        behind = (f" ({kept_place})" if kept_place else "") + kept_rest
-        room = MOST_DESCRIPTION - len(kept_head) - len(behind)
-        if len(message) <= room:
-            return f"{kept_head}{message}{behind}"
-        if room >= _LEAST_MESSAGE:
-            return f"{kept_head}{_cut_words(message, room)}{behind}"
-    return _cut_words(f"{head}{message}", MOST_DESCRIPTION)
-
-
-def _cut_words(text: str, most: int) -> str:
-    if len(text) <= most:
-        return text
-    kept = text[: most - 1]
-    border = kept.rfind(" ")
-    # A word that is longer than half of what there is room for is cut in itself.
-    return (kept[:border] if border > most // 2 else kept).rstrip(" ,;:(") + "…"
-
-
-def _clean(text: str) -> str:
-    return " ".join(_TIME.sub("", one_line(scrub_text(text))).split())
-
-
-def _file_name(place: str) -> str:
-    return f"…/{place.rpartition('/')[2]}" if "/" in place.rstrip("/") else place
 
 
 def refusal(status: Document) -> str:

@@ -14,7 +14,8 @@ from dataclasses import replace
 from enum import StrEnum
 
 from reconciler.forge.baseline import Digests
-from reconciler.forge.commit_status import context_of, cut, digests, is_news, refusal, say_target
+from reconciler.forge.commit_status import context_of, digests, is_news, refusal, say_target
+from reconciler.forge.description import prefixed
 from reconciler.forge.messages import CommitState, CommitStatus
 from reconciler.report.convergence import is_ours_to_tell
 from reconciler.report.status import Document
@@ -45,7 +46,7 @@ def fleet_answer(
     for target in filter(is_ours_to_tell, status["targets"]):
         if found := _fault(status, target, before.get(target["name"])):
             revision, state, text = found
-            one = CommitStatus(revision, context_of(group), state, cut(text, head=f"{target['name']}:"), url)
+            one = CommitStatus(revision, context_of(group), state, prefixed(target["name"], text), url)
             return one, spread(target["name"], revision)
     return _recovery(status, last)
 

@@ -54,6 +54,7 @@ class Answering:
         self._notifier = Notifier(receivers, socket.gethostname(), self._settings.page or "") if receivers else None
         self._since: dict[tuple[str, str], tuple[CommitState, float]] = {}
         self._baselines = self.outbox.baselines()
+        self._pause = _LONGEST
         self._bell = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="answering")
@@ -128,11 +129,12 @@ class Answering:
                 self._error = f"a bug; see the log: {type(error).__name__}"
             # Wake-ups in a row become one turn.
             self._stop.wait(min(_LONGEST, max(_SHORTEST, _SHARE * (time.monotonic() - began))))
-            self._bell.wait(_LONGEST)
+            self._bell.wait(self._pause)
             self._bell.clear()
 
     def turn(self, now: float) -> int:
         """Work out what is to be said, and put what is new of it into the outbox. Returns how much that is."""
+        self._pause = _LONGEST
         status = self._status()
         messages = list(self._answers(status, now)) if self._settings.is_used else []
         if self._notifier:
@@ -221,7 +223,10 @@ class Answering:
             since = now
             self._since = {each: known for each, known in self._since.items() if each[0] == one.revision}
             self._since[key] = (one.state, now)
-        return now - since >= lasting
+        if (left := lasting - (now - since)) <= 0:
+            return True
+        self._pause = min(self._pause, left)
+        return False
 
     def _turn_baseline(self, status: Document, target: Document) -> None:
         revision = target["revision"]["desired"]

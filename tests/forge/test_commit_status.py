@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.forge.commit_status import answers, closing, cut, digests, is_news, say_target
+from reconciler.forge.commit_status import answers, closing, digests, is_news, say_target
+from reconciler.forge.description import cut, prefixed
 from reconciler.forge.messages import MOST_DESCRIPTION, CommitState, CommitStatus
 from reconciler.model import (
     NO_ORIGIN,
@@ -259,6 +260,15 @@ def test_place_of_the_fault_outlives_a_long_message() -> None:
     assert len(text) <= MOST_DESCRIPTION
     assert text.startswith("2 updated, 1 rejected: granite: word")
     assert text.endswith("word… (services/granite.yaml:31); 3f2a1b9c is live")
+
+
+def test_name_before_a_description_keeps_its_place_and_end() -> None:
+    long = cut("word " * 100, "services/granite.yaml:31", "; 3f2a1b9c is live", "2 updated, 1 rejected: granite:")
+    text = prefixed("gpu-17", long)
+    assert len(text) <= MOST_DESCRIPTION
+    assert text.startswith("gpu-17: 2 updated, 1 rejected: granite: word")
+    assert text.endswith("(services/granite.yaml:31); 3f2a1b9c is live")
+    assert prefixed("gpu-17", "1 in sync") == "gpu-17: 1 in sync"
 
 
 def test_text_is_cut_at_the_border_of_a_word() -> None:
