@@ -160,7 +160,8 @@ def _undelivered(known: Document) -> Iterator[CheckResult]:
     """What the forge and those who are notified did not take."""
     for one in known.get("waiting", ()):
         if one["error"]:
-            what = f"{one['count']} messages wait for {one['destination']}: {one['error']}"
+            waiting = f"{one['count']} messages wait for " if one["count"] else ""
+            what = f"{waiting}{one['destination']}: {one['error']}"
             yield warning("daemon", what, "see to what it says; they are sent again by themselves")
     if count := known.get("deadCount"):
         last = known["dead"][0]
