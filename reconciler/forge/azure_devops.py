@@ -57,11 +57,19 @@ class AzureDevOps:
 
     def set_status(self, status: CommitStatus) -> None:
         """Azure DevOps shows the latest one of each genre and name."""
-        name = status.context.removeprefix(f"{_GENRE}/")
         body: dict[str, Any] = {"state": _STATES[status.state], "description": status.description}
-        body["context"] = {"genre": _GENRE, "name": short_name(name, _MOST_NAME)}
+        body["context"] = {"genre": _GENRE, "name": _name(status.context)}
         body |= {"targetUrl": url} if (url := short_url(status.url, _MOST_URL)) else {}
         self._ask(Request("POST", f"{self._path}/commits/{quote(status.revision)}/statuses", body=body))
+
+    def standing(self, revision: str, context: str) -> CommitStatus | None:
+        query = {"latestOnly": "true", "top": "1000"}
+        answer = self._ask(Request("GET", f"{self._path}/commits/{quote(revision)}/statuses", query))
+        mine = (_GENRE, _name(context))
+        same = [one for one in items(answer, "value") if _name_of(one) == mine]
+        last = max(same, key=lambda one: integer(one, "id"), default=None)
+        state = next((ours for ours, theirs in _STATES.items() if theirs == text(last, "state")), None)
+        return CommitStatus(revision, context, state, text(last, "description")) if state else None
 
     def set_deployment(self, deployment: Deployment) -> None:
         """Azure DevOps has deployments of its own pipelines only."""
@@ -124,6 +132,14 @@ class AzureDevOps:
             url=f"{self._page}/pullrequest/{number}",
         )
         return request if number and is_revision(request.head) else None
+
+
+def _name(context: str) -> str:
+    return short_name(context.removeprefix(f"{_GENRE}/"), _MOST_NAME)
+
+
+def _name_of(status: Any) -> tuple[str, str]:
+    return text(status, "context", "genre"), text(status, "context", "name")
 
 
 def _versioned(request: Request) -> Request:

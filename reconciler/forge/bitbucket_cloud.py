@@ -63,6 +63,13 @@ class BitbucketCloud:
         }
         self._http.ask(Request("POST", f"{self._path}/commit/{quote(status.revision)}/statuses/build", body=body))
 
+    def standing(self, revision: str, context: str) -> CommitStatus | None:
+        key = quote(short_name(context, _MOST_KEY), safe="")
+        path = f"{self._path}/commit/{quote(revision)}/statuses/build/{key}"
+        found = self._http.ask(Request("GET", path, also_fine=(404,))).body
+        state = _read_state(found)
+        return CommitStatus(revision, context, state, text(found, "description")) if state else None
+
     def set_deployment(self, deployment: Deployment) -> None:
         """Bitbucket has deployments of its own pipelines only."""
 
@@ -134,6 +141,10 @@ class BitbucketCloud:
             while len(self._whole) > _MOST_REMEMBERED:
                 self._whole.pop(next(iter(self._whole)), None)
         return self._whole[short]
+
+
+def _read_state(build: Any) -> CommitState | None:
+    return next((ours for ours, theirs in _STATES.items() if theirs == text(build, "state")), None)
 
 
 def _comment(item: Any, us: Any) -> Comment:

@@ -55,6 +55,13 @@ class BitbucketServer:
         }
         self._http.ask(Request("POST", f"{self._path}/commits/{quote(status.revision)}/builds", body=body))
 
+    def standing(self, revision: str, context: str) -> CommitStatus | None:
+        query = {"key": short_name(context, _MOST)}
+        path = f"{self._path}/commits/{quote(revision)}/builds"
+        found = self._http.ask(Request("GET", path, query, also_fine=(404,))).body
+        state = _read_state(found)
+        return CommitStatus(revision, context, state, text(found, "description")) if state else None
+
     def set_deployment(self, deployment: Deployment) -> None:
         """Bitbucket's deployments are not answered."""
 
@@ -97,6 +104,10 @@ class BitbucketServer:
             if at(answer.body, "isLastPage") is not False or not start:
                 return
             query = {**query, "start": str(start)}
+
+
+def _read_state(build: Any) -> CommitState | None:
+    return next((ours for ours, theirs in _STATES.items() if theirs == text(build, "state")), None)
 
 
 def _pull_request(item: Any) -> PullRequest | None:

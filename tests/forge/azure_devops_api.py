@@ -24,6 +24,11 @@ class Preview(Shape):
     version: Literal["7.0-preview"] = Field(alias="api-version")
 
 
+class ListStatuses(Versioned):
+    latestOnly: bool  # noqa: N815
+    top: int = Field(ge=1, le=1000)
+
+
 class ListPullRequests(Versioned):
     status: Literal["abandoned", "active", "all", "completed", "notSet"] = Field(alias="searchCriteria.status")
     target: Annotated[str, Field(pattern="refs/heads/.+")] = Field(alias="searchCriteria.targetRefName")
@@ -69,6 +74,7 @@ class AzureDevOpsApi(ProviderApi):
                 Route("POST", f"{at}/commits/{nothing}/statuses", self._probe_status, Versioned, AnyBody),
                 Route("POST", f"{at}/pullRequests/0/threads", self._probe_comment, Versioned, AnyBody),
                 Route("POST", f"{at}/commits/{{commit}}/statuses", self._post_status, Versioned, GitStatus),
+                Route("GET", f"{at}/commits/{{commit}}/statuses", self._list_statuses, ListStatuses),
                 Route("GET", f"{at}/pullrequests", self._list_pull_requests, ListPullRequests),
                 Route("GET", threads, lambda asked, number: Reply(200, {"value": self.comments}), Versioned),
                 Route("POST", threads, self._add_thread, Versioned, Thread),
@@ -97,6 +103,15 @@ class AzureDevOpsApi(ProviderApi):
             return Reply(404, {"message": "TF401175: The version descriptor could not be resolved"})
         self.shown[revision, asked.body["context"]["name"]] = (asked.body["state"], asked.body["description"])
         return Reply(201, asked.body)
+
+    def _list_statuses(self, asked: Asked, revision: str) -> Reply:
+        found = [
+            {"id": at, "state": said[0], "description": said[1], "context": {"genre": "reconciler", "name": name}}
+            for at, ((sha, name), said) in enumerate(self.shown.items(), start=1)
+            if sha == revision
+        ]
+        other = {"id": 99, "state": "failed", "context": {"genre": "ci", "name": "gpu-1"}}
+        return Reply(200, {"value": [*found, other]})
 
     def _list_pull_requests(self, asked: Asked) -> Reply:
         found = [

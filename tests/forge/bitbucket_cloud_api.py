@@ -64,6 +64,7 @@ class BitbucketCloudApi(ProviderApi):
                 ),
                 Route("PUT", f"{at}/pullrequests/0/comments/0", lambda asked: self.probe("comment"), body=AnyBody),
                 Route("POST", f"{at}/commit/{{commit}}/statuses/build", self._post_status, body=BuildStatus),
+                Route("GET", f"{at}/commit/{{commit}}/statuses/build/{{key}}", self._get_status),
                 Route("GET", f"{at}/commit/{{commit}}", self._commit, OneField),
                 Route("GET", f"{at}/pullrequests", self._list_pull_requests, ListPullRequests),
                 Route("GET", comments, lambda asked, number: self._page(asked, self.comments), Paged),
@@ -77,6 +78,10 @@ class BitbucketCloudApi(ProviderApi):
             return Reply(404, {"type": "error", "error": {"message": "Commit not found"}})
         self.shown[revision, asked.body["key"]] = (asked.body["state"], asked.body["description"])
         return Reply(201, asked.body)
+
+    def _get_status(self, asked: Asked, revision: str, key: str) -> Reply:
+        found = self.shown.get((revision, key))
+        return Reply(200, {"state": found[0], "description": found[1]}) if found else Reply(404, {"type": "error"})
 
     def _commit(self, asked: Asked, short: str) -> Reply:
         whole = [one["whole"] for one in self.pull_requests if one["whole"].startswith(short) and not one["is_lost"]]

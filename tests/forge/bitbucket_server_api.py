@@ -25,6 +25,10 @@ class BuildStatus(Shape):
     url: Annotated[str, Field(max_length=450, pattern=r"https?://.+")]
 
 
+class OneBuild(Shape):
+    key: str
+
+
 class Paged(Shape):
     limit: int = Field(25, ge=1, le=1000)
     start: int = Field(0, ge=0)
@@ -53,6 +57,7 @@ class BitbucketServerApi(ProviderApi):
             [
                 Route("GET", at, lambda asked: self._named("repository", Reply(200, {"id": 1}))),
                 Route("POST", f"{at}/commits/{{commit}}/builds", self._post_status, body=BuildStatus),
+                Route("GET", f"{at}/commits/{{commit}}/builds", self._get_status, OneBuild),
                 Route("GET", f"{at}/pull-requests", self._list_pull_requests, ListPullRequests),
                 Route("GET", f"{pull}/activities", self._activities, Paged),
                 Route("POST", f"{pull}/comments", self._add_comment, body=AddComment),
@@ -76,6 +81,10 @@ class BitbucketServerApi(ProviderApi):
             return Reply(404, {"errors": [{"message": "Commit 'dead' does not exist in repository 'serving'."}]})
         self.shown[revision, asked.body["key"]] = (asked.body["state"], asked.body["description"])
         return Reply(204)
+
+    def _get_status(self, asked: Asked, revision: str) -> Reply:
+        found = self.shown.get((revision, asked.query["key"]))
+        return Reply(200, {"state": found[0], "description": found[1]}) if found else Reply(404, {"errors": []})
 
     def _list_pull_requests(self, asked: Asked) -> Reply:
         return self._page(asked, [one for one in self.pull_requests if one["toRef"]["id"] == asked.query["at"]])

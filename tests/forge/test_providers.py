@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -21,7 +21,7 @@ from reconciler.forge.gitlab import GitLab
 from reconciler.forge.http import ForgeAway, LoginRefused
 from reconciler.forge.messages import CommitState, CommitStatus, Section
 from reconciler.forge.open import Provider
-from reconciler.forge.port import Forge
+from reconciler.forge.port import Forge, ReadsStatuses
 from reconciler.report.findings import Level
 from tests.forge import github_parts
 from tests.forge.azure_devops_api import AzureDevOpsApi
@@ -144,6 +144,18 @@ def test_state_is_said_in_the_forges_word(connect: Connect, case: Case, state: C
     forge.set_status(_status(state))
     word = dict(zip(CommitState, case.words, strict=True))[state]
     assert api.shown == {(NEW, case.shown_as): (word, "1 updated")}
+
+
+@pytest.mark.parametrize("context", ["reconciler/gpu-1", f"reconciler/{'long-' * 60}"])
+@pytest.mark.parametrize("state", [state for state in CommitState if state is not CommitState.ERROR])
+def test_status_that_stands_is_read_back(connect: Connect, state: CommitState, context: str) -> None:
+    _, forge = connect()
+    status = replace(_status(state), context=context, url="")
+    assert isinstance(forge, ReadsStatuses)
+    assert forge.standing(NEW, context) is None
+    forge.set_status(status)
+    assert forge.standing(NEW, context) == status
+    assert forge.standing(OLD, context) is None
 
 
 def test_commit_that_the_forge_does_not_know_is_terminal(connect: Connect) -> None:
