@@ -39,7 +39,7 @@ class ForgeSettings(Section):
     statuses: Literal["target", "service", "aggregate", "none"] = Field(
         "target",
         description="`target`: one status per target; `service`: one per service as well; `aggregate`: one for many "
-        "hosts, of failures only: GitHub, GitLab, Gitea; `none`",
+        "hosts, of failures only; `none`",
     )
     group: TargetName = Field("fleet", description="Names the status of `aggregate`: `reconciler/GROUP`")
     page: HttpsUrl | None = Field(None, description="Where people reach this daemon; statuses link to it")

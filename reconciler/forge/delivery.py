@@ -15,13 +15,13 @@ from typing import TypeAlias
 
 import structlog
 
-from reconciler.errors import ReconcileError, Retryable, SettingsError
+from reconciler.errors import ReconcileError, Retryable
 from reconciler.forge.commit_status import context_of
 from reconciler.forge.fleet import LOOK_AGAIN, LOOK_SELDOM, Step, step
 from reconciler.forge.http import ForgeBusy
 from reconciler.forge.messages import CommitStatus, Message, Notification
 from reconciler.forge.outbox import Outbox, Row
-from reconciler.forge.port import Forge, ReadsStatuses
+from reconciler.forge.port import Forge
 from reconciler.forge.pull_requests import send
 from reconciler.forge.receiver import Receiver
 from reconciler.model.backoff import backoff
@@ -214,9 +214,7 @@ def to_forge(forge: Forge) -> Send:
 
 
 def to_forge_of_fleet(forge: Forge, group: str) -> Send:
-    """How a forge is told by one of many hosts. Raises SettingsError where it does not tell what stands."""
-    if not isinstance(forge, ReadsStatuses):
-        raise SettingsError(f"forge.statuses: aggregate: {forge.name} is not asked for statuses; write target or none")
+    """How a forge is told by one of many hosts."""
 
     def tell(message: Message) -> None:
         if isinstance(message, CommitStatus) and message.context == context_of(group):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from reconciler.forge.messages import Comment, CommitStatus, Deployment, PullRequest
 from reconciler.report.findings import CheckResult
@@ -22,6 +22,10 @@ class Forge(Protocol):
 
     def set_status(self, status: CommitStatus) -> None:
         """A commit that the forge does not know is Terminal. The forge's cap of statuses per commit counts as done."""
+        ...
+
+    def standing(self, revision: str, context: str) -> CommitStatus | None:
+        """The newest status of a context, without its URL; None: there is none."""
         ...
 
     def set_deployment(self, deployment: Deployment) -> None:
@@ -44,13 +48,4 @@ class Forge(Protocol):
 
     def check(self) -> tuple[CheckResult, ...]:
         """For `doctor`: is it reachable, is the token accepted, what may it do."""
-        ...
-
-
-@runtime_checkable
-class ReadsStatuses(Protocol):
-    """A forge that also tells what stands on a commit: `forge.statuses: aggregate` needs it."""
-
-    def standing(self, revision: str, context: str) -> CommitStatus | None:
-        """The newest status of a context; None: there is none. Raises as the others."""
         ...

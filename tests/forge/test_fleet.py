@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.errors import SettingsError
 from reconciler.forge.commit_status import digests
 from reconciler.forge.delivery import HeldBack, to_forge_of_fleet
 from reconciler.forge.fleet import SPREAD, Step, fleet_answer, host_of, spread, step
@@ -138,14 +137,6 @@ def test_thousand_hosts_that_fail_at_once_post_once_and_spread_out() -> None:
         except HeldBack:
             held += 1
     assert (len(commit.posts), held) == (1, 999)
-
-
-def test_forge_that_does_not_tell_what_stands_has_no_fleets() -> None:
-    class Blind:
-        name = "Blind"
-
-    with pytest.raises(SettingsError, match="aggregate"):
-        to_forge_of_fleet(Blind(), "fleet")  # type: ignore[arg-type]
 
 
 def test_own_word_is_kept_over_a_restart(tmp_path: Path) -> None:

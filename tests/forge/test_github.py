@@ -15,7 +15,7 @@ from reconciler.forge import comments
 from reconciler.forge.checks import wanted
 from reconciler.forge.http import ForgeBusy, ForgeRefused, LoginRefused
 from reconciler.forge.messages import MOST_DESCRIPTION, Comment, CommitState, CommitStatus, Deployment, Section
-from reconciler.forge.port import Forge, ReadsStatuses
+from reconciler.forge.port import Forge
 from reconciler.report.findings import CheckResult, Level
 from tests.forge import github_parts as parts
 from tests.forge.github_api import (
@@ -99,7 +99,6 @@ def test_status_beyond_the_cap_of_github_counts_as_done(github: Forge, api: GitH
 
 
 def test_standing_status_is_not_sent_twice(github: Forge, server: LocalForge) -> None:
-    assert isinstance(github, ReadsStatuses)
     assert github.standing(HEAD, "reconciler/fleet") is None
     said = status("gpu-1: 1 rejected", CommitState.FAILURE, context="reconciler/fleet")
     github.set_status(said)

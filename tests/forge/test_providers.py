@@ -21,7 +21,7 @@ from reconciler.forge.gitlab import GitLab
 from reconciler.forge.http import ForgeAway, LoginRefused
 from reconciler.forge.messages import CommitState, CommitStatus, Section
 from reconciler.forge.open import Provider
-from reconciler.forge.port import Forge, ReadsStatuses
+from reconciler.forge.port import Forge
 from reconciler.report.findings import Level
 from tests.forge import github_parts
 from tests.forge.azure_devops_api import AzureDevOpsApi
@@ -151,7 +151,6 @@ def test_state_is_said_in_the_forges_word(connect: Connect, case: Case, state: C
 def test_status_that_stands_is_read_back(connect: Connect, state: CommitState, context: str) -> None:
     _, forge = connect()
     status = replace(_status(state), context=context, url="")
-    assert isinstance(forge, ReadsStatuses)
     assert forge.standing(NEW, context) is None
     forge.set_status(status)
     assert forge.standing(NEW, context) == status
