@@ -28,7 +28,6 @@ _TASK = "deploy:reconciler"
 _NOWHERE = "0" * 40
 _MOST_STANDING = 50
 _STATES = {state.value: state for state in CommitState}
-_MOVED = (301, 307, 308)
 _DEPLOYMENT_STATES = {
     CommitState.PENDING: "in_progress",
     CommitState.SUCCESS: "success",
@@ -140,10 +139,6 @@ class GitHub:
         except ForgeRefused as error:
             if error.status == 404:
                 raise LoginRefused(f"{error}; check forge.repository, and what the token may do") from None
-            if error.status in _MOVED:
-                raise ForgeRefused(
-                    f"{error}; the repository has another name now: set forge.repository", error.status
-                ) from None
             raise
 
     def _explained(self, error: ForgeRefused, revision: str) -> ForgeRefused:

@@ -174,6 +174,9 @@ class Http:
             return LoginRefused(f"{what}: {said}; check the token, {_needed(answer)}, and that it has not expired")
         if self._speaks_json and answer.status in (302, 303):
             return ForgeAway(f"{what}: {said}; it leads to another page, as of a sign-in; trying again later")
+        if 300 <= answer.status < 400:
+            # Of a page to sign in, of maintenance, or of another name: none says that the message is wrong.
+            return ForgeAway(f"{what}: {said}; redirects are not followed: check its address and the repository's name")
         # 409: another request about the same at the same time.
         if answer.status in (408, 409, 425) or answer.status >= 500 or answer.status < 200:
             return ForgeAway(f"{what}: {said}; trying again later")

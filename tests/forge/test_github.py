@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reconciler.errors import Terminal
+from reconciler.errors import Retryable, Terminal
 from reconciler.forge import comments
 from reconciler.forge.checks import wanted
 from reconciler.forge.http import ForgeBusy, ForgeRefused, LoginRefused
@@ -161,9 +161,7 @@ def test_limit_of_requests_is_waited_for(
 
 def test_repository_that_moved_asks_for_its_new_name(github: Forge, api: GitHubApi) -> None:
     api.limit = Reply(301, {"message": "Moved Permanently", "url": "https://api.github.com/repositories/1"})
-    with pytest.raises(
-        Terminal, match=r"301 Moved Permanently; the repository has another name now: set forge\.repository"
-    ):
+    with pytest.raises(Retryable, match=r"301 Moved Permanently; .* check its address and the repository's name"):
         github.set_status(status())
 
 

@@ -96,7 +96,7 @@ def test_url_and_secret_are_read_for_each_sending(listener: LocalForge, settings
         (500, {}, ForgeAway),
         (403, {}, LoginRefused),
         (404, {}, ForgeRefused),
-        (302, {"Location": "https://127.0.0.1:1/elsewhere"}, ForgeRefused),
+        (302, {"Location": "https://127.0.0.1:1/elsewhere"}, ForgeAway),
     ],
 )
 def test_refusal_shows_neither_the_url_nor_the_answer(
