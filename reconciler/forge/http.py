@@ -84,6 +84,7 @@ class Http:
         *,
         called: str,
         ca_file: Path | None = None,
+        ca_key: str = "forge.ca_file",
         timeout: float = 10.0,
         is_secret: bool = False,
         speaks_json: bool = True,
@@ -92,10 +93,10 @@ class Http:
         """`base`: `https://HOST/api/v1`. `login`: the headers that say who we are, asked for each time. `called`: what
         messages call the forge. With `is_secret` no message repeats what the other side says, since that may repeat
         the address. Where it `speaks_json`, a success with something else is a page of a proxy. `refused` is called
-        when the login was. Raises Retryable when `ca_file` cannot be read."""
+        when the login was. Raises Retryable when `ca_file` cannot be read, which messages call `ca_key`."""
         self._base, self._login, self._called, self._timeout = base, login, called, timeout
         self._is_secret, self._speaks_json, self._refused = is_secret, speaks_json, refused
-        self._pool = urllib3.PoolManager(num_pools=4, maxsize=4, ssl_context=_tls(ca_file, called), retries=False)
+        self._pool = urllib3.PoolManager(num_pools=4, maxsize=4, ssl_context=_tls(ca_file, ca_key), retries=False)
 
     @property
     def base(self) -> str:
@@ -209,13 +210,11 @@ class _Hurried(ssl.SSLSocket):
         super().settimeout(left)
 
 
-def _tls(ca_file: Path | None, called: str) -> ssl.SSLContext:
+def _tls(ca_file: Path | None, key: str) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
     except (OSError, ssl.SSLError) as error:
-        raise Retryable(
-            f"{called}: ca_file: {ca_file} cannot be used: {error}; it must hold PEM certificates"
-        ) from None
+        raise Retryable(f"{key}: {ca_file} cannot be used: {error}; it must hold PEM certificates") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.sslsocket_class = _Hurried
     return context

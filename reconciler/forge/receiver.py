@@ -42,6 +42,7 @@ class Receiver:
             dict,
             called=called,
             ca_file=self._settings.ca_file,
+            ca_key=f"{self._key}.ca_file",
             timeout=_TIMEOUT,
             is_secret=True,
             speaks_json=False,

@@ -47,7 +47,7 @@ def test_forge_without_a_login_names_the_key(tmp_path: Path) -> None:
 
 
 def test_forge_with_unreadable_certificates_may_be_tried_again(tmp_path: Path) -> None:
-    with pytest.raises(Retryable, match=r"^GitHub: ca_file: "):
+    with pytest.raises(Retryable, match=r"^forge\.ca_file: "):
         open_forge(config(tmp_path, "git@github.com:team/models.git", ca_file=str(tmp_path / "nowhere.pem")))
 
 

@@ -117,6 +117,11 @@ def test_listener_that_is_not_trusted_gets_nothing(listener: LocalForge, setting
     assert listener.asked == []
 
 
+def test_certificates_that_cannot_be_read_are_named_by_their_key(settings: dict[str, Any], tmp_path: Path):
+    with pytest.raises(Retryable, match=r"^notifications\[0\]\.ca_file: .*nowhere\.pem cannot be used"):
+        receiver(settings, ca_file=tmp_path / "nowhere.pem").send(NEWS)
+
+
 def test_listener_that_is_away_is_retryable_without_its_url(settings: dict[str, Any], tmp_path: Path):
     (tmp_path / "url").write_text(f"https://127.0.0.1:1{PATH}")
     with pytest.raises(ForgeAway) as caught:
