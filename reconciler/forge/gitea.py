@@ -12,7 +12,8 @@ from urllib.parse import quote
 
 from reconciler.forge.answers import at, integer, is_ours, is_revision, items, login_of, numbered_pages, text
 from reconciler.forge.checks import Right, probe, reach
-from reconciler.forge.http import ForgeAway, ForgeRefused, Http, Request
+from reconciler.forge.comments import MARK
+from reconciler.forge.http import ForgeAway, ForgeRefused, Http, LoginRefused, Request
 from reconciler.forge.messages import Comment, CommitState, CommitStatus, Deployment, PullRequest
 from reconciler.report.findings import CheckResult
 
@@ -30,6 +31,12 @@ _COMMENT = Right(
     "forge.pull_requests: plan needs it: generate a token with `issue: Read and Write` as well",
     ("pull_requests",),
 )
+_TELL = Right(
+    "tell whose it is",
+    "forge.pull_requests: plan needs it, to find its own comment again: generate a token with `user: Read` as well",
+    ("pull_requests",),
+)
+_WHO = Request("GET", "/user")
 
 
 class Gitea:
@@ -80,10 +87,14 @@ class Gitea:
         return tuple(found.values())
 
     def comments(self, number: int) -> tuple[Comment, ...]:
-        """Gitea gives all of them at once."""
-        us = login_of(self._http, Request("GET", "/user"), "id")
-        found = items(self._http.ask(Request("GET", f"{self._path}/issues/{number}/comments")))
-        return tuple(_comment(item, us) for item in found if integer(item, "id"))
+        """Gitea gives all of them at once, and lets who may write edit those of others: a stranger's copy of our mark
+        must not be taken for ours."""
+        us = login_of(self._http, _WHO, "id")
+        given = items(self._http.ask(Request("GET", f"{self._path}/issues/{number}/comments")))
+        found = [_comment(item, us) for item in given if integer(item, "id")]
+        if us is None and any(MARK in each.body for each in found):
+            raise LoginRefused(f"{self.name}: whether a comment is our own cannot be told; {_TELL.fix}")
+        return tuple(found)
 
     def add_comment(self, number: int, body: str) -> None:
         self._http.ask(Request("POST", f"{self._path}/issues/{number}/comments", body={"body": body}))
@@ -99,7 +110,8 @@ class Gitea:
         fine = (404, 422)
         status = Request("POST", f"{self._path}/statuses/{'0' * 40}", body={"state": []}, also_fine=fine)
         comment = Request("PATCH", f"{self._path}/issues/comments/0", body={"body": []}, also_fine=fine)
-        return (reached, probe(self._http, _POST, status), probe(self._http, _COMMENT, comment))
+        asked = ((_POST, status), (_COMMENT, comment), (_TELL, _WHO))
+        return (reached, *(probe(self._http, right, request) for right, request in asked))
 
     def _state(self, state: CommitState) -> str:
         if state != CommitState.SUPERSEDED:

@@ -9,7 +9,7 @@ import pytest
 
 import reconciler.forge.gitea as provider
 from reconciler.errors import Terminal
-from reconciler.forge.comments import deliver
+from reconciler.forge.comments import deliver, merge
 from reconciler.forge.gitea import Gitea, superseded_in
 from reconciler.forge.http import Http, LoginRefused
 from reconciler.forge.messages import Comment, CommitState, CommitStatus, Section
@@ -188,8 +188,24 @@ def test_comments_are_added_edited_and_told_from_strangers(
     for _ in range(2):
         ours.edit_comment(number, mine.id, f"{body}\n| `y` | 2 |")
     assert [(one.id, one.body) for one in ours.comments(number)][1:] == [(mine.id, f"{body}\n| `y` | 2 |")]
+
+
+@needs_gitea
+def test_copy_of_our_mark_is_not_written_into(
+    ours: Gitea, repository: ForgeRepository, clone: Repository, stranger: Account
+) -> None:
+    """Who may write to a repository may edit a stranger's comment there, and the stranger edits it afterwards."""
+    _push_branch(clone, repository.push_url, "refs/heads/copied")
+    number = repository.open_pull_request("copied")
+    copy = merge("", Section(number, "a", "all is fine"))
+    stranger.ask("POST", f"/repos/{repository.path}/issues/{number}/comments", {"body": copy})
     unnamed = _provider(repository, repository.owner.new_token(["write:repository", "write:issue"]))
-    assert [one.is_ours for one in unnamed.comments(number)] == [None, None]
+    with pytest.raises(LoginRefused, match="generate a token with `user: Read`"):
+        deliver(unnamed, Section(number, "a", "it restarts"))
+    deliver(ours, Section(number, "a", "it restarts"))
+    theirs, mine = repository.comments(number)
+    assert theirs["body"] == copy
+    assert "it restarts" in mine["body"]
 
 
 @needs_gitea
@@ -228,9 +244,9 @@ def test_revoked_token_is_named_as_refused(repository: ForgeRepository, clone: R
 @pytest.mark.parametrize(
     ("scopes", "levels"),
     [
-        (REPORTING, [Level.OK, Level.OK, Level.OK]),
-        (["write:repository"], [Level.OK, Level.OK, Level.PROBLEM]),
-        (["read:repository", "write:issue"], [Level.OK, Level.PROBLEM, Level.OK]),
+        (REPORTING, [Level.OK, Level.OK, Level.OK, Level.OK]),
+        (["write:repository"], [Level.OK, Level.OK, Level.PROBLEM, Level.PROBLEM]),
+        (["read:repository", "write:issue", "read:user"], [Level.OK, Level.PROBLEM, Level.OK, Level.OK]),
         (["read:user"], [Level.PROBLEM]),
     ],
 )
@@ -240,7 +256,7 @@ def test_doctor_says_which_scope_is_missing(
     before = repository.statuses(clone.git("rev-parse", "main"))
     found = _provider(repository, repository.owner.new_token(scopes)).check()
     assert [one.level for one in found] == levels
-    assert all(("scope" in one.message, "Write" in one.fix) == (True, True) for one in found[1:] if one.fix)
+    assert all(("scope" in one.message, "Read" in one.fix) == (True, True) for one in found[1:] if one.fix)
     assert repository.statuses(clone.git("rev-parse", "main")) == before
 
 
