@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import itertools
+import json
+import re
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,6 +141,26 @@ def light_parts(folder: Path) -> dict[str, Any]:
     model.mkdir(parents=True)
     (model / "config.json").write_text("{}")
     return {"python": make_engine(folder / "light-engine"), "model": model}
+
+
+def said_by_webhook(rig: ForgeRig, secret: str = SECRET) -> int:
+    """The status of the answer to one that says that main was pushed."""
+    repository = {"full_name": rig.forge.path, "clone_url": rig.forge.url}
+    body = json.dumps({"ref": "refs/heads/main", "repository": repository}).encode()
+    signature = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+    headers = {"X-Gitea-Event": "push", "X-Gitea-Signature": signature, "Content-Type": "application/json"}
+    request = urllib.request.Request(f"http://127.0.0.1:{rig.web}/webhooks/gitea", body, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def metric(rig: ForgeRig, name: str) -> float:
+    with urllib.request.urlopen(f"http://127.0.0.1:{rig.web}/metrics", timeout=20) as answer:
+        found = re.findall(rf"^{name}(?:\{{[^}}]*\}})? (\S+)$", answer.read().decode(), re.MULTILINE)
+    return sum(map(float, found))
 
 
 MakeForgeRig = Callable[..., ForgeRig]

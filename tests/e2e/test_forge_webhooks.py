@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import json
-import re
 import time
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.e2e.forge_rig import SECRET, SEQS, ForgeRig, MakeForgeRig
+from tests.e2e.forge_rig import SEQS, ForgeRig, MakeForgeRig, metric, said_by_webhook
 
 pytestmark = pytest.mark.forge
 _MANY = 300
@@ -26,26 +20,6 @@ def rig(make_forge_rig: MakeForgeRig) -> ForgeRig:
     rig.start()
     rig.converge()
     return rig
-
-
-def said_by_webhook(rig: ForgeRig, secret: str = SECRET) -> int:
-    """The status of the answer to one that says that main was pushed."""
-    repository = {"full_name": rig.forge.path, "clone_url": rig.forge.url}
-    body = json.dumps({"ref": "refs/heads/main", "repository": repository}).encode()
-    signature = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
-    headers = {"X-Gitea-Event": "push", "X-Gitea-Signature": signature, "Content-Type": "application/json"}
-    request = urllib.request.Request(f"http://127.0.0.1:{rig.web}/webhooks/gitea", body, headers)
-    try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-
-
-def metric(rig: ForgeRig, name: str) -> float:
-    with urllib.request.urlopen(f"http://127.0.0.1:{rig.web}/metrics", timeout=20) as answer:
-        found = re.findall(rf"^{name}(?:\{{[^}}]*\}})? (\S+)$", answer.read().decode(), re.MULTILINE)
-    return sum(map(float, found))
 
 
 def fetches(rig: ForgeRig) -> float:
