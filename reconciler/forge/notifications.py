@@ -19,7 +19,7 @@ from reconciler.forge.messages import Notification
 from reconciler.report.actions import short
 from reconciler.report.convergence import full_name, is_ours_to_tell
 from reconciler.report.redact import one_line, scrub_text
-from reconciler.report.status_parts import Document, timestamp
+from reconciler.report.status_parts import NOT_FETCHED, Document, timestamp
 
 WELL = ""
 """The state of what has no fault; also of what nothing was told of yet."""
@@ -73,7 +73,7 @@ class Notifier:
 
 def facts(status: Document, told: Iterable[str] = ()) -> dict[str, Fact]:
     """By what they are about. What is unknown now has none. `told`: of what a fault was told last; it may be gone."""
-    found = [_source(status), *(fact for target in status["targets"] for fact in _target(target))]
+    found = [*_source(status), *(fact for target in status["targets"] for fact in _target(target))]
     known = {fact.about: fact for fact in found}
     return known | {fact.about: fact for fact in _gone(status, set(told) - known.keys())}
 
@@ -118,15 +118,18 @@ def notification(fact: Fact, receiver: str, *, daemon: str, at: str, page: str =
     )
 
 
-def _source(status: Document) -> Fact:
+def _source(status: Document) -> Iterator[Fact]:
     revision = status["revision"]
-    desired = revision["desired"]
-    if error := revision["error"]:
+    desired, error = revision["desired"], revision["error"]
+    if error == NOT_FETCHED:
+        return
+    if error:
         kept = f"; {short(desired)} stays in force" if desired else ""
         text = f"git cannot be read: {error}{kept}"
-        return Fact("source", "failed", "source.failed", text, _LASTING_REACH, revision=desired)
-    text = f"git is read again: {short(desired)} {revision['subject']}"
-    return Fact("source", WELL, "source.recovered", text, _LASTING_REACH, revision=desired)
+        yield Fact("source", "failed", "source.failed", text, _LASTING_REACH, revision=desired)
+    else:
+        text = f"git is read again: {short(desired)} {revision['subject']}"
+        yield Fact("source", WELL, "source.recovered", text, _LASTING_REACH, revision=desired)
 
 
 def _target(target: Document) -> Iterator[Fact]:

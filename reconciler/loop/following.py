@@ -17,6 +17,7 @@ from reconciler.loop.source_recorder import SourceRecorder
 from reconciler.model import Snapshot
 from reconciler.model.backoff import backoff
 from reconciler.report.status import RefusedRevision, RevisionInfo
+from reconciler.report.status_parts import NOT_FETCHED
 from reconciler.source import GitSource, LocalWatch
 from reconciler.web.metrics import Metrics
 
@@ -44,7 +45,7 @@ class SourceFollower:
         self._stop = threading.Event()
         self._ask = threading.Event()
         self._polling = threading.Lock()
-        self._error = "not fetched yet"
+        self._error = NOT_FETCHED
         self._refused: RefusedRevision | None = None
         self._fetched_at: float | None = None
         self._thread = threading.Thread(target=self._follow, name="source")

@@ -232,6 +232,10 @@ class RefusedRevision:
     reason: str
 
 
+NOT_FETCHED = "not fetched yet"
+"""The source's error until git has answered for the first time."""
+
+
 @dataclass(frozen=True, slots=True)
 class RevisionInfo:
     """The source's state. `error`: why the latest fetch or read failed; empty when it succeeded. `refused`: what is

@@ -18,6 +18,7 @@ from reconciler.model import Health, HealthStatus, ReasonCode, Unreachable, prog
 from reconciler.model.approvals import JudgedDeletions
 from reconciler.model.guard import Deletion, Guard
 from reconciler.report.status import Document, RevisionInfo
+from reconciler.report.status_parts import NOT_FETCHED
 from tests.support.report_world import (
     REVISION,
     observed,
@@ -97,6 +98,11 @@ def test_fault_is_told_once_and_its_end_once(fault: Document, lasts: float, begi
     assert at_once == ([] if lasts else [begins])
     assert [*at_once, *teller.events(fault, lasts), *teller.events(fault, LONG)] == [begins]
     assert [*teller.events(WELL), *teller.events(WELL, LONG), *teller.events(WELL, LONG)] == [ends]
+
+
+def test_source_that_was_not_asked_yet_is_no_fault():
+    assert "source" not in facts(status_of(report(), revision=RevisionInfo(error=NOT_FETCHED)))
+    assert facts(status_of(report(), revision=RevisionInfo(error="no route")))["source"].event == "source.failed"
 
 
 def test_held_deletions_are_told_with_what_approves_them():
