@@ -43,6 +43,7 @@ from reconciler.report.status import Document
 SHORT = 8
 _MOST_SERVICES = 50
 _MOST_NAMED = 2
+_SEEN = "seen; not looked at here yet"
 # A target that does not answer for a moment is no news.
 _LASTING_ERROR = 30.0
 
@@ -158,7 +159,7 @@ def say_target(status: Document, target: Document, before: Digests | None = None
     if trouble := _trouble(status, target):
         return trouble
     if not _is_current(status, target):
-        return Said(CommitState.PENDING, "seen; not looked at here yet")
+        return Said(CommitState.PENDING, _SEEN)
     faults = list(_faults(target))
     alone = _alone(status, target)
     known = convergence_of(alone)
@@ -200,10 +201,11 @@ def closing(open_: CommitStatus, desired: str, was_applied: bool) -> CommitStatu
 
 def is_news(now: CommitStatus, last: CommitStatus | None) -> bool:
     """Is it to be posted after what was said last? What was answered once is not pending again because a replica
-    restarts; and a quantity that changes is no news."""
+    restarts, nor is what is being applied unseen again because the daemon does; and a quantity that changes is no news.
+    """
     if last is None or last.state is CommitState.SUPERSEDED:
         return True
-    if now.state is CommitState.PENDING and last.state is not CommitState.PENDING:
+    if now.state is CommitState.PENDING and (last.state is not CommitState.PENDING or now.description == _SEEN):
         return False
     return now.state is not last.state or _skeleton(now.description) != _skeleton(last.description)
 
@@ -219,7 +221,7 @@ def _trouble(status: Document, target: Document) -> Said | None:
     if status["daemon"].get("fault"):
         return Said(CommitState.ERROR, cut("nothing is applied: the daemon cannot write to its disk"), _LASTING_ERROR)
     if target["observedAt"] is None and not target["passError"]:
-        return Said(CommitState.PENDING, "seen; not looked at here yet")
+        return Said(CommitState.PENDING, _SEEN)
     if target["passError"]:
         return Said(CommitState.ERROR, cut(f"a pass failed: {target['passError']}"), _LASTING_ERROR)
     if not target["reachable"]:

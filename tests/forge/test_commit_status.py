@@ -246,6 +246,15 @@ def test_answered_revision_is_not_pending_again() -> None:
     assert is_news(done, again)
 
 
+def test_restart_of_the_daemon_makes_no_revision_unseen() -> None:
+    document = status_of(report())
+    (seen, _), *_ = answers(document | {"targets": [document["targets"][0] | {"observedAt": None}]})
+    applied = replace(seen, description="being applied: tiny")
+    assert is_news(seen, None)
+    assert not is_news(seen, applied)
+    assert is_news(applied, seen)
+
+
 def test_free_memory_that_changes_is_no_news() -> None:
     one = CommitStatus(REVISION, "c", CommitState.FAILURE, "1 blocked: tiny: needs 20 GiB, 3.1 GiB are free")
     assert not is_news(replace(one, description=one.description.replace("3.1", "2.9")), one)
