@@ -115,9 +115,12 @@ class Database:
 
     def _move_aside(self, why: str) -> None:
         aside = self._path.with_name(f"{self._path.name}.unusable-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}")
-        self._path.replace(aside)
-        for suffix in ("-wal", "-shm"):
-            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+        try:
+            self._path.replace(aside)
+            for suffix in ("-wal", "-shm"):
+                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+        except OSError as error:
+            raise Retryable(f"cannot use {self._path}: {why}; nor move it aside: {error.strerror}") from None
         log.warning(self._layout.recreated, reason=why, moved_to=str(aside), lost=self._layout.lost)
 
 
