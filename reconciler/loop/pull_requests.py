@@ -25,6 +25,7 @@ import structlog
 from reconciler.config.settings import Settings
 from reconciler.errors import ReconcileError, Retryable
 from reconciler.fault_isolation import unexpected
+from reconciler.forge.http import ForgeBusy
 from reconciler.forge.messages import Message, PullRequest
 from reconciler.forge.port import Forge
 from reconciler.forge.pull_requests import answers_to, answers_without_plan, group_of
@@ -43,6 +44,8 @@ MOST_OPEN = 100
 MOST_AT_ONCE = 10
 _SOON = 1.0
 _FIRST_LOOK = 10.0
+# Webhooks cut no pause shorter than that: strangers may cause as many as they like.
+_LEAST = 2.0
 # Each host of a fleet asks for the same list.
 _SELDOM = 600.0
 # Where git is asked less often, webhooks are relied on; but they tell nothing of a target that changes.
@@ -128,7 +131,7 @@ class PullRequestPlans:
         failures = 0
         while not self._stop.is_set():
             self._bell.clear()
-            began = time.monotonic()
+            began, hold = time.monotonic(), _LEAST
             try:
                 is_done = self._look()
                 failures, self._error = 0, ""
@@ -136,8 +139,11 @@ class PullRequestPlans:
             except Exception as error:
                 failures += 1
                 self._note(error)
-                pause = max(self._interval, backoff(failures, 5.0, 600.0))
-            self._bell.wait(max(pause, _SHARE * (time.monotonic() - began)))
+                hold = error.retry_after if isinstance(error, ForgeBusy) else backoff(failures, 5.0, 600.0)
+                pause = max(self._interval, hold)
+            pause = max(pause, _SHARE * (time.monotonic() - began))
+            self._stop.wait(min(hold, pause))
+            self._bell.wait(max(0.0, pause - hold))
 
     def _note(self, error: Exception) -> None:
         is_known = isinstance(error, ReconcileError)

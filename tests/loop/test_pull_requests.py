@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from reconciler.errors import Retryable
+from reconciler.forge.http import ForgeBusy
 from reconciler.forge.messages import CommitState, CommitStatus, Message, PullRequest, Section
 from reconciler.loop import once, proposed_plans, pull_requests
 from reconciler.loop.pull_requests import FOLDER, MOST_AT_ONCE, MOST_OPEN, PullRequestPlans, live_digest
@@ -249,6 +251,36 @@ def test_bug_in_one_plan_keeps_no_other_from_it(settings: Any, tmp_path: Path, m
     told = proposed_plans._answer(why)
     assert told["lasting"]
     assert "RecursionError" in str(told["error"])
+
+
+@pytest.mark.parametrize(("error", "least"), [(None, pull_requests._LEAST), (ForgeBusy("busy", 77.0), 77.0)])
+def test_webhooks_without_end_cut_no_pause_short(settings: Any, error: Exception | None, least: float) -> None:
+    class Stop(threading.Event):
+        """It ends with the third pause, each of which is over at once."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.waits = list[float]()
+
+        def wait(self, timeout: float | None = None) -> bool:
+            self.waits.append(timeout or 0.0)
+            if len(self.waits) == 3:
+                self.set()
+            return self.is_set()
+
+    class Flooded(Desk):
+        def pull_requests(self, base: str) -> tuple[PullRequest, ...]:
+            made.look_at_pull_requests()
+            if error:
+                raise error
+            return ()
+
+    desk = Flooded()
+    made = plans(settings, desk, Planner(), status())
+    made._stop = stop = Stop()
+    made.look_at_pull_requests()
+    made._run()
+    assert stop.waits == [least] * 3
 
 
 def test_live_digest_ignores_signs_of_life() -> None:
