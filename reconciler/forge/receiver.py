@@ -107,14 +107,14 @@ def slack_message(notification: Notification) -> dict[str, Any]:
     """As Slack's incoming webhooks want it; Mattermost and others take the same."""
     text = _escaped(notification.text)
     if notification.url:
-        link = _escaped(notification.url.replace("|", "%7C"))
+        link = _escaped(notification.url.replace("|", "%7C").replace("@", "%40"))
         text = f"{text} (<{link}|status>)"
     return {"text": text, "blocks": [{"type": "section", "text": {"type": "mrkdwn", "text": text}}]}
 
 
 def _escaped(text: str) -> str:
-    """So that no text of others becomes a link or calls a whole channel."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    """So that no text of others becomes a link or calls a whole channel, which Mattermost does for a plain `@all`."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("@", "@\N{WORD JOINER}")
 
 
 def _is_https(url: str) -> bool:

@@ -164,6 +164,7 @@ def test_event_without_a_service_has_no_subject():
 
 
 def test_text_of_others_makes_no_link_and_calls_nobody():
+    assert "@all" not in slack_message(replace(NEWS, text="granite: @all"))["text"]
     message = slack_message(replace(NEWS, text="<!channel> <https://evil.example|click> & more", url=""))
     assert message["text"] == "&lt;!channel&gt; &lt;https://evil.example|click&gt; &amp; more"
     assert message["blocks"][0]["text"] == {"type": "mrkdwn", "text": message["text"]}
