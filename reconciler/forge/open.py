@@ -9,7 +9,7 @@ from typing import Protocol
 from reconciler.config.forge import ForgeSettings, GitHubApp
 from reconciler.config.secret_files import read_secret
 from reconciler.config.settings import Settings
-from reconciler.errors import SettingsError
+from reconciler.errors import Retryable, SettingsError
 from reconciler.forge.http import Http
 from reconciler.forge.port import Forge
 from reconciler.forge.remote import Kind, Remote, find_remote
@@ -92,7 +92,12 @@ def _login(remote: Remote, forge: ForgeSettings) -> Login:
 
 
 def authorization(kind: Kind, token: str) -> str:
-    """Azure DevOps takes a token as a password without a user; Bitbucket one of a person (`EMAIL:TOKEN`) with it."""
+    """Azure DevOps takes a token as a password without a user; Bitbucket one of a person (`EMAIL:TOKEN`) with it.
+
+    Raises Retryable for what no header holds.
+    """
+    if not token.isascii():
+        raise Retryable("forge.token_file: no forge's token has other characters than ASCII's; write it anew")
     if kind == "azure-devops" or (kind == "bitbucket" and ":" in token):
         return f"Basic {b64encode((token if ':' in token else f':{token}').encode()).decode()}"
     return f"Bearer {token}"

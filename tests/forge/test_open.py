@@ -76,3 +76,9 @@ def test_provider_is_loaded_only_when_it_is_used() -> None:
     kinds = ("github", "github_app", "gitlab", "gitea", "bitbucket_cloud", "bitbucket_server", "azure_devops")
     assert not {f"reconciler.forge.{kind}" for kind in kinds} & set(loaded)
     assert not {"jwt", "cryptography"} & set(loaded)
+
+
+def test_token_that_no_header_holds_is_named_without_it() -> None:
+    with pytest.raises(Retryable, match=r"^forge\.token_file: ") as raised:
+        authorization("gitea", "secret-→")
+    assert "secret" not in str(raised.value)
