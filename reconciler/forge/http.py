@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import unquote, urlencode, urlsplit, urlunsplit
+from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 
@@ -96,7 +97,7 @@ class Http:
         when the login was. Raises Retryable when `ca_file` cannot be read, which messages call `ca_key`."""
         self._base, self._login, self._called, self._timeout = base, login, called, timeout
         self._is_secret, self._speaks_json, self._refused = is_secret, speaks_json, refused
-        self._pool = urllib3.PoolManager(num_pools=4, maxsize=4, ssl_context=_tls(ca_file, ca_key), retries=False)
+        self._pool = _pool(base, _tls(ca_file, ca_key), called)
 
     @property
     def base(self) -> str:
@@ -208,6 +209,26 @@ class _Hurried(ssl.SSLSocket):
         if left <= 0:
             raise TimeoutError("timed out")
         super().settimeout(left)
+
+
+def _pool(base: str, context: ssl.SSLContext, called: str) -> urllib3.PoolManager:
+    """Through the proxy of HTTPS_PROXY and NO_PROXY, as git goes. Raises Retryable."""
+    address, host = getproxies().get("https"), urlsplit(base).netloc
+    if not address or proxy_bypass(host):
+        return urllib3.PoolManager(num_pools=4, maxsize=4, ssl_context=context, retries=False)
+    proxy = urlsplit(address if "://" in address else f"http://{address}")
+    login = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}" if proxy.username else None
+    try:
+        return urllib3.ProxyManager(
+            urlunsplit((proxy.scheme, proxy.netloc.rpartition("@")[2], "", "", "")),
+            num_pools=4,
+            maxsize=4,
+            ssl_context=context,
+            retries=False,
+            proxy_headers=urllib3.make_headers(proxy_basic_auth=login),
+        )
+    except (urllib3.exceptions.HTTPError, ValueError):
+        raise Retryable(f"{called}: HTTPS_PROXY is no address of a proxy; write http://HOST:PORT") from None
 
 
 def _tls(ca_file: Path | None, key: str) -> ssl.SSLContext:
