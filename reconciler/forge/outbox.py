@@ -176,8 +176,11 @@ class Outbox:
     # ------------------------------------------------------------ out
 
     def due(self, destination: str, now: float, limit: int = 50) -> list[Row]:
-        """What is to be delivered now: what is final first, then what was tried least, then the oldest."""
-        order = "is_final DESC, attempts, created, id"
+        """What is to be delivered now: what is final first, then what was tried least, then the newest statuses.
+
+        After hours without a forge nobody looks at the oldest commits. All else is told in the order it came.
+        """
+        order = "is_final DESC, attempts, CASE kind WHEN 'status' THEN -id ELSE id END"
         # Nothing is put off for longer: the clock was ahead.
         is_due = "(next_at <= ? OR next_at > ?)"
         query = f"SELECT * FROM waiting WHERE destination = ? AND {is_due} ORDER BY {order} LIMIT ?"  # noqa: S608

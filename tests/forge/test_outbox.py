@@ -67,6 +67,15 @@ def test_final_messages_are_delivered_before_pending_ones(outbox: Outbox) -> Non
     assert waiting(outbox) == [other, PENDING]
 
 
+def test_newest_commit_is_answered_first_and_deployments_in_their_order(outbox: Outbox) -> None:
+    revisions = ["a" * 40, "b" * 40]
+    statuses = [CommitStatus(each, "reconciler/a", CommitState.SUCCESS, "done") for each in revisions]
+    deployments = [Deployment(each, "a", CommitState.FAILURE, "done") for each in revisions]
+    for now, messages in enumerate(zip(statuses, deployments, strict=True)):
+        outbox.put(messages, float(now))
+    assert waiting(outbox) == [*reversed(statuses), *deployments]
+
+
 def test_postponed_message_is_due_later_and_says_why(outbox: Outbox) -> None:
     outbox.put([DONE], 1.0)
     (row,) = outbox.due(FORGE, 1.0)
@@ -126,7 +135,7 @@ def test_notification_is_told_however_often_its_subject_changed(outbox: Outbox) 
 def test_full_outbox_keeps_what_is_new(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_WAITING", 10)
     outbox.put((CommitStatus(REVISION, str(n), CommitState.FAILURE, "x") for n in range(30)), 1.0)
-    left = [one.context for one in waiting(outbox) if isinstance(one, CommitStatus)]
+    left = sorted(one.context for one in waiting(outbox) if isinstance(one, CommitStatus))
     assert left == [str(n) for n in range(20, 30)]
     assert len(outbox.dead()) == 20
 
