@@ -6,7 +6,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import structlog
@@ -125,8 +125,7 @@ class Answering:
             except ReconcileError as error:
                 self._note(error)
             except Exception as error:
-                log.exception("answering_raised")
-                self._error = f"a bug; see the log: {type(error).__name__}"
+                self._note_bug(error)
             # Wake-ups in a row become one turn.
             self._stop.wait(min(_LONGEST, max(_SHORTEST, _SHARE * (time.monotonic() - began))))
             self._bell.wait(self._pause)
@@ -136,13 +135,24 @@ class Answering:
         """Work out what is to be said, and put what is new of it into the outbox. Returns how much that is."""
         self._pause = _LONGEST
         status = self._status()
-        messages = list(self._answers(status, now)) if self._settings.is_used else []
-        if self._notifier:
-            messages += self._notifier.due(status, self.outbox.notifications(), now)
-        count = self.outbox.put(messages, now)
+        count, errors = 0, list[Exception]()
+        # What goes wrong with one kind must not keep the other from being told.
+        for work in (self._commit_answers, self._notifications):
+            try:
+                count += self.outbox.put(work(status, now), now)
+            except Exception as error:
+                errors.append(error)
         # Also for what others have put there.
         self._delivery.wake()
+        if errors:
+            raise errors[0]
         return count
+
+    def _commit_answers(self, status: Document, now: float) -> list[Message]:
+        return list(self._answers(status, now)) if self._settings.is_used else []
+
+    def _notifications(self, status: Document, now: float) -> Sequence[Message]:
+        return self._notifier.due(status, self.outbox.notifications(), now) if self._notifier else ()
 
     def _answers(self, status: Document, now: float) -> Iterator[Message]:
         if self._settings.statuses == "none":
@@ -240,6 +250,12 @@ class Answering:
     def _keep(self, target: str, baseline: Baseline) -> None:
         self.outbox.keep_baseline(target, baseline)
         self._baselines[target] = baseline
+
+    def _note_bug(self, error: Exception) -> None:
+        text = f"a bug; see the log: {type(error).__name__}"
+        if text != self._error:
+            log.exception("answering_raised")
+        self._error = text
 
     def _note(self, error: ReconcileError) -> None:
         if str(error) != self._error and not self._stop.is_set():

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from reconciler.config.forge import ForgeSettings, NotificationSettings
 from reconciler.forge.fleet import SPREAD
@@ -132,6 +133,26 @@ def test_plan_of_another_part_is_told_by_its_fault_and_the_end_of_it(told: Told)
     assert said(CommitState.SUCCESS, "no change") == []
     assert len(said(CommitState.FAILURE, "1 rejected")) == 1
     assert len(said(CommitState.SUCCESS, "1 restart")) == 1
+
+
+def test_bug_in_the_answers_keeps_no_event_from_its_receiver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "url").write_text("https://127.0.0.1:1/hook")
+    (tmp_path / "token").write_text("x")
+    receiver = NotificationSettings(name="ops", kind="slack", url_file=str(tmp_path / "url"))
+    forge = ForgeSettings(
+        kind="gitea", url="https://127.0.0.1:1", repository="team/models", token_file=str(tmp_path / "token")
+    )
+    settings = report_world.settings(tmp_path, forge=forge, notifications=(receiver,))
+    found = Answering(settings, lambda: REJECTED)
+    monkeypatch.setattr("reconciler.loop.answering.answers", lambda *_, **__: {}["x"])
+    with pytest.raises(KeyError):
+        found.turn(0.0)
+    assert [row.key for row in found.outbox.due("notification/ops", 1.0)] == ["notification rejected/a/demo/tiny"]
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(3):
+            found._note_bug(KeyError("x"))
+    assert [one["event"] for one in logs] == ["answering_raised"]
+    found.outbox.close()
 
 
 def test_status_under_a_name_that_the_target_had_is_closed(tmp_path: Path):
