@@ -35,7 +35,7 @@ from reconciler.report.status_parts import timestamp
 
 log = structlog.get_logger()
 
-_SHORTEST, _LONGEST = 0.25, 30.0
+_SHORTEST, _MOST_REST, _LONGEST = 0.25, 5.0, 30.0
 # Of the time that working out takes, so many times as long others have the interpreter to themselves.
 _SHARE = 10
 _MOST_DEAD_SHOWN = 20
@@ -127,7 +127,7 @@ class Answering:
             except Exception as error:
                 self._note_bug(error)
             # Wake-ups in a row become one turn.
-            self._stop.wait(min(_LONGEST, max(_SHORTEST, _SHARE * (time.monotonic() - began))))
+            self._stop.wait(min(_MOST_REST, max(_SHORTEST, _SHARE * (time.monotonic() - began))))
             self._bell.wait(self._pause)
             self._bell.clear()
 
