@@ -256,7 +256,8 @@ def _said(answer: Answer, raw: bytes) -> str:
     if isinstance(known.get("errors"), list):
         text = ", ".join(filter(None, (text, *map(_detail, known["errors"]))))
     text = text or raw[:_MOST_TEXT].decode("utf-8", "replace")
-    text = "".join(character if character.isprintable() else " " for character in text)
+    # What is shown is short, and to look through megabytes for secrets takes seconds.
+    text = "".join(character if character.isprintable() else " " for character in text[: 10 * _MOST_TEXT])
     return " ".join(scrub_text(text).split())[:_MOST_TEXT]
 
 

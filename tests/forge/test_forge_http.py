@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 
 from reconciler.errors import ReconcileError
+from reconciler.forge import http
 from reconciler.forge.http import ForgeAway, ForgeRefused, LoginRefused, Request
 from tests.forge.local_forge import SLOWLY, LocalForge, Reply, local_forge
 from tests.forge.test_answers import JSON
@@ -78,18 +79,18 @@ def test_status_says_if_trying_again_helps(forge: LocalForge, status: int, kind:
 def test_answer_that_drips_ends_with_the_timeout(forge: LocalForge, part: Literal["head", "body"]) -> None:
     """Each byte comes in time, and all of them too late."""
     forge.answer = lambda asked: Reply(200, [0] * 30, slow=part)
-    http = forge.http(timeout=10 * SLOWLY)
+    hurried = forge.http(timeout=10 * SLOWLY)
     with pytest.raises(ForgeAway, match="timed out"):
-        http.ask(Request("GET", "/x"))
+        hurried.ask(Request("GET", "/x"))
     forge.answer = lambda asked: Reply(200, [1])
     assert forge.http().ask(Request("GET", "/x")).body == [1]
 
 
 def test_connection_that_waited_is_used_again(forge: LocalForge) -> None:
     forge.answer = lambda asked: Reply(200, [1])
-    http = forge.http(timeout=10 * SLOWLY)
+    hurried = forge.http(timeout=10 * SLOWLY)
     for _ in range(3):
-        assert http.ask(Request("GET", "/x")).body == [1]
+        assert hurried.ask(Request("GET", "/x")).body == [1]
         time.sleep(11 * SLOWLY)
 
 
@@ -99,3 +100,17 @@ def test_compressed_answer_is_not_unpacked(forge: LocalForge) -> None:
     forge.answer = lambda asked: Reply(200, packed, {"Content-Encoding": "gzip"})
     with pytest.raises(ForgeAway, match="a page came instead of JSON"):
         forge.http().ask(Request("GET", "/x"))
+
+
+def test_error_without_end_is_not_looked_through(forge: LocalForge, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = list[int]()
+
+    def scrub(text: str) -> str:
+        lengths.append(len(text))
+        return text
+
+    monkeypatch.setattr(http, "scrub_text", scrub)
+    forge.answer = lambda asked: Reply(422, {"message": "x" * (4 << 20)})
+    with pytest.raises(ForgeRefused):
+        forge.http().ask(Request("GET", "/x"))
+    assert max(lengths) < 10_000
