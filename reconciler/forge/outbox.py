@@ -158,6 +158,12 @@ class Outbox:
         found = (_message(row) for row in rows)
         return [one for one in found if isinstance(one, CommitStatus | Deployment)]
 
+    def sections(self) -> list[Section]:
+        """The last ones, by pull request and target."""
+        query = "SELECT kind, payload FROM said WHERE kind = 'section'"
+        found = (_message(row) for row in self._db.read(lambda db: db.execute(query).fetchall()))
+        return [one for one in found if isinstance(one, Section)]
+
     def notifications(self) -> list[Notification]:
         """The last ones of each receiver, by what they are about."""
         query = "SELECT kind, payload FROM said WHERE kind = 'notification'"

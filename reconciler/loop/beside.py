@@ -48,4 +48,5 @@ def make_beside(settings: Settings, control: Control, follower: SourceFollower) 
     from reconciler.loop.pull_requests import PullRequestPlans
 
     # It uses the outbox, and ends first.
-    return (PullRequestPlans(settings, control.status, open_forge(settings), answering.put), answering)
+    said = answering.outbox.sections
+    return (PullRequestPlans(settings, control.status, open_forge(settings), answering.put, said), answering)

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
@@ -26,7 +26,7 @@ from reconciler.config.settings import Settings
 from reconciler.errors import ReconcileError, Retryable
 from reconciler.fault_isolation import unexpected
 from reconciler.forge.http import ForgeBusy
-from reconciler.forge.messages import Message, PullRequest
+from reconciler.forge.messages import Message, PullRequest, Section
 from reconciler.forge.port import Forge
 from reconciler.forge.pull_requests import answers_to, answers_without_plan, group_of
 from reconciler.loop.proposed_plans import Orders
@@ -83,9 +83,11 @@ class PullRequestPlans:
         status: Callable[[], Document],
         forge: Forge,
         put: Callable[[Iterable[Message]], object],
+        said: Callable[[], Iterable[Section]],
     ) -> None:
-        """`put`: into the outbox."""
+        """`put`: into the outbox; `said`: what comments were given by it."""
         self._settings, self._status, self._forge, self._put = settings, status, forge, put
+        self._said = said
         self._branch = followed_branch(settings.source)
         self._group = group_of(settings.forge)
         interval = settings.source.interval
@@ -167,6 +169,7 @@ class PullRequestPlans:
         trusted = [one for one in pulls if one.is_trusted][:MOST_OPEN]
         self._strangers = sum(not one.is_trusted for one in pulls)
         self._forget({one.number for one in trusted})
+        self._take_out({one.number for one in trusted})
         live = live_digest(status)
         due = [one for one in trusted if self._is_due(one, _Basis(one.head, accepted, live))]
         # What may have ended the process comes last, so that it keeps no other from its plan; what is new comes first.
@@ -177,6 +180,12 @@ class PullRequestPlans:
     def _forget(self, open_ones: set[int]) -> None:
         self._answered = {number: known for number, known in self._answered.items() if number in open_ones}
         self._failed = {key: count for key, count in self._failed.items() if key[0] in open_ones}
+
+    def _take_out(self, open_ones: set[int]) -> None:
+        """The sections of targets that have another name now, or are gone from the config."""
+        names = {target.name for target in self._settings.targets}
+        old = (one for one in self._said() if one.text and one.pull_request in open_ones and one.target not in names)
+        self._put([replace(one, text="") for one in old])
 
     def _is_due(self, pull: PullRequest, basis: _Basis) -> bool:
         known = self._answered.get(pull.number)

@@ -113,6 +113,12 @@ def test_pending_is_found_until_something_else_is_said(outbox: Outbox) -> None:
     assert outbox.pending() == []
 
 
+def test_sections_are_the_last_of_each_target(outbox: Outbox) -> None:
+    outbox.put([Section(1, "a", "x"), Section(1, "b", "x"), DONE], 1.0)
+    outbox.put([Section(1, "a", "")], 2.0)
+    assert outbox.sections() == [Section(1, "a", ""), Section(1, "b", "x")]
+
+
 def test_key_that_changes_without_end_is_told_seldom_and_then_no_more(outbox: Outbox) -> None:
     now, posts = 0.0, 0
     for number in range(module._MOST_AT_ALL + 50):

@@ -102,7 +102,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def plans(settings: Any, desk: Desk, planner: Planner, now: Document) -> PullRequestPlans:
-    made = PullRequestPlans(settings, lambda: now, desk, desk.put)  # type: ignore[arg-type]
+    made = PullRequestPlans(settings, lambda: now, desk, desk.put, desk.sections)  # type: ignore[arg-type]
     made._process = planner  # type: ignore[assignment]
     return made
 
@@ -116,6 +116,14 @@ def test_pull_request_is_planned_once_per_head(settings: Any) -> None:
     desk.pulls = (replace(pull(1), head="b" * 40),)
     made._look()
     assert planner.asked == [("0" * 39 + "1",), ("b" * 40,)]
+
+
+def test_section_of_a_target_that_is_gone_is_taken_out_while_it_is_open(settings: Any) -> None:
+    desk = Desk(pull(1))
+    desk.said = [Section(1, "a", "x"), Section(1, "old", "x"), Section(2, "old", "x"), Section(1, "older", "")]
+    before = len(desk.said)
+    plans(settings, desk, Planner(), status())._look()
+    assert desk.sections()[before:] == [Section(1, "old", "")]
 
 
 def changed_target(now: Document) -> None:
@@ -301,7 +309,7 @@ def test_branch_is_planned_and_nothing_of_it_comes_true(tmp_path: Path) -> None:
         desk = Desk(pull(1, head), pull(2, "1" * 40, is_trusted=False), pull(3, "2" * 40))
         now = rig.status()
         assert now
-        made = PullRequestPlans(rig.settings, lambda: now, desk, desk.put)  # type: ignore[arg-type]
+        made = PullRequestPlans(rig.settings, lambda: now, desk, desk.put, desk.sections)  # type: ignore[arg-type]
         made._look()
         made._look()
         told, gone = sorted(desk.statuses(), key=lambda each: each.state, reverse=True)
@@ -343,7 +351,7 @@ def test_end_of_the_daemon_ends_the_process_that_plans(tmp_path: Path) -> None:
     try:
         desk = Desk(pull(1, rig.repository.head()))
         now = status()
-        made = PullRequestPlans(rig.settings, lambda: now, desk, desk.put)  # type: ignore[arg-type]
+        made = PullRequestPlans(rig.settings, lambda: now, desk, desk.put, desk.sections)  # type: ignore[arg-type]
         (rig.state_dir).mkdir(mode=0o700)
         made._thread.start()
         made.look_at_pull_requests()
