@@ -49,10 +49,12 @@ def _without_model(argv: tuple[Argument, ...], mounts: tuple[str, ...]) -> tuple
     model = flag_value(argv, "--model")
     if model is None or any(f"{model}/".startswith(f"{mount.rstrip('/')}/") for mount in mounts):
         return argv
-    return tuple(
-        each.rewritten(each.text.replace(model, _NO_MODEL)) if _names(each.text, model) else each for each in argv
-    )
+    return tuple(each.rewritten(_renamed(each.text, model)) for each in argv)
 
 
-def _names(text: str, model: str) -> bool:
-    return text == model or text.partition("=")[2] == model
+def _renamed(text: str, model: str) -> str:
+    """The value alone: a model may have the name of its flag."""
+    flag, separator, value = text.partition("=")
+    if text == model:
+        return _NO_MODEL
+    return f"{flag}{separator}{_NO_MODEL}" if value == model and separator else text

@@ -80,7 +80,7 @@ def test_question_has_no_variable_or_file_of_the_revision() -> None:
     assert not any("/srv/models" in value for value in asked.env.values())
 
 
-@pytest.mark.parametrize("model", ["/etc", "etc", "/mnt/other", "../etc", "org/name"])
+@pytest.mark.parametrize("model", ["/etc", "etc", "model", "m", "/mnt/other", "../etc", "org/name"])
 def test_model_outside_of_the_mounts_is_not_looked_for(model: str) -> None:
     asked = parser_question(asked_of(model=f"--model={model}"))
     assert texts(asked.argv) == ("--model=model-that-is-not-looked-at",)
