@@ -62,8 +62,9 @@ class Delivery:
         """What is being sent is not waited for: it waits in the outbox until it is known to be delivered."""
         for carrier in self._carriers.values():
             carrier.end()
+        ends = time.monotonic() + 1.0
         for carrier in self._carriers.values():
-            carrier.join()
+            carrier.join(max(0.0, ends - time.monotonic()))
 
     def problems(self) -> dict[str, str]:
         """By destination: why it takes nothing now; empty where it does."""
@@ -94,9 +95,9 @@ class Carrier:
         self._stop.set()
         self._bell.set()
 
-    def join(self) -> None:
+    def join(self, seconds: float) -> None:
         if self._thread.is_alive():
-            self._thread.join(1.0)
+            self._thread.join(seconds)
 
     def _run(self) -> None:
         while not self._stop.is_set():

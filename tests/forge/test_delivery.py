@@ -179,6 +179,25 @@ def test_destination_that_hangs_delays_no_other_and_no_end(tmp_path: Path) -> No
     hangs.set()
 
 
+def test_many_destinations_that_hang_delay_the_end_together_once(tmp_path: Path) -> None:
+    outbox, hangs, hung = Outbox(tmp_path / "outbox.db"), threading.Event(), threading.Semaphore(0)
+
+    def send(_: Message) -> None:
+        hung.release()
+        hangs.wait(60)
+
+    names = [f"n{number}" for number in range(20)]
+    delivery = Delivery(outbox, {f"notification/{name}": send for name in names}, DAY)
+    outbox.put([Notification(name, "x", "y", "z", "/targets/a", "t", "now") for name in names], time.time())
+    delivery.start()
+    assert all(hung.acquire(timeout=10) for _ in names)
+    began = time.monotonic()
+    delivery.stop()
+    assert time.monotonic() - began < 10
+    hangs.set()
+    outbox.close()
+
+
 def test_bug_in_a_provider_ends_no_thread(tmp_path: Path) -> None:
     outbox, again = Outbox(tmp_path / "outbox.db"), threading.Event()
     tries = list[Message]()
