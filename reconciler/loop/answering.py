@@ -59,10 +59,10 @@ class Answering:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="answering")
         self._error = ""
-        self.outbox.forget(_addresses(settings), time.time())
+        self._addresses = _addresses(settings)
+        self._is_begun = False
 
     def start(self) -> None:
-        self._delivery.start()
         self._thread.start()
 
     def wake(self) -> None:
@@ -120,6 +120,7 @@ class Answering:
         while not self._stop.is_set():
             began = time.monotonic()
             try:
+                self._begin()
                 self.turn(time.time())
                 self._error = ""
             except ReconcileError as error:
@@ -130,6 +131,14 @@ class Answering:
             self._stop.wait(min(_MOST_REST, max(_SHORTEST, _SHARE * (time.monotonic() - began))))
             self._bell.wait(self._pause)
             self._bell.clear()
+
+    def _begin(self) -> None:
+        """What others were to be told goes before anything is delivered. A full disk must not keep the daemon from its
+        start: it is tried again."""
+        if not self._is_begun:
+            self.outbox.forget(self._addresses, time.time())
+            self._delivery.start()
+            self._is_begun = True
 
     def turn(self, now: float) -> int:
         """Work out what is to be said, and put what is new of it into the outbox. Returns how much that is."""

@@ -11,6 +11,7 @@ import pytest
 import structlog
 
 from reconciler.config.forge import ForgeSettings, NotificationSettings
+from reconciler.errors import Retryable
 from reconciler.forge.fleet import SPREAD
 from reconciler.forge.messages import CommitState, CommitStatus, Deployment, Message, Section
 from reconciler.forge.outbox import FORGE
@@ -155,6 +156,25 @@ def test_bug_in_the_answers_keeps_no_event_from_its_receiver(tmp_path: Path, mon
     found.outbox.close()
 
 
+def test_disk_that_is_full_at_the_start_delays_answers_and_not_the_daemon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    full = Retryable("cannot use outbox.db: the disk is full")
+
+    def forget(*_: object) -> None:
+        raise full
+
+    with monkeypatch.context() as disk:
+        disk.setattr("reconciler.forge.outbox.Outbox.forget", forget)
+        told = telling(tmp_path)
+        told.answering.start()
+        eventually(lambda: told.answering.document()["forge"]["error"] == str(full))
+    told.answering.wake()
+    eventually(lambda: not told.answering.document()["forge"]["error"])
+    assert told.answering.outbox.waiting()
+    told.answering.stop()
+
+
 def test_status_under_a_name_that_the_target_had_is_closed(tmp_path: Path):
     told = telling(tmp_path)
     (first, _) = told.look(WELL | {"targets": [WELL["targets"][0] | {"observedAt": None}]}, 0.0)
@@ -188,9 +208,11 @@ def test_deployment_follows_a_revision_that_is_back(tmp_path: Path):
 
 def test_other_repository_is_told_what_holds_and_not_what_waits(tmp_path: Path):
     told = telling(tmp_path)
+    told.answering.outbox.forget(told.answering._addresses, 0.0)
     told.answering.put([Section(7, "a", "plan")])
     told.answering.turn(0.0)
     told.answering.outbox.close()
     moved = telling(tmp_path, repository="team/moved")
+    moved.answering.outbox.forget(moved.answering._addresses, 50.0)
     assert [type(one) for one in moved.look(WELL, 100.0)] == [CommitStatus, Deployment]
     moved.answering.outbox.close()
