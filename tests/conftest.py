@@ -1,7 +1,10 @@
 """What all tests share."""
 
 import signal
+from collections.abc import Iterator
 
+import pytest
+import structlog
 from hypothesis import settings
 
 from tests.support.examples import examples
@@ -21,3 +24,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # For properties that say nothing else. How long one example takes tells nothing on a busy machine.
 settings.register_profile("ours", settings(), max_examples=examples(100), deadline=None)
 settings.load_profile("ours")
+
+
+@pytest.fixture(autouse=True)
+def unconfigured_log() -> Iterator[None]:
+    """A test that configures the log, as each command does, hides nothing from later tests."""
+    yield
+    if structlog.is_configured():
+        structlog.reset_defaults()

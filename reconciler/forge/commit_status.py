@@ -23,7 +23,7 @@ from typing import Any
 from reconciler.forge.baseline import Digests
 from reconciler.forge.description import cut
 from reconciler.forge.messages import CommitState, CommitStatus
-from reconciler.model import ReasonCode
+from reconciler.model import HealthStatus, ReasonCode
 from reconciler.model.names import listed
 from reconciler.report.convergence import (
     convergence_of,
@@ -281,7 +281,8 @@ def _service_fault(service: Document, name: str) -> Fault | None:
         is_held = service["blocked"][0]["code"] in _HELD
         return Fault("blocked", name, message, place, is_ours, is_held=is_held, live=service["liveRevision"])
     health = service["health"]
-    what = "out of sync" if health["status"] in ("Healthy", "Progressing") else health["status"].lower()
+    is_well = health["status"] in (HealthStatus.HEALTHY, HealthStatus.PROGRESSING)
+    what = "out of sync" if is_well else health["status"].lower()
     placed = _PLACED.fullmatch(health["message"] or fault(service))
     place, text = placed.groups() if placed else ("", health["message"] or fault(service))
     return Fault(what, name, text, place, is_ours=health["reason"] in _OURS, is_held=health["reason"] in _HELD)

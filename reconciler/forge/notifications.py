@@ -16,6 +16,7 @@ from typing import Literal
 
 from reconciler.config.forge import NotificationSettings
 from reconciler.forge.messages import Notification
+from reconciler.model import HealthStatus
 from reconciler.report.actions import short
 from reconciler.report.convergence import full_name, is_ours_to_tell
 from reconciler.report.redact import one_line, scrub_text
@@ -192,8 +193,8 @@ def _service(service: Document, target: str, revision: str) -> Iterator[Fact]:
         # The same thing once more: nothing serves because of it.
         return
     said = f"{where} is {health['status']}"
-    if health["status"] in ("Degraded", "Missing") and service["inGit"]:
-        lasting = _MISSING_FAULT if health["status"] == "Missing" else 0.0
+    if health["status"] in (HealthStatus.DEGRADED, HealthStatus.MISSING) and service["inGit"]:
+        lasting = _MISSING_FAULT if health["status"] == HealthStatus.MISSING else 0.0
         text, code = f"{said}: {health['message']}", health["reason"]
         yield Fact(
             f"health/{about}", "faulty", "service.degraded", text, lasting, "error", target, name, revision, code

@@ -27,7 +27,9 @@ from reconciler.host.staging.weights import Ground, UnusableFolder, find_folder,
 from reconciler.kserve.quantity import cpu_millis, memory_bytes
 from reconciler.model import EffectiveSpec, Gpu, Mount, ReplicaId, ServiceId
 from reconciler.system import procfs
+from reconciler.system.procfs import read_environment
 from tests.support.arguments import written
+from tests.support.world import eventually
 
 
 def target(**fields: Any) -> config.HostSettings:
@@ -128,6 +130,9 @@ def test_marker_of_another_users_process_counts_for_nothing(tmp_path: Path) -> N
         subprocess.Popen(["sleep", "60"], env=env) as ours,
     ):
         try:
+            # For a moment after it began, a program's environment cannot be read.
+            eventually(lambda: carries_marker(tmp_path, ours.pid))
+            eventually(lambda: read_environment(stranger.pid))
             marked = {seen.who.pid for seen in ProcessDiscovery()._seen if seen.marker == env[MARKER]}
             claims = (carries_marker(tmp_path, stranger.pid), carries_marker(tmp_path, ours.pid))
         finally:
