@@ -327,7 +327,8 @@ def _done(target: Document, before: Digests | None) -> list[str]:
     updated = sum(before.get(name) != now[name] for name in fine)
     gone = len(before.keys() - {full_name(one) for one in target["services"]})
     parts = [f"{updated} updated"] * bool(updated) + [f"{gone} deleted"] * bool(gone)
-    return parts or ["no change here"]
+    # What changed of other objects is not compared.
+    return parts or ["no service changed" if other_objects(target) else "no change here"]
 
 
 def _progress(target: Document, before: Digests | None) -> str:

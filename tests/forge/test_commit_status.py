@@ -202,6 +202,13 @@ def test_field_that_an_api_server_refuses_is_named_with_its_line() -> None:
     assert text.endswith("1 not applied: ConfigMap team/settings: data.x: expected string (a.yaml:7)")
 
 
+def test_cluster_of_unchanged_services_is_not_called_unchanged() -> None:
+    settings = ObjectPlan(ObjectId("", "ConfigMap", "team", "settings"), Sync.SYNCED, HEALTHY)
+    plan = replace(planned(), objects={settings.object: settings})
+    one = TargetReport(DesiredState("a", REVISION, ()), ClusterView("a", 190.0, "v1"), plan, None, applied=REVISION)
+    assert said(status_of(one), {}) == (CommitState.SUCCESS, "no service changed")
+
+
 def test_cluster_that_another_daemon_acts_on_is_not_answered_for() -> None:
     plan = replace(planned(), notes=(Reason(ReasonCode.NOT_LEADER, "this daemon only looks", NO_ORIGIN),))
     one = TargetReport(DesiredState("a", REVISION, ()), ClusterView("a", 190.0, "v1"), plan, None)
