@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 from reconciler.forge.http import Answer, ForgeAway, ForgeRefused, Http, LoginRefused, Request
 
@@ -35,14 +36,23 @@ def at(value: Any, *path: str) -> Any:
 
 
 def text(value: Any, *path: str) -> str:
+    """Without halves of characters, which JSON may hold and no request takes."""
     found = at(value, *path)
-    return found if isinstance(found, str) else ""
+    return found.encode("utf-8", "replace").decode() if isinstance(found, str) else ""
 
 
 def integer(value: Any, *path: str) -> int:
     """0 where there is none: forges count from 1."""
     found = at(value, *path)
     return found if isinstance(found, int) and not isinstance(found, bool) else 0
+
+
+def query_of(url: str) -> dict[str, str]:
+    """Of the address of a next page; the rest of it is not used, because the token would go along."""
+    try:
+        return dict(parse_qsl(urlsplit(url).query))
+    except ValueError:
+        raise ForgeAway("the forge gave a next page by something else than a URL; trying again later") from None
 
 
 def is_revision(value: str) -> bool:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlsplit
+from urllib.parse import quote
 
-from reconciler.forge.answers import at, integer, is_ours, is_revision, items, login_of, text
+from reconciler.forge.answers import at, integer, is_ours, is_revision, items, login_of, query_of, text
 from reconciler.forge.caps import short_name, short_url
 from reconciler.forge.checks import Right, probe, reach
 from reconciler.forge.http import Http, Request
@@ -109,7 +109,7 @@ class BitbucketCloud:
         for _ in range(_MOST_PAGES):
             answer = self._http.ask(Request("GET", path, query))
             yield from items(answer, "values")
-            query = dict(parse_qsl(urlsplit(text(answer.body, "next")).query))
+            query = query_of(text(answer.body, "next"))
             if not query:
                 return
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.forge.answers import at, integer, is_revision, items, numbered_pages, text
+from reconciler.forge.answers import at, integer, is_revision, items, numbered_pages, query_of, text
 from reconciler.forge.http import Answer, ForgeAway, Request
 from tests.forge.local_forge import Asked, LocalForge, Reply, local_forge
 
@@ -34,6 +35,14 @@ def test_any_answer_reads_as_text_number_or_nothing(value: Any, path: list[str])
     assert text(value, *path) in ("", found)
     if type(found) is int:
         assert integer(value, *path) == found
+
+
+@pytest.mark.parametrize("url", ["http://[", "//[::1", "\ud800?a=\ud800", "", "?page=2"])
+def test_any_next_page_is_a_query_that_can_be_sent_or_an_error(url: str) -> None:
+    try:
+        urlencode(query_of(text({"next": url}, "next")))
+    except ForgeAway:
+        assert "[" in url
 
 
 @given(JSON)
