@@ -78,7 +78,7 @@ class Applying:
     def _take_over(self, one: ObjectId) -> KubeObject | None:
         """What the tools before us own of an object becomes ours: then the apply removes what they would leave behind.
 
-        None: it is gone. Raises Outdated where a controller wrote to it just now.
+        None: it is gone. Raises WriteConflict where a controller wrote to it just now.
         """
         live = self._client.get(one)
         if live is None or owned_fields(live) is not None:

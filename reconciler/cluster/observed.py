@@ -32,7 +32,7 @@ RUNTIMES = tuple((GROUP, kind) for kind in RUNTIME_KINDS)
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class EngineAnswers:
     """What engines said of versions, by digest: verdicts, which flags of ours they do not know, which are awaited, and
     why there is none (yet). `mute` are those of which no engine will ever say more: git does not tell what runs, or it
     is no vLLM."""
@@ -44,7 +44,7 @@ class Answers:
     mute: frozenset[str] = frozenset()
 
 
-NO_ANSWERS = Answers()
+NO_ANSWERS = EngineAnswers()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class ClusterObserved(ClusterView):
     nodes: tuple[KubeObject, ...] = ()
     pods: tuple[KubeObject, ...] = ()
     refusals: Mapping[tuple[ObjectId, str], tuple[Reason, ...]] = field(default_factory=dict)
-    answers: Answers = NO_ANSWERS
+    answers: EngineAnswers = NO_ANSWERS
     speechless: Mapping[ServiceId, str] = field(default_factory=dict)
     is_leader: bool = True
     leader: str = ""

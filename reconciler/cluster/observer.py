@@ -8,11 +8,10 @@ from typing import TypeAlias
 
 from reconciler.cluster.api.client import Client
 from reconciler.cluster.api.lease import Leadership
-from reconciler.cluster.api.watch import KindState, Snapshot, WatchedKind, Watches
+from reconciler.cluster.api.watch import KindState, WatchedKind, Watches, WatchSnapshot
 from reconciler.cluster.crash_logs import CrashLogs
 from reconciler.cluster.first_token import FirstTokens
-from reconciler.cluster.health.children import Children, children_of
-from reconciler.cluster.health.children import Snapshot as Workloads
+from reconciler.cluster.health.children import Children, WorkloadObjects, children_of
 from reconciler.cluster.health.look import Expected, ServingHealth
 from reconciler.cluster.health.memo import HealthMemo
 from reconciler.cluster.health.problems import HealthLimits
@@ -20,10 +19,18 @@ from reconciler.cluster.memory import Memory
 from reconciler.cluster.objects.compare import seen_again
 from reconciler.cluster.objects.ignore import Rules
 from reconciler.cluster.objects.inventory import ClusterInventory, inventory_id, read_inventory
-from reconciler.cluster.observed import NO_ANSWERS, NO_CHILDREN, RUNTIMES, SERVICE, Answers, ClusterObserved, Remembered
+from reconciler.cluster.observed import (
+    NO_ANSWERS,
+    NO_CHILDREN,
+    RUNTIMES,
+    SERVICE,
+    ClusterObserved,
+    EngineAnswers,
+    Remembered,
+)
 from reconciler.cluster.placing import Placing
 from reconciler.cluster.preflight_job import PREFLIGHT
-from reconciler.cluster.preflights import WATCHED, Preflights
+from reconciler.cluster.preflights import WATCHED, PreflightJobs
 from reconciler.cluster.rollout.last_good import RECORD_OF, ServiceRecord, read_secret, secret_name
 from reconciler.cluster.service_facts import facts_of, held_gpus, total_gpus
 from reconciler.config.settings import ClusterSettings
@@ -52,7 +59,7 @@ class Observer:
         rules: Rules,
         limits: HealthLimits,
         tokens: FirstTokens | None,
-        preflights: Preflights | None,
+        preflights: PreflightJobs | None,
     ) -> None:
         self._name = settings.name
         self._settings = settings
@@ -106,7 +113,7 @@ class Observer:
         pods, nodes = _of(seen, "", "Pod"), _of(seen, "", "Node")
         total = total_gpus(nodes)
         children = children_of(
-            Workloads(
+            WorkloadObjects(
                 services=_of(seen, *SERVICE),
                 deployments=_of(seen, "apps", "Deployment"),
                 replica_sets=_of(seen, "apps", "ReplicaSet"),
@@ -156,7 +163,7 @@ class Observer:
         self,
         expected: Mapping[ServiceId, Expected | None],
         children: Mapping[ServiceId, Children],
-        seen: Snapshot,
+        seen: WatchSnapshot,
         clock: float,
     ) -> dict[ServiceId, ServingHealth]:
         """Of each service that is there. `clock` is the API server's."""
@@ -192,15 +199,15 @@ class Observer:
         self,
         desired: DesiredState,
         wanted: Mapping[ServiceId, DesiredObject],
-        seen: Snapshot,
+        seen: WatchSnapshot,
         pods: tuple[KubeObject, ...],
-    ) -> Answers:
+    ) -> EngineAnswers:
         if self._preflights is None:
             return NO_ANSWERS
         services = ((one, wanted[one.id]) for one in desired.services if one.id in wanted)
         return self._preflights.look_up(services, _of(seen, *WATCHED), pods)
 
-    def _remembered(self, wanted: tuple[DesiredObject, ...], seen: Snapshot) -> Mapping[ObjectId, Remembered]:
+    def _remembered(self, wanted: tuple[DesiredObject, ...], seen: WatchSnapshot) -> Mapping[ObjectId, Remembered]:
         """What is remembered, of live objects that only others changed as they are now."""
         rules, known = self._rules, self._memory.now()
         pairs = ((one, known[one.id].applied, seen.get(one.id)) for one in wanted if one.id in known)
@@ -256,7 +263,7 @@ class Observer:
             found = self._client.get(one)
         return read_inventory(one.name, one.namespace, self._name, found)
 
-    def _records(self, seen: Snapshot) -> dict[ServiceId, ServiceRecord]:
+    def _records(self, seen: WatchSnapshot) -> dict[ServiceId, ServiceRecord]:
         """Each Secret is unpacked once: the watch tells of a change by another object."""
         known, self._unpacked = self._unpacked, {}
         for one, secret in seen.of_kind("", "Secret"):
@@ -302,5 +309,5 @@ def _watched(one: ObjectId) -> WatchedKind:
     return WatchedKind(one.group, one.kind, namespace=one.namespace, name=one.name)
 
 
-def _of(seen: Snapshot, group: str, kind: str) -> tuple[KubeObject, ...]:
+def _of(seen: WatchSnapshot, group: str, kind: str) -> tuple[KubeObject, ...]:
     return tuple(found for _, found in seen.of_kind(group, kind))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from reconciler.cluster.health.objects import Surroundings, object_health
+from reconciler.cluster.health.objects import HealthContext, object_health
 from reconciler.cluster.health.problems import HealthLimits
 from reconciler.cluster.object_plan import Decided, apply_action, left_alone, said_of
 from reconciler.cluster.objects.compare import (
@@ -24,13 +24,13 @@ from reconciler.cluster.objects.options import Options, options_of
 from reconciler.cluster.objects.order import Order, Ordered, apply_order
 from reconciler.cluster.objects.own_namespace import why_not_allowed
 from reconciler.cluster.observed import ClusterObserved
-from reconciler.cluster.pruning import Pruning, prune
+from reconciler.cluster.pruning import PrunePlan, prune
 from reconciler.cluster.rollout.batches import BatchSettings
 from reconciler.cluster.rollout.drain import DrainSettings
 from reconciler.cluster.rollout.gpus import ClusterRoom, read_room
 from reconciler.cluster.rollout.last_good import ServiceRecord
 from reconciler.cluster.runtime_plan import RuntimePlan, as_object, plan_runtimes
-from reconciler.cluster.service_plan import Decision, ServiceInputs, decide, keep_on_copy, records_of
+from reconciler.cluster.service_plan import RolloutDecision, ServiceInputs, decide, keep_on_copy, records_of
 from reconciler.cluster.service_verdict import (
     again_at,
     health_of,
@@ -131,7 +131,9 @@ class _Pass:
         pruning = prune(self.desired, self.seen, self.holds, self.faults)
         return self._made(decided, pruning, options)
 
-    def _made(self, decided: Mapping[ObjectId, Decided], pruning: Pruning, options: Mapping[ObjectId, Options]) -> Plan:
+    def _made(
+        self, decided: Mapping[ObjectId, Decided], pruning: PrunePlan, options: Mapping[ObjectId, Options]
+    ) -> Plan:
         applies = [action for each in decided.values() for action in each.actions if isinstance(action, ApplyObject)]
         copies = self._copies(decided)
         others = [action for each in decided.values() for action in each.actions if not isinstance(action, ApplyObject)]
@@ -253,7 +255,7 @@ class _Pass:
     def _health(self, wanted: DesiredObject, live: KubeObject | None) -> tuple[Health, float | None]:
         if live is None:
             return Health(HealthStatus.MISSING, progress(ReasonCode.MISSING, "it is not on the cluster")), None
-        found = object_health(live, Surroundings(self.seen.clock, self.policy.health))
+        found = object_health(live, HealthContext(self.seen.clock, self.policy.health))
         if found is None:
             return Health(HealthStatus.HEALTHY, progress(ReasonCode.SERVING, "it is there")), None
         return found.health, found.look_again_at
@@ -295,7 +297,7 @@ class _Pass:
             self._room = decision.new.room
         return self._service_decided(s, decision, options, wave)
 
-    def _service_decided(self, s: ServiceInputs, decision: Decision, options: Options, wave: int) -> Decided:
+    def _service_decided(self, s: ServiceInputs, decision: RolloutDecision, options: Options, wave: int) -> Decided:
         health, goal, version = health_of(s), decision.goal, decision.version
         if version is None or decision.found is None:
             return kept_as_it_is(s, decision, health)
@@ -312,7 +314,7 @@ class _Pass:
         plan = replace(plan, blocked=(*plan.blocked, *said.reasons, *warnings))
         return Decided(said, actions, plan, again_at(s, decision), applied, decision.copy)
 
-    def _decision(self, s: ServiceInputs, rules: Rules) -> Decision:
+    def _decision(self, s: ServiceInputs, rules: Rules) -> RolloutDecision:
         def compared(wanted: DesiredObject) -> Comparison:
             return self._compare(wanted, rules)
 
@@ -341,7 +343,7 @@ class _Pass:
     # ------------------------------------------------------------ what is ours
 
     def _inventory(
-        self, applies: list[ApplyObject], pruning: Pruning, options: Mapping[ObjectId, Options]
+        self, applies: list[ApplyObject], pruning: PrunePlan, options: Mapping[ObjectId, Options]
     ) -> tuple[WriteInventory, ...]:
         """Before anything is applied it is written down as ours; what is gone is no more."""
         before = self.seen.inventory

@@ -68,7 +68,7 @@ class JobSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PreflightRequest:
     """A question for the engine of one service's pod. `pod` is what KServe makes of it; `absent` are the folders of its
     container that the Job does not have."""
 
@@ -112,7 +112,7 @@ def job_name(key: str) -> str:
     return f"preflight-{key}"
 
 
-def job_of(asked: Asked, settings: JobSettings) -> KubeObject:
+def job_of(asked: PreflightRequest, settings: JobSettings) -> KubeObject:
     """The Job that asks. Raises TooLargeToAsk."""
     labels = {"app.kubernetes.io/managed-by": "reconciler", PREFLIGHT: asked.key}
     return {
@@ -128,7 +128,7 @@ def job_of(asked: Asked, settings: JobSettings) -> KubeObject:
     }
 
 
-def _pod(asked: Asked, settings: JobSettings) -> Mapping[str, Any]:
+def _pod(asked: PreflightRequest, settings: JobSettings) -> Mapping[str, Any]:
     user = {} if settings.user is None else {"runAsUser": settings.user, "runAsGroup": settings.user}
     pull = {"imagePullSecrets": found} if (found := asked.pod.get("imagePullSecrets")) else {}
     return {
@@ -144,7 +144,7 @@ def _pod(asked: Asked, settings: JobSettings) -> Mapping[str, Any]:
     }
 
 
-def _container(asked: Asked, settings: JobSettings) -> Mapping[str, Any]:
+def _container(asked: PreflightRequest, settings: JobSettings) -> Mapping[str, Any]:
     env = {**asked.question.env, "HOME": _HOME, "TMPDIR": "/tmp", "USER": "preflight"}  # noqa: S108
     return {
         "name": _CONTAINER,
@@ -164,7 +164,7 @@ def _container(asked: Asked, settings: JobSettings) -> Mapping[str, Any]:
     }
 
 
-def _payload(asked: Asked) -> str:
+def _payload(asked: PreflightRequest) -> str:
     """Raises TooLargeToAsk."""
     request = request_of(asked.question, asked.absent).decode()
     given = {"scripts": dict(_scripts()), "main": SCRIPTS[0].name, "request": request}
@@ -192,7 +192,7 @@ def _marker(key: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class JobOutcome:
     """What a Job has come to. `verdict` is the engine's; `trouble` says why there is none, if there will be none.
 
     `waits` says what it waits for meanwhile. `final`: the same image would say the same again. `variable` and `index`
@@ -215,7 +215,7 @@ def is_pod_of(pod: KubeObject, job: KubeObject) -> bool:
     return bool(is_made and metadata["namespace"] == job["metadata"]["namespace"])
 
 
-def read_job(job: KubeObject, pods: Sequence[KubeObject], log: str, events: Sequence[KubeObject] = ()) -> Reading:
+def read_job(job: KubeObject, pods: Sequence[KubeObject], log: str, events: Sequence[KubeObject] = ()) -> JobOutcome:
     """What became of a Job. `log` is the end of its pod's, and `events` are those about the Job."""
     key = (job["metadata"].get("labels") or {}).get(PREFLIGHT, "")
     ended = {each.get("type"): each for each in job.get("status", {}).get("conditions") or () if _holds(each)}
@@ -224,14 +224,14 @@ def read_job(job: KubeObject, pods: Sequence[KubeObject], log: str, events: Sequ
         return _reading_of(answer)
     obstacle = _obstacle(pod, events)
     if "Complete" in ended:
-        return Reading(trouble="it ended, and its log holds no answer")
+        return JobOutcome(trouble="it ended, and its log holds no answer")
     if "Failed" not in ended:
-        return Reading(waits=obstacle or _stage(pod))
+        return JobOutcome(waits=obstacle or _stage(pod))
     if ended["Failed"].get("reason") == "DeadlineExceeded":
         spec = job.get("spec") or {}
         late = f"it has not answered within {spec.get('activeDeadlineSeconds')} s"
-        return Reading(trouble=f"{late}: {obstacle}" if obstacle else late)
-    return Reading(trouble=obstacle or _ending(pod, log))
+        return JobOutcome(trouble=f"{late}: {obstacle}" if obstacle else late)
+    return JobOutcome(trouble=obstacle or _ending(pod, log))
 
 
 def _holds(condition: Mapping[str, Any]) -> bool:
@@ -250,19 +250,19 @@ def _answer_in(log: str, key: str) -> Any:
         return None
 
 
-def _reading_of(answer: Any) -> Reading:
+def _reading_of(answer: Any) -> JobOutcome:
     try:
         if not (reason := str(answer.get("environment") or "")):
-            return Reading(verdict=read_verdict(answer))
+            return JobOutcome(verdict=read_verdict(answer))
         index = answer.get("index")
-        return Reading(
+        return JobOutcome(
             trouble=reason,
             final=answer.get("final") is True,
             variable=str(answer.get("variable") or ""),
             index=index if type(index) is int and index >= 0 else None,
         )
     except (ValueError, KeyError, TypeError, AttributeError):
-        return Reading(trouble="it gave an answer that cannot be read")
+        return JobOutcome(trouble="it gave an answer that cannot be read")
 
 
 def _obstacle(pod: KubeObject | None, events: Sequence[KubeObject]) -> str:

@@ -12,12 +12,12 @@ from typing import Final
 from pydantic import TypeAdapter, ValidationError
 
 from reconciler.cluster.api.client import Client
-from reconciler.cluster.observed import Answers
+from reconciler.cluster.observed import EngineAnswers
 from reconciler.cluster.preflight_job import (
     LOG_BYTES,
-    Asked,
+    JobOutcome,
     JobSettings,
-    Reading,
+    PreflightRequest,
     TooLargeToAsk,
     absent_folders,
     is_pod_of,
@@ -52,7 +52,7 @@ _IN_IMAGE = EngineSettings(image="*", podman=True)
 _HOME = "/tmp/home"  # noqa: S108 - of a container of our own
 
 
-class Preflights:
+class PreflightJobs:
     """Asks, and reads the answers."""
 
     def __init__(self, client: Client, path: Path, settings: JobSettings | None = None) -> None:
@@ -60,12 +60,12 @@ class Preflights:
         self._path = path
         self._settings = settings or JobSettings()
         self._verdicts: dict[str, PreflightVerdict] = _read(path)
-        self._read: dict[str, Reading] = {}
-        self._asked: dict[str, Asked] = {}
+        self._read: dict[str, JobOutcome] = {}
+        self._asked: dict[str, PreflightRequest] = {}
 
     def look_up(
         self, services: Iterable[tuple[Desired, DesiredObject]], jobs: Iterable[KubeObject], pods: Iterable[KubeObject]
-    ) -> Answers:
+    ) -> EngineAnswers:
         """Verdicts on these versions. Reads the log of a Job that has ended, once."""
         by_name = {(str(job["metadata"]["namespace"]), str(job["metadata"]["name"])): job for job in jobs}
         found = tuple(pods)
@@ -96,7 +96,7 @@ class Preflights:
             if verdict is not None:
                 preflights[desired.digest] = verdict.about(asked.question, desired.origin)
                 lacks[desired.digest] = frozenset(verdict.lacks)
-        return Answers(preflights, lacks, frozenset(asking), troubles, frozenset(mute))
+        return EngineAnswers(preflights, lacks, frozenset(asking), troubles, frozenset(mute))
 
     def ask(self, action: AskPreflight) -> None:
         """Make the Job. Raises Retryable."""
@@ -114,7 +114,7 @@ class Preflights:
         except TooLargeToAsk as error:
             raise Retryable(f"{action.service}: {error}") from None
 
-    def _reading(self, key: str, job: KubeObject, pods: tuple[KubeObject, ...]) -> Reading:
+    def _reading(self, key: str, job: KubeObject, pods: tuple[KubeObject, ...]) -> JobOutcome:
         if (known := self._read.get(key)) is not None and not known.waits:
             return known
         own = [pod for pod in pods if is_pod_of(pod, job)]
@@ -142,7 +142,7 @@ class Preflights:
             write_atomically(self._path, json.dumps(document).encode())
 
 
-def asked_of(desired: Desired, git: DesiredObject) -> Asked | None:
+def asked_of(desired: Desired, git: DesiredObject) -> PreflightRequest | None:
     """The question about a service's version; None: git does not tell what it runs, or it is no vLLM."""
     spec, rendered = desired.spec, git.rendered
     if spec is None or rendered is None:
@@ -154,7 +154,9 @@ def asked_of(desired: Desired, git: DesiredObject) -> Asked | None:
         asked = question(spec, _IN_IMAGE, {}, _HOME, mounted=True)
     except ValueError:
         return None
-    return Asked(asked, desired.id.namespace, spec.image, rendered.pod, absent_folders(container, asked.files))
+    return PreflightRequest(
+        asked, desired.id.namespace, spec.image, rendered.pod, absent_folders(container, asked.files)
+    )
 
 
 def _is_due(job: KubeObject, now: float) -> bool:

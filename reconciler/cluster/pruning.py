@@ -17,9 +17,9 @@ from reconciler.cluster.rollout.deletion import (
     Deleted,
     DeleteService,
     Leaving,
+    SetStopAnnotation,
     next_step,
 )
-from reconciler.cluster.rollout.deletion import StopService as StopStep
 from reconciler.cluster.service_facts import held_gpus
 from reconciler.fault_isolation import Faults
 from reconciler.model import (
@@ -53,7 +53,7 @@ _RUNNING = (("apps", "Deployment"), ("apps", "ReplicaSet"), ("", "Pod"))
 
 
 @dataclass(slots=True)
-class Pruning:
+class PrunePlan:
     """`gone` are members of which nothing is left, with the UID that they had."""
 
     actions: tuple[Action, ...] = ()
@@ -64,7 +64,7 @@ class Pruning:
     look_again_at: float | None = None
 
 
-def prune(desired: DesiredState, seen: ClusterObserved, holds: Holds, faults: Faults) -> Pruning:
+def prune(desired: DesiredState, seen: ClusterObserved, holds: Holds, faults: Faults) -> PrunePlan:
     """The next step of everything that goes. What a person suspended, what the guard holds, and what makes us raise,
     stays."""
     members = seen.inventory.members
@@ -77,7 +77,7 @@ def prune(desired: DesiredState, seen: ClusterObserved, holds: Holds, faults: Fa
         if (one.group, one.kind) not in seen.unknown
         and (one.group, one.kind, one.name) not in (unplaced if one.namespace else named)
     }
-    around = objects.Surroundings(live)
+    around = objects.PruneContext(live)
     found, odd = _found(seen.inventory, replace(desired, objects=seen.wanted), around, faults)
     kept = odd | dict(found.kept) | {one: _unseen(one) for one in found.unknown}
     kept |= {one: why for one in found.ending if seen.live.get(one) and (why := _odd(one, seen, faults))}
@@ -111,7 +111,7 @@ def prune(desired: DesiredState, seen: ClusterObserved, holds: Holds, faults: Fa
     ]
     told += [_going(one, seen, step, later.get(one)) for one, step in sorted(steps.items())]
     looks = [each.look_again_at for each in told if each.look_again_at is not None]
-    return Pruning(
+    return PrunePlan(
         actions=tuple(action for each in told for action in each.actions),
         objects={each.said.object: each.said for each in told},
         verdicts={each.verdict.service: each.verdict for each in told if each.verdict is not None},
@@ -122,7 +122,7 @@ def prune(desired: DesiredState, seen: ClusterObserved, holds: Holds, faults: Fa
 
 
 def _found(
-    inventory: ClusterInventory, desired: DesiredState, around: objects.Surroundings, faults: Faults
+    inventory: ClusterInventory, desired: DesiredState, around: objects.PruneContext, faults: Faults
 ) -> tuple[objects.Pruning, dict[ObjectId, Reason]]:
     """What becomes of members that git does not have, and those at which a bug shows: only if one does are they looked
     at one by one."""
@@ -173,7 +173,7 @@ def service_of(one: ObjectId) -> ServiceId | None:
     return ServiceId(one.namespace, one.name) if (one.group, one.kind) == SERVICE else None
 
 
-Step = StopStep | DeleteService | AwaitPods | AwaitFinalizers | Deleted
+Step = SetStopAnnotation | DeleteService | AwaitPods | AwaitFinalizers | Deleted
 
 
 def _pods_unseen(service: ServiceId | None, seen: ClusterObserved) -> Reason | None:
@@ -229,9 +229,9 @@ def _origin(member: Member) -> Origin | NoOrigin:
 
 def _next(one: ObjectId, step: Step, service: ServiceId | None) -> tuple[Action | None, float | None]:
     match step:
-        case StopStep(reason=reason, uid=uid) if service is not None:
+        case SetStopAnnotation(reason=reason, uid=uid) if service is not None:
             return StopService(service, one, uid, reason), None
-        case StopStep(reason=reason, uid=uid) | DeleteService(reason=reason, uid=uid):
+        case SetStopAnnotation(reason=reason, uid=uid) | DeleteService(reason=reason, uid=uid):
             return DeleteObject(one, uid, reason, service), None
         case AwaitPods(until=until) | AwaitFinalizers(until=until):
             return None, until

@@ -14,7 +14,7 @@ from typing import Any
 
 from reconciler.cluster.health.look import ServingHealth
 from reconciler.cluster.health.problems import Fault, HealthLimits
-from reconciler.cluster.health.rollout import Rollout, RolloutState, rollout_outcome
+from reconciler.cluster.health.rollout import RolloutState, RolloutStatus, rollout_outcome
 from reconciler.cluster.objects.compare import Comparison, Drifted, InSync, Unconfirmed
 from reconciler.cluster.objects.owned import owned_fields
 from reconciler.cluster.observed import NO_CHILDREN, RUNTIMES, ClusterObserved
@@ -26,7 +26,7 @@ from reconciler.cluster.rollout.additions import (
     server_place,
 )
 from reconciler.cluster.rollout.batches import COPY_OF, named_runtime
-from reconciler.cluster.rollout.drain import FLAG, Drain, DrainSettings, Server, find_drain
+from reconciler.cluster.rollout.drain import FLAG, DrainPlan, DrainSettings, Server, find_drain
 from reconciler.cluster.rollout.goal import Goal, GoalKind, Situation, find_goal
 from reconciler.cluster.rollout.gpus import ClusterRoom, need_of
 from reconciler.cluster.rollout.last_good import (
@@ -131,7 +131,7 @@ class ServiceInputs:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class RolloutDecision:
     """Where a service is heading. `version` is what is to be applied and `found` how it differs from what is live;
     None: nothing is. `new` is how it gets its new version, `outcome` how that stands which is applied. `copy` is a copy
     of a runtime that it needs, to be applied first."""
@@ -140,22 +140,22 @@ class Decision:
     version: Version | None
     found: Comparison | None
     live_digest: str
-    outcome: Rollout | None
+    outcome: RolloutStatus | None
     new: NewVersion | None = None
     copy: KubeObject | None = None
 
 
-def keep_on_copy(s: ServiceInputs, runtime: str, why: Reason, compare: Compare) -> Decision | None:
+def keep_on_copy(s: ServiceInputs, runtime: str, why: Reason, compare: Compare) -> RolloutDecision | None:
     """The last good version goes on with a copy of its runtime, until it is its turn; None: there is none."""
     good = s.record.last_good
     if good is None or not runtime:
         return None
     version = s.last_good(good, runtime)
     goal = Goal(GoalKind.KEEP, why)
-    return Decision(goal, version, compare(version.wanted), good.digest, _outcome(s, proven=True))
+    return RolloutDecision(goal, version, compare(version.wanted), good.digest, _outcome(s, proven=True))
 
 
-def decide(s: ServiceInputs, room: Callable[[], ClusterRoom], compare: Compare) -> Decision:
+def decide(s: ServiceInputs, room: Callable[[], ClusterRoom], compare: Compare) -> RolloutDecision:
     """Compares git's version, and where that is not what is live, finds out how it would get there."""
     git = Version.of(s.git, replace(s.added, runtime=""))
     found = compare(git.wanted)
@@ -186,12 +186,12 @@ def decide(s: ServiceInputs, room: Callable[[], ClusterRoom], compare: Compare) 
     if trouble and goal.kind is GoalKind.KEEP and goal.why and goal.why.code is ReasonCode.PREFLIGHT_PENDING:
         goal = replace(goal, why=trouble, blocked=(trouble,))
     if goal.kind in (GoalKind.ROLL, GoalKind.SUSPEND):
-        return Decision(goal, git, found, live_digest, outcome, new)
+        return RolloutDecision(goal, git, found, live_digest, outcome, new)
     if goal.kind is GoalKind.RESTORE and goal.version is not None:
         copy, additions = restored(goal.version, s.runtime)
         good = s.last_good(goal.version, additions.runtime)
-        return Decision(goal, good, compare(good.wanted), live_digest, outcome, copy=copy)
-    return Decision(goal, None, found, live_digest, outcome, new)
+        return RolloutDecision(goal, good, compare(good.wanted), live_digest, outcome, copy=copy)
+    return RolloutDecision(goal, None, found, live_digest, outcome, new)
 
 
 _APPLIED = (InSync, Unconfirmed, Drifted)
@@ -207,7 +207,7 @@ def _live_digest(s: ServiceInputs, found: Comparison, compare: Compare) -> str:
     return ""
 
 
-def _outcome(s: ServiceInputs, proven: bool) -> Rollout | None:
+def _outcome(s: ServiceInputs, proven: bool) -> RolloutStatus | None:
     if s.health is None:
         return None
     found = rollout_outcome(s.health, s.seen.clock, s.limits, proven=proven)
@@ -291,15 +291,15 @@ def new_version(s: ServiceInputs, room: ClusterRoom) -> NewVersion:
 
 def drain_of(
     git: DesiredObject, desired: Desired, settings: DrainSettings | None, lacks: frozenset[str] | None = None
-) -> Drain:
+) -> DrainPlan:
     """What is added to a service so that its pods drain, as far as git tells what it runs. `lacks` are flags that its
     engine does not know, if it was asked."""
     rendered, spec = git.rendered, desired.spec
     if settings is None or rendered is None or spec is None:
-        return Drain()
+        return DrainPlan()
     container = rendered.container(KSERVE_CONTAINER)
     if container is None:
-        return Drain()
+        return DrainPlan()
     grace = _predictor(git.body).get("terminationGracePeriodSeconds")
     return find_drain(git, Server(container, spec.command_line, grace, rendered.mode, lacks), settings)
 
@@ -330,7 +330,7 @@ Records = tuple[tuple[KeepLastGood | KeepQuarantines | NoteTry | Reject, ...], t
 """Actions that write it down, and why one is not possible."""
 
 
-def records_of(s: ServiceInputs, decision: Decision) -> Records:
+def records_of(s: ServiceInputs, decision: RolloutDecision) -> Records:
     """What is written down of a version that proved itself or failed."""
     goal = decision.goal
     if goal.reject is not None:

@@ -6,7 +6,7 @@ from reconciler.cluster.health.rollout import RolloutState
 from reconciler.cluster.object_plan import Decided
 from reconciler.cluster.objects.compare import InSync
 from reconciler.cluster.rollout.goal import Goal, GoalKind
-from reconciler.cluster.service_plan import Decision, ServiceInputs, records_of
+from reconciler.cluster.service_plan import RolloutDecision, ServiceInputs, records_of
 from reconciler.model import (
     NO_ORIGIN,
     Action,
@@ -36,7 +36,7 @@ def why_applied(said: ObjectPlan, goal: Goal) -> str:
     return f"falls back to the last good version: {goal.why}"
 
 
-def kept_as_it_is(s: ServiceInputs, decision: Decision, health: Health) -> Decided:
+def kept_as_it_is(s: ServiceInputs, decision: RolloutDecision, health: Health) -> Decided:
     """What is there stays as it is."""
     goal = decision.goal
     why = goal.why
@@ -82,7 +82,7 @@ def suspended_object(wanted: DesiredObject) -> ObjectPlan:
 
 
 def service_verdict(
-    s: ServiceInputs, decision: Decision, said: ObjectPlan, health: Health, is_recorded: bool
+    s: ServiceInputs, decision: RolloutDecision, said: ObjectPlan, health: Health, is_recorded: bool
 ) -> ServicePlan:
     sync = _sync(s, decision, is_recorded)
     if sync is not Sync.SYNCED and health.phase in (HealthStatus.HEALTHY, HealthStatus.MISSING):
@@ -100,7 +100,7 @@ def service_verdict(
     )
 
 
-def _sync(s: ServiceInputs, decision: Decision, is_recorded: bool) -> Sync:
+def _sync(s: ServiceInputs, decision: RolloutDecision, is_recorded: bool) -> Sync:
     """In sync is what is as git says and has proved itself, or is asked to run nothing."""
     is_git = decision.goal.kind in (GoalKind.ROLL, GoalKind.SUSPEND) and isinstance(decision.found, InSync)
     if not is_git or is_recorded:
@@ -110,7 +110,7 @@ def _sync(s: ServiceInputs, decision: Decision, is_recorded: bool) -> Sync:
     return Sync.SYNCED if is_idle or is_proven else Sync.OUT_OF_SYNC
 
 
-def _on_the_way(decision: Decision, said: ObjectPlan, health: Health) -> Health:
+def _on_the_way(decision: RolloutDecision, said: ObjectPlan, health: Health) -> Health:
     """What is there may be well; git's version is still to come, or failed."""
     if decision.goal.rejected is None and not decision.goal.blocked:
         text = said.why or waiting_for(decision) or "it must stay ready for a while before it is promoted"
@@ -118,13 +118,13 @@ def _on_the_way(decision: Decision, said: ObjectPlan, health: Health) -> Health:
     return health
 
 
-def waiting_for(decision: Decision) -> str:
+def waiting_for(decision: RolloutDecision) -> str:
     if decision.outcome is None or decision.outcome.state is not RolloutState.UNDER_WAY:
         return ""
     return decision.outcome.reason.message
 
 
-def again_at(s: ServiceInputs, decision: Decision) -> float | None:
+def again_at(s: ServiceInputs, decision: RolloutDecision) -> float | None:
     times = (
         s.health.look_again_at if s.health else None,
         decision.outcome.look_again_at if decision.outcome else None,

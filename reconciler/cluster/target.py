@@ -21,7 +21,7 @@ from reconciler.cluster.objects.inventory import ClusterInventory, inventory_nam
 from reconciler.cluster.observed import ClusterObserved
 from reconciler.cluster.observer import Observer, leader_of
 from reconciler.cluster.placing import Placing
-from reconciler.cluster.preflights import Preflights
+from reconciler.cluster.preflights import PreflightJobs
 from reconciler.cluster.succession import Succession
 from reconciler.config.settings import ClusterSettings
 from reconciler.errors import ReconcileError, Retryable, Terminal
@@ -71,7 +71,7 @@ class ClusterTarget:
         self._memory = Memory(applied)
         self._tokens = FirstTokens(settings.probe, wake) if settings.probe else None
         self._preflights = (
-            Preflights(self._client, applied.with_name("preflights.json")) if settings.preflight else None
+            PreflightJobs(self._client, applied.with_name("preflights.json")) if settings.preflight else None
         )
         self._election: Election | None = None
         self._succession = Succession(applied.with_name("leaders"))

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from reconciler.config.settings import Settings
-from reconciler.demo.answers import Answers
+from reconciler.demo.answers import CommitStatusWatcher
 from reconciler.demo.daemon import DemoDaemon, command_line
 from reconciler.demo.narrator import Narrator
 from reconciler.demo.place import (
@@ -35,7 +35,7 @@ from reconciler.host.teardown import end_workloads
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class DemoOptions:
     """Where and with what.
 
     `folder` None: the user's state folder, or with `--once` a fresh one. `port` None: the first free one from 8080.
@@ -56,14 +56,14 @@ def run(
     python: Path | None = None,
     forge: DemoForge | None = None,
 ) -> int:
-    """Tell the story, or end it; see Options. Returns the exit code; raises SettingsError for wrong options."""
-    options, say = Options(folder, port, python, forge), Narrator(sys.stdout)
+    """Tell the story, or end it; see DemoOptions. Returns the exit code; raises SettingsError for wrong options."""
+    options, say = DemoOptions(folder, port, python, forge), Narrator(sys.stdout)
     if stop:
         return _stop(open_folder(folder or default_folder()), say)
     return _tell_once(options, say) if once else _tell(options, say)
 
 
-def _tell(options: Options, say: Narrator) -> int:
+def _tell(options: DemoOptions, say: Narrator) -> int:
     place = open_folder(options.folder or default_folder())
     story = _prepare(options, place, say)
     ok = _play(story)
@@ -74,7 +74,7 @@ def _tell(options: Options, say: Narrator) -> int:
     return 0 if ok else 1
 
 
-def _tell_once(options: Options, say: Narrator) -> int:
+def _tell_once(options: DemoOptions, say: Narrator) -> int:
     # A pipeline that runs out of time sends SIGTERM: what we started must end with us then as well.
     signal.signal(signal.SIGTERM, _interrupt)
     place = open_folder(options.folder or Path(tempfile.mkdtemp(prefix="reconciler-demo-")))
@@ -93,7 +93,7 @@ def _tell_once(options: Options, say: Narrator) -> int:
     return 0 if ok and cleaned else 1
 
 
-def _prepare(options: Options, place: DemoFolder, say: Narrator) -> Story:
+def _prepare(options: DemoOptions, place: DemoFolder, say: Narrator) -> Story:
     """Everything that the story needs: model, repository, config and a running daemon. Raises ReconcileError."""
     origin = options.forge.remote if options.forge else place.repository
     _refuse_another(place, str(origin))
@@ -106,7 +106,7 @@ def _prepare(options: Options, place: DemoFolder, say: Narrator) -> Story:
         settings = _furnish(options, place, say)
     repository = Repository(origin, place.clone)
     repository.create(find_layout())
-    answers = Answers(settings.state_dir, settings.targets[0].name, say) if settings.forge.is_used else None
+    answers = CommitStatusWatcher(settings.state_dir, settings.targets[0].name, say) if settings.forge.is_used else None
     story = Story(settings, daemon, repository, say, answers)
     story.fix_what_an_earlier_run_left()
     say.tell(f"a repository with the layout to copy: {origin}")
@@ -123,7 +123,7 @@ def _refuse_another(place: DemoFolder, origin: str) -> None:
         raise SettingsError(f"{place.folder}: has a demo of {known.source.url}; name another folder with --dir")
 
 
-def _furnish(options: Options, place: DemoFolder, say: Narrator) -> Settings:
+def _furnish(options: DemoOptions, place: DemoFolder, say: Narrator) -> Settings:
     python = find_interpreter(options.python, place)
     asked = f"127.0.0.1:{options.port}"
     if options.port and not is_free(asked) and kept_listen(place.settings()) != asked:

@@ -15,7 +15,7 @@ from reconciler.forge.outbox import FORGE, OUTBOX, Outbox
 _LONGEST_WAIT = 120.0
 
 
-class Answers:
+class CommitStatusWatcher:
     """Of one target. They are read where the daemon keeps them until they are delivered."""
 
     def __init__(self, state_dir: Path, target: str, say: Narrator) -> None:

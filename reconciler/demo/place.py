@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from reconciler.config.settings import Settings
-from reconciler.demo.repository import Remote
+from reconciler.demo.repository import RemoteRepository
 from reconciler.errors import SettingsError, Terminal
 from reconciler.host.routing.envoy import EnvoyProxy
 from reconciler.state.target_registry import TargetRegistry
@@ -65,7 +65,7 @@ class DemoFolder:
 class DemoForge:
     """A repository on a forge that the demo may fill. `kind`: as in the config."""
 
-    remote: Remote
+    remote: RemoteRepository
     kind: str = "auto"
 
     def settings(self) -> dict[str, object]:
@@ -88,7 +88,9 @@ def demo_forge(url: str | None, token_file: Path | None, ca_file: Path | None, k
         raise SettingsError("--forge: expected the https URL of a repository: https://git.example.com/OWNER/NAME")
     if token_file is None:
         raise SettingsError("--forge: needs --token-file: a file with a token that may push and write commit statuses")
-    return DemoForge(Remote(url, token_file.absolute(), ca_file=ca_file.absolute() if ca_file else None), kind)
+    return DemoForge(
+        RemoteRepository(url, token_file.absolute(), ca_file=ca_file.absolute() if ca_file else None), kind
+    )
 
 
 def default_folder() -> Path:

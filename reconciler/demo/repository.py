@@ -26,7 +26,7 @@ def find_layout() -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class Remote:
+class RemoteRepository:
     """A repository on a forge, over https. git reads the token from its file when it is asked for a password."""
 
     url: str
@@ -51,7 +51,7 @@ class Remote:
 class Repository:
     """`origin` is what the daemon follows and users clone; `clone` is where the demo works."""
 
-    def __init__(self, origin: Path | Remote, clone: Path) -> None:
+    def __init__(self, origin: Path | RemoteRepository, clone: Path) -> None:
         self.origin = origin
         self._clone = clone
         self._options = () if isinstance(origin, Path) else origin.options

@@ -9,7 +9,7 @@ from http.client import HTTPConnection
 
 from reconciler.config.settings import Settings
 from reconciler.config.values import reachable
-from reconciler.demo.answers import Answers
+from reconciler.demo.answers import CommitStatusWatcher
 from reconciler.demo.daemon import DemoDaemon
 from reconciler.demo.narrator import Narrator
 from reconciler.demo.repository import Repository
@@ -41,7 +41,7 @@ class Story:
     daemon: DemoDaemon
     repository: Repository
     say: Narrator
-    answers: Answers | None = None
+    answers: CommitStatusWatcher | None = None
 
     @property
     def address(self) -> str:

@@ -26,7 +26,7 @@ from reconciler.config.settings import TargetSettings
 from reconciler.errors import NotUnderstood, ReconcileError, Retryable, Stopping, Superseded
 from reconciler.evaluation.evaluator import Evaluated
 from reconciler.evaluation.wire import LONGEST_ANSWER, TooLongError, dump_request, load_answers, receive, send
-from reconciler.evaluation.worker import OUT_OF_MEMORY, Orders
+from reconciler.evaluation.worker import OUT_OF_MEMORY, WorkerArguments
 from reconciler.model import DesiredState, Snapshot
 from reconciler.secrets import NO_SECRETS, SecretSources, SecretStore
 from reconciler.secrets.folder import Stamp
@@ -328,7 +328,7 @@ class Sandbox:
             os.close(theirs_alive)
         ours.settimeout(self._limits.stalled)
         worker = _Worker(process, ours, alive)
-        orders = Orders(self._targets, self._limits.memory_bytes, self._limits.cpu_seconds, self._is_sealed)
+        orders = WorkerArguments(self._targets, self._limits.memory_bytes, self._limits.cpu_seconds, self._is_sealed)
         with suppress(OSError):
             # One that is gone already is found out about when it is asked.
             send(ours, pickle.dumps(orders, 5))

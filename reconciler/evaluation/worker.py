@@ -31,7 +31,7 @@ _TOLD = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Orders:
+class WorkerArguments:
     """What a worker gets at its start."""
 
     targets: tuple[TargetSettings, ...]
@@ -44,7 +44,7 @@ def main(words: int, lifeline: int) -> None:
     """Answer until the daemon ends."""
     end_with(lifeline)
     with socket.socket(fileno=words) as told, suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        orders: Orders = pickle.loads(receive(told, _ANY_LENGTH))  # noqa: S301
+        orders: WorkerArguments = pickle.loads(receive(told, _ANY_LENGTH))  # noqa: S301
         confine(orders.memory_bytes)
         send(told, build_id().encode())
         try:
@@ -72,7 +72,7 @@ def confine(memory_bytes: int) -> None:
     limit_memory(memory_bytes)
 
 
-def answer(told: socket.socket, orders: Orders) -> None:
+def answer(told: socket.socket, orders: WorkerArguments) -> None:
     """Each request is a revision; each result is the desired state of all targets, or the error."""
     evaluators = {target.name: Evaluator(target, is_sealed=orders.is_sealed) for target in orders.targets}
     before: dict[str, Evaluated] = {}

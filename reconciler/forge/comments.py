@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from reconciler.errors import Retryable
 from reconciler.forge.http import ForgeRefused, LoginRefused
-from reconciler.forge.messages import Comment, Section
+from reconciler.forge.messages import Comment, CommentSection
 from reconciler.forge.port import Forge
 
 MOST_CHARACTERS = 32_000
@@ -41,7 +41,7 @@ _MOST_FOREIGN = 10
 _PAUSE = 0.5
 
 
-def merge(body: str, section: Section) -> str:
+def merge(body: str, section: CommentSection) -> str:
     """The comment with this section in its place: by name, all others as they are, byte for byte.
 
     A section without text is taken out. One for which there is no room any more is counted at the end. Pure; the same
@@ -66,7 +66,7 @@ def merge(body: str, section: Section) -> str:
     return _written(parts, others, counted)
 
 
-def deliver(forge: Forge, section: Section) -> None:
+def deliver(forge: Forge, section: CommentSection) -> None:
     """Put the section into the comment, which is made where there is none. Raises as the port; Retryable as well when
     others keep overwriting it."""
     is_added, seen = False, None
@@ -110,7 +110,7 @@ def _ours(comments: Sequence[Comment]) -> tuple[Comment | None, Sequence[Comment
     return (found[0], found[1:]) if found else (None, ())
 
 
-def _is_edited(forge: Forge, section: Section, comment: Comment, body: str) -> bool:
+def _is_edited(forge: Forge, section: CommentSection, comment: Comment, body: str) -> bool:
     """False: it is a stranger's who copied our mark, where the forge does not tell whose it is."""
     try:
         forge.edit_comment(section.pull_request, comment.id, body)
@@ -125,11 +125,11 @@ def _has(body: str, target: str) -> bool:
     return any(name == target for name, _ in _read(body).sections)
 
 
-def _withdraw(forge: Forge, section: Section, others: Sequence[Comment]) -> None:
+def _withdraw(forge: Forge, section: CommentSection, others: Sequence[Comment]) -> None:
     """Take our section out of comments that are not the first one."""
     for comment in others:
         if _has(comment.body, section.target):
-            after = merge(comment.body, Section(section.pull_request, section.target, ""))
+            after = merge(comment.body, CommentSection(section.pull_request, section.target, ""))
             _is_edited(forge, section, comment, MOVED if after == NOTHING else after)
 
 
@@ -169,7 +169,7 @@ def _written(parts: _Parts, sections: Sequence[tuple[str, str]], counted: frozen
     return "\n\n".join(texts)
 
 
-def _block(section: Section, room: int) -> str:
+def _block(section: CommentSection, room: int) -> str:
     """One section with its marks, which its text cannot hold, cut at a line's end."""
     text = section.text.replace("\r\n", "\n").replace("<!--", "&lt;!--").strip("\n")
     start, end = f"<!-- reconciler: target {section.target} -->\n", f"\n<!-- reconciler: end {section.target} -->"

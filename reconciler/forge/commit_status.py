@@ -103,7 +103,7 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class StatusFault:
     """One thing that is not as git wants. `what` counts it: `rejected`. `is_ours`: the commit is not to blame.
     `at_once`: no later pass changes it. `live`: the revision that serves instead."""
 
@@ -244,15 +244,15 @@ def _alone(status: Document, target: Document) -> Document:
     return status | {"revision": revision, "daemon": daemon, "targets": [target], "leftovers": []}
 
 
-def _faults(target: Document) -> list[Fault]:
+def _faults(target: Document) -> list[StatusFault]:
     """The worst first: what git says, what else the commit is to blame for, what we are, what people hold."""
     names = _names(target)
-    found = [Fault("unreadable", "", *_reason(one), at_once=True) for one in target["unreadable"]]
-    found += [Fault("refused", "", *_reason(one), at_once=True) for one in target["refused"]]
+    found = [StatusFault("unreadable", "", *_reason(one), at_once=True) for one in target["unreadable"]]
+    found += [StatusFault("refused", "", *_reason(one), at_once=True) for one in target["refused"]]
     if held := target["deletions"]["held"]:
         count = len(held["subjects"])
         text = f"{count} {'deletion waits' if count == 1 else 'deletions wait'} for approval: {held['hash']}"
-        found.append(Fault("held", "", f"{text}: {'; '.join(held['reasons'])}", is_ours=True))
+        found.append(StatusFault("held", "", f"{text}: {'; '.join(held['reasons'])}", is_ours=True))
     for service in target["services"]:
         is_known = held and service["kept"] and service["kept"]["code"] == ReasonCode.APPROVAL_REQUIRED
         if not is_known and (one := _service_fault(service, names[full_name(service)])):
@@ -260,44 +260,46 @@ def _faults(target: Document) -> list[Fault]:
     found += [one for each in other_objects(target) if (one := _object_fault(each, target["lastFailure"]))]
     if target["lastError"] and not found:
         # It is tried again, and often enough passes.
-        found.append(Fault("failed", "", target["lastError"], is_ours=True))
+        found.append(StatusFault("failed", "", target["lastError"], is_ours=True))
     return sorted(found, key=lambda one: (one.is_held, not one.at_once, one.is_ours))
 
 
-def _service_fault(service: Document, name: str) -> Fault | None:
+def _service_fault(service: Document, name: str) -> StatusFault | None:
     if is_fine(service):
         return None
     if service["problems"]:
-        return Fault("not usable", name, *_reason(service["problems"][0]), at_once=True, live=service["liveRevision"])
+        return StatusFault(
+            "not usable", name, *_reason(service["problems"][0]), at_once=True, live=service["liveRevision"]
+        )
     if refused := service["rejected"]:
         message, place, is_ours = _reason(refused | {"message": refused["reason"]})
-        return Fault("rejected", name, message, place, is_ours, at_once=True, live=service["liveRevision"])
+        return StatusFault("rejected", name, message, place, is_ours, at_once=True, live=service["liveRevision"])
     if service["suspended"]:
-        return Fault("suspended", name, f"suspended{manual_text(service.get('suspension'))}", is_held=True)
+        return StatusFault("suspended", name, f"suspended{manual_text(service.get('suspension'))}", is_held=True)
     if service["kept"]:
-        return Fault("kept", name, *_reason(service["kept"]), live=service["liveRevision"])
+        return StatusFault("kept", name, *_reason(service["kept"]), live=service["liveRevision"])
     if service["blocked"]:
         message, place, is_ours = _reason(service["blocked"][0])
         is_held = service["blocked"][0]["code"] in _HELD
-        return Fault("blocked", name, message, place, is_ours, is_held=is_held, live=service["liveRevision"])
+        return StatusFault("blocked", name, message, place, is_ours, is_held=is_held, live=service["liveRevision"])
     health = service["health"]
     is_well = health["status"] in (HealthStatus.HEALTHY, HealthStatus.PROGRESSING)
     what = "out of sync" if is_well else health["status"].lower()
     placed = _PLACED.fullmatch(health["message"] or fault(service))
     place, text = placed.groups() if placed else ("", health["message"] or fault(service))
-    return Fault(what, name, text, place, is_ours=health["reason"] in _OURS, is_held=health["reason"] in _HELD)
+    return StatusFault(what, name, text, place, is_ours=health["reason"] in _OURS, is_held=health["reason"] in _HELD)
 
 
-def _object_fault(one: Document, failure: Document | None) -> Fault | None:
+def _object_fault(one: Document, failure: Document | None) -> StatusFault | None:
     if not (text := object_fault(one)):
         return None
     if one["reasons"]:
-        return Fault("out of sync", object_name(one), *_reason(one["reasons"][0]))
+        return StatusFault("out of sync", object_name(one), *_reason(one["reasons"][0]))
     refused = _PLACED.fullmatch(failure["reason"]) if failure else None
     if refused and one["origin"].rpartition(":")[0] == refused[1].rpartition(":")[0]:
         # What an API server says of a field, at its place in git.
-        return Fault("not applied", object_name(one), refused[2], refused[1])
-    return Fault("out of sync", object_name(one), text, is_ours=one["health"]["reason"] in _OURS)
+        return StatusFault("not applied", object_name(one), refused[2], refused[1])
+    return StatusFault("out of sync", object_name(one), text, is_ours=one["health"]["reason"] in _OURS)
 
 
 def _reason(reason: Mapping[str, Any]) -> tuple[str, str, bool]:
@@ -307,7 +309,7 @@ def _reason(reason: Mapping[str, Any]) -> tuple[str, str, bool]:
     return str(reason["message"]), place, reason["code"] in _OURS
 
 
-def _blame(faults: Iterable[Fault]) -> CommitState:
+def _blame(faults: Iterable[StatusFault]) -> CommitState:
     free = [one for one in faults if not one.is_held]
     if not free:
         return CommitState.PENDING
@@ -342,7 +344,7 @@ def _progress(target: Document, before: Digests | None) -> str:
     return cut(f"being applied: {listed(told, _MOST_NAMED)}" if told else "being applied")
 
 
-def _described(done: list[str], faults: list[Fault], rest: str) -> str:
+def _described(done: list[str], faults: list[StatusFault], rest: str) -> str:
     """`2 updated, 1 rejected: granite: --max-modle-len unknown (services/granite.yaml:31); 3f2a1b9c is live`."""
     counts: dict[str, int] = {}
     for one in faults:
@@ -355,7 +357,7 @@ def _described(done: list[str], faults: list[Fault], rest: str) -> str:
     return cut(first.message, first.place, rest or _live(faults), head=f"{head}: {subject}")
 
 
-def _live(faults: list[Fault]) -> str:
+def _live(faults: list[StatusFault]) -> str:
     """Which revision serves where the new one does not."""
     return f"; {faults[0].live[:SHORT]} is live" if faults[0].live else ""
 

@@ -17,10 +17,10 @@ import structlog
 
 from reconciler.errors import ReconcileError, Retryable
 from reconciler.forge.commit_status import context_of
-from reconciler.forge.fleet import LOOK_AGAIN, LOOK_SELDOM, Step, step
+from reconciler.forge.fleet import LOOK_AGAIN, LOOK_SELDOM, PostDecision, step
 from reconciler.forge.http import ForgeBusy
 from reconciler.forge.messages import CommitStatus, Message, Notification
-from reconciler.forge.outbox import Outbox, Row
+from reconciler.forge.outbox import Outbox, PendingMessage
 from reconciler.forge.port import Forge
 from reconciler.forge.pull_requests import send
 from reconciler.forge.receiver import Receiver
@@ -135,7 +135,7 @@ class Carrier:
         if given_up := self._outbox.give_up(self._name, now - self._give_up_after, now):
             log.error("delivery_given_up", messages=given_up, destination=self._name, error=self.problem)
 
-    def _deliver(self, row: Row) -> bool:
+    def _deliver(self, row: PendingMessage) -> bool:
         """False: no more for now."""
         try:
             self._send(row.message)
@@ -220,9 +220,9 @@ def to_forge_of_fleet(forge: Forge, group: str) -> Send:
     def tell(message: Message) -> None:
         if isinstance(message, CommitStatus) and message.context == context_of(group):
             now = step(message, forge.standing(message.revision, message.context))
-            if now is Step.WAIT:
+            if now is PostDecision.WAIT:
                 raise HeldBack("the failure of another host stands there")
-            if now is Step.DROP:
+            if now is PostDecision.DROP:
                 return
         send(forge, [message])
 

@@ -28,7 +28,7 @@ LOOK_AGAIN, LOOK_SELDOM = 600.0, 3600.0
 _FAULTS = (CommitState.FAILURE, CommitState.ERROR)
 
 
-class Step(StrEnum):
+class PostDecision(StrEnum):
     """What becomes of a status that a host would post: posted, held back for now, or not needed."""
 
     POST = "post"
@@ -78,16 +78,16 @@ def _recovery(status: Document, last: CommitStatus | None) -> tuple[CommitStatus
     return None
 
 
-def step(mine: CommitStatus, standing: CommitStatus | None) -> Step:
+def step(mine: CommitStatus, standing: CommitStatus | None) -> PostDecision:
     """`standing`: what the forge has of this commit and context now."""
     is_fault = standing is not None and standing.state in _FAULTS
     is_own = standing is not None and host_of(standing) == host_of(mine)
     if mine.state not in _FAULTS:
-        return Step.POST if is_fault and is_own else Step.DROP
+        return PostDecision.POST if is_fault and is_own else PostDecision.DROP
     if is_fault and not is_own:
-        return Step.WAIT
+        return PostDecision.WAIT
     is_said = is_fault and standing is not None and standing.description == mine.description
-    return Step.DROP if is_said else Step.POST
+    return PostDecision.DROP if is_said else PostDecision.POST
 
 
 def in_group(status: CommitStatus, group: str) -> CommitStatus:

@@ -46,7 +46,7 @@ class Deployment:
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class CommentSection:
     """One target's part of the one comment of a pull request. `text`: Markdown; empty takes it out.
 
     The comment is found again by a mark in it; sections of other targets, which other daemons wrote, stay as they are.
@@ -102,4 +102,4 @@ class Notification:
     url: str = ""
 
 
-Message: TypeAlias = CommitStatus | Deployment | Section | Notification
+Message: TypeAlias = CommitStatus | Deployment | CommentSection | Notification

@@ -34,7 +34,7 @@ Seen = Mapping[str, tuple[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
+class NotifiableState:
     """How one thing stands. `lasting`: seconds that it must have stood so before it is told."""
 
     about: str
@@ -72,14 +72,14 @@ class Notifier:
         ]
 
 
-def facts(status: Document, told: Iterable[str] = ()) -> dict[str, Fact]:
+def facts(status: Document, told: Iterable[str] = ()) -> dict[str, NotifiableState]:
     """By what they are about. What is unknown now has none. `told`: of what a fault was told last; it may be gone."""
     found = [*_source(status), *(fact for target in status["targets"] for fact in _target(target))]
     known = {fact.about: fact for fact in found}
     return known | {fact.about: fact for fact in _gone(status, set(told) - known.keys())}
 
 
-def seen(before: Seen, now: Mapping[str, Fact], at: float) -> dict[str, tuple[str, float]]:
+def seen(before: Seen, now: Mapping[str, NotifiableState], at: float) -> dict[str, tuple[str, float]]:
     """Since when each thing has had its state."""
     # One that is later than now is of a clock that was ahead.
     same = {about: old for about, old in before.items() if about in now and old[0] == now[about].state}
@@ -87,20 +87,20 @@ def seen(before: Seen, now: Mapping[str, Fact], at: float) -> dict[str, tuple[st
     return {about: kept.get(about, (fact.state, at)) for about, fact in now.items()}
 
 
-def due(now: Mapping[str, Fact], since: Seen, told: Mapping[str, str], at: float) -> list[Fact]:
+def due(now: Mapping[str, NotifiableState], since: Seen, told: Mapping[str, str], at: float) -> list[NotifiableState]:
     """What differs from what was told last, and has lasted."""
     changed = (fact for about, fact in now.items() if fact.state != told.get(about, WELL))
     return [fact for fact in changed if at - since[fact.about][1] >= fact.lasting]
 
 
-def is_for(fact: Fact, receiver: NotificationSettings) -> bool:
+def is_for(fact: NotifiableState, receiver: NotificationSettings) -> bool:
     """By its severity, and of services by their names."""
     if fact.severity == "info" and receiver.severity == "error":
         return False
     return not fact.service or any(_matches(fact.service, pattern) for pattern in receiver.services)
 
 
-def notification(fact: Fact, receiver: str, *, daemon: str, at: str, page: str = "") -> Notification:
+def notification(fact: NotifiableState, receiver: str, *, daemon: str, at: str, page: str = "") -> Notification:
     """`at`: RFC 3339."""
     return Notification(
         receiver=receiver,
@@ -119,7 +119,7 @@ def notification(fact: Fact, receiver: str, *, daemon: str, at: str, page: str =
     )
 
 
-def _source(status: Document) -> Iterator[Fact]:
+def _source(status: Document) -> Iterator[NotifiableState]:
     revision = status["revision"]
     desired, error = revision["desired"], revision["error"]
     if error == NOT_FETCHED:
@@ -127,13 +127,13 @@ def _source(status: Document) -> Iterator[Fact]:
     if error:
         kept = f"; {short(desired)} stays in force" if desired else ""
         text = f"git cannot be read: {error}{kept}"
-        yield Fact("source", "failed", "source.failed", text, _LASTING_REACH, revision=desired)
+        yield NotifiableState("source", "failed", "source.failed", text, _LASTING_REACH, revision=desired)
     else:
         text = f"git is read again: {short(desired)} {revision['subject']}"
-        yield Fact("source", WELL, "source.recovered", text, _LASTING_REACH, revision=desired)
+        yield NotifiableState("source", WELL, "source.recovered", text, _LASTING_REACH, revision=desired)
 
 
-def _target(target: Document) -> Iterator[Fact]:
+def _target(target: Document) -> Iterator[NotifiableState]:
     if target["observedAt"] is None or not is_ours_to_tell(target):
         return
     name, revision = target["name"], target["revision"]["desired"]
@@ -147,29 +147,31 @@ def _target(target: Document) -> Iterator[Fact]:
         yield from _service(service, name, revision)
 
 
-def _reach(target: Document, name: str, revision: str) -> Fact:
+def _reach(target: Document, name: str, revision: str) -> NotifiableState:
     about = f"target/{name}"
     if not target["reachable"]:
         text = f"{name} cannot be reached: {target['reason']}"
-        return Fact(about, "unreachable", "target.unreachable", text, _LASTING_REACH, target=name, revision=revision)
+        return NotifiableState(
+            about, "unreachable", "target.unreachable", text, _LASTING_REACH, target=name, revision=revision
+        )
     if error := target["passError"]:
         text = f"{name}: its last pass failed: {error}"
-        return Fact(about, "failed", "target.failed", text, _LASTING_REACH, target=name, revision=revision)
+        return NotifiableState(about, "failed", "target.failed", text, _LASTING_REACH, target=name, revision=revision)
     text = f"{name} is reached and reconciled again"
-    return Fact(about, WELL, "target.recovered", text, _LASTING_REACH, target=name, revision=revision)
+    return NotifiableState(about, WELL, "target.recovered", text, _LASTING_REACH, target=name, revision=revision)
 
 
-def _deletions(held: Document | None, name: str, revision: str) -> Fact:
+def _deletions(held: Document | None, name: str, revision: str) -> NotifiableState:
     about = f"deletions/{name}"
     if held is None:
         text = f"{name} holds no deletions any more"
-        return Fact(about, WELL, "deletions.released", text, target=name, revision=revision)
+        return NotifiableState(about, WELL, "deletions.released", text, target=name, revision=revision)
     count, why = len(held["subjects"]), "; ".join(held["reasons"])
     text = f"{name} holds {count} deletions until they are approved: {why}; reconciler approve {held['hash']}"
-    return Fact(about, held["hash"], "deletions.held", text, target=name, revision=revision)
+    return NotifiableState(about, held["hash"], "deletions.held", text, target=name, revision=revision)
 
 
-def _applied(target: Document, name: str) -> Fact | None:
+def _applied(target: Document, name: str) -> NotifiableState | None:
     """Once a revision is applied as far as possible."""
     revision = target["revision"]
     applied, held_up = revision["applied"], revision["heldUpBy"]
@@ -177,10 +179,12 @@ def _applied(target: Document, name: str) -> Fact | None:
         return None
     first = f", held up: {held_up[0]['message']}" if held_up else ""
     text = f"{name} has applied {short(applied)}{first}"
-    return Fact(f"applied/{name}", applied, "revision.applied", text, 0.0, "info", target=name, revision=applied)
+    return NotifiableState(
+        f"applied/{name}", applied, "revision.applied", text, 0.0, "info", target=name, revision=applied
+    )
 
 
-def _service(service: Document, target: str, revision: str) -> Iterator[Fact]:
+def _service(service: Document, target: str, revision: str) -> Iterator[NotifiableState]:
     name = full_name(service)
     about, where = f"{target}/{name}", f"{name} on {target}"
     health, rejected = service["health"], service["rejected"]
@@ -188,7 +192,7 @@ def _service(service: Document, target: str, revision: str) -> Iterator[Fact]:
         yield _rejected(rejected, health, name, target)
     else:
         text = f"{where}: nothing is rejected any more"
-        yield Fact(f"rejected/{about}", WELL, "service.accepted", text, 0.0, "error", target, name, revision)
+        yield NotifiableState(f"rejected/{about}", WELL, "service.accepted", text, 0.0, "error", target, name, revision)
     if rejected and health["reason"] == rejected["code"]:
         # The same thing once more: nothing serves because of it.
         return
@@ -196,26 +200,28 @@ def _service(service: Document, target: str, revision: str) -> Iterator[Fact]:
     if health["status"] in (HealthStatus.DEGRADED, HealthStatus.MISSING) and service["inGit"]:
         lasting = _MISSING_FAULT if health["status"] == HealthStatus.MISSING else 0.0
         text, code = f"{said}: {health['message']}", health["reason"]
-        yield Fact(
+        yield NotifiableState(
             f"health/{about}", "faulty", "service.degraded", text, lasting, "error", target, name, revision, code
         )
     elif health["status"] == "Healthy":
         text = f"{said} again: {health['message']}"
-        yield Fact(f"health/{about}", WELL, "service.healthy", text, _LASTING_HEALTH, "error", target, name, revision)
+        yield NotifiableState(
+            f"health/{about}", WELL, "service.healthy", text, _LASTING_HEALTH, "error", target, name, revision
+        )
 
 
-def _rejected(rejected: Document, health: Document, name: str, target: str) -> Fact:
+def _rejected(rejected: Document, health: Document, name: str, target: str) -> NotifiableState:
     serves = "the last good version serves" if health["status"] == "Healthy" else f"it is {health['status']}"
     place = f" ({rejected['file']}:{rejected['line']})" if rejected["file"] else ""
     revision = rejected["revision"]
     text = f"{name} on {target}: {short(revision)} is rejected, {serves}: {rejected['reason']}{place}"
     about = f"rejected/{target}/{name}"
-    return Fact(
+    return NotifiableState(
         about, rejected["digest"], "service.rejected", text, 0.0, "error", target, name, revision, rejected["code"]
     )
 
 
-def _gone(status: Document, told: Iterable[str]) -> Iterator[Fact]:
+def _gone(status: Document, told: Iterable[str]) -> Iterator[NotifiableState]:
     """The end of what was told of services that are deleted, and of targets that the config names no more."""
     there = {target["name"]: target for target in status["targets"]}
     for about in sorted(told):
@@ -226,9 +232,9 @@ def _gone(status: Document, told: Iterable[str]) -> Iterator[Fact]:
             continue
         if service and (target is None or _lacks(target, service)):
             text = f"{service} on {name} is deleted"
-            yield Fact(about, WELL, "service.deleted", text, target=name, service=service)
+            yield NotifiableState(about, WELL, "service.deleted", text, target=name, service=service)
         elif target is None:
-            yield Fact(about, WELL, "target.removed", f"{name} is no longer in the config", target=name)
+            yield NotifiableState(about, WELL, "target.removed", f"{name} is no longer in the config", target=name)
 
 
 def _lacks(target: Document, service: str) -> bool:

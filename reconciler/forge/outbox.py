@@ -17,10 +17,10 @@ from typing import Any
 
 from reconciler.errors import Retryable
 from reconciler.forge.baseline import Baseline
-from reconciler.forge.messages import CommitState, CommitStatus, Deployment, Message, Notification, Section
+from reconciler.forge.messages import CommentSection, CommitState, CommitStatus, Deployment, Message, Notification
 from reconciler.model.backoff import backoff
 from reconciler.report.redact import scrub_text
-from reconciler.system.database import Database, Layout, storable
+from reconciler.system.database import Database, DatabaseSchema, storable
 
 OUTBOX = "outbox.db"
 FORGE = "forge"
@@ -40,7 +40,7 @@ _KEEP_SAID = 180 * 86_400.0
 _KINDS: Mapping[str, type[Message]] = {
     "status": CommitStatus,
     "deployment": Deployment,
-    "section": Section,
+    "section": CommentSection,
     "notification": Notification,
 }
 _MIGRATIONS = (
@@ -67,7 +67,7 @@ _MIGRATIONS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PendingMessage:
     """One message that waits. `error`: why the last try failed."""
 
     id: int
@@ -113,7 +113,7 @@ def key_of(message: Message) -> str:
             return f"status {message.revision} {message.context}"
         case Deployment():
             return f"deployment {message.revision} {message.environment}"
-        case Section():
+        case CommentSection():
             return f"section {message.pull_request} {message.target}"
         case Notification():
             return f"notification {message.about}"
@@ -124,7 +124,7 @@ class Outbox:
 
     def __init__(self, path: Path) -> None:
         lost = "what was not delivered yet; it is said anew where it still holds"
-        self._db = Database(path, Layout(_MIGRATIONS, "outbox_recreated", lost))
+        self._db = Database(path, DatabaseSchema(_MIGRATIONS, "outbox_recreated", lost))
 
     def close(self) -> None:
         self._db.close()
@@ -158,11 +158,11 @@ class Outbox:
         found = (_message(row) for row in rows)
         return [one for one in found if isinstance(one, CommitStatus | Deployment)]
 
-    def sections(self) -> list[Section]:
+    def sections(self) -> list[CommentSection]:
         """The last ones, by pull request and target."""
         query = "SELECT kind, payload FROM said WHERE kind = 'section'"
         found = (_message(row) for row in self._db.read(lambda db: db.execute(query).fetchall()))
-        return [one for one in found if isinstance(one, Section)]
+        return [one for one in found if isinstance(one, CommentSection)]
 
     def notifications(self) -> list[Notification]:
         """The last ones of each receiver, by what they are about."""
@@ -181,7 +181,7 @@ class Outbox:
 
     # ------------------------------------------------------------ out
 
-    def due(self, destination: str, now: float, limit: int = 50) -> list[Row]:
+    def due(self, destination: str, now: float, limit: int = 50) -> list[PendingMessage]:
         """What is to be delivered now: what is final first, then what was tried least, then the newest statuses.
 
         After hours without a forge nobody looks at the oldest commits. All else is told in the order it came.
@@ -192,11 +192,11 @@ class Outbox:
         query = f"SELECT * FROM waiting WHERE destination = ? AND {is_due} ORDER BY {order} LIMIT ?"  # noqa: S608
         values = (destination, now, now + _LONGEST_WAIT, limit)
         rows = self._db.read(lambda db: db.execute(query, values).fetchall())
-        found: list[Row] = []
+        found: list[PendingMessage] = []
         for row in rows:
             if message := _message(row):
                 rest = (row[key] for key in ("created", "attempts", "next_at", "error"))
-                found.append(Row(row["id"], row["key"], message, *rest))
+                found.append(PendingMessage(row["id"], row["key"], message, *rest))
             else:
                 self._drop_unreadable(row, now)
         return found
@@ -207,18 +207,18 @@ class Outbox:
         row = self._db.read(lambda db: db.execute(query, (destination,)).fetchone())
         return None if row["at"] is None else float(row["at"])
 
-    def delivered(self, row: Row) -> None:
+    def delivered(self, row: PendingMessage) -> None:
         """One that replaced it meanwhile goes on waiting."""
         self._db.write(lambda db: db.execute("DELETE FROM waiting WHERE id = ?", (row.id,)))
 
-    def postpone(self, row: Row, error: str, now: float, pause: float | None = None) -> None:
+    def postpone(self, row: PendingMessage, error: str, now: float, pause: float | None = None) -> None:
         """Keep it for another try. `pause`: seconds; None: the longer the more tries there were."""
         wait = backoff(row.attempts + 1, _FIRST_PAUSE, _LONGEST_PAUSE) * random.uniform(0.75, 1.25)  # noqa: S311
         values = (now + (wait if pause is None else pause), _short(error), row.id)
         query = "UPDATE waiting SET attempts = attempts + 1, next_at = ?, error = ? WHERE id = ?"
         self._db.write(lambda db: db.execute(query, values))
 
-    def drop(self, row: Row, error: str, now: float) -> None:
+    def drop(self, row: PendingMessage, error: str, now: float) -> None:
         """The other side would never take it."""
         self._db.write(lambda db: _bury(db, "id = ?", (row.id,), _short(error), now))
 
@@ -301,7 +301,7 @@ def _put(
     row = (destination, key, kind, payload, _is_final(message), now, tries, at, error)
     columns = "destination, key, kind, payload, is_final, created, attempts, next_at, error"
     db.execute(f"INSERT INTO waiting ({columns}) VALUES (?,?,?,?,?,?,?,?,?)", row)  # noqa: S608
-    state = "" if isinstance(message, Section) else str(message.state)
+    state = "" if isinstance(message, CommentSection) else str(message.state)
     db.execute(
         "INSERT OR REPLACE INTO said VALUES (?,?,?,?,?,?,?)", (destination, key, kind, state, payload, now, times)
     )

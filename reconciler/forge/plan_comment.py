@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from reconciler.forge.messages import MOST_DESCRIPTION, CommitState, CommitStatus, Section
+from reconciler.forge.messages import MOST_DESCRIPTION, CommentSection, CommitState, CommitStatus
 from reconciler.model import ObjectChange
 from reconciler.report.actions import short
 from reconciler.report.convergence import full_name, manual_text, object_name, place
@@ -64,12 +64,12 @@ def is_concerned(target: Document) -> bool:
     )
 
 
-def plan_section(target: Document, pull_request: int, *, only_concerned: bool = False) -> Section:
+def plan_section(target: Document, pull_request: int, *, only_concerned: bool = False) -> CommentSection:
     """What the comment says of a target. With `only_concerned`, nothing where nothing changes."""
     if only_concerned and target["reachable"] and not is_concerned(target):
-        return Section(pull_request, target["name"], "")
+        return CommentSection(pull_request, target["name"], "")
     blocks = ["\n".join(block) for block in _blocks(target) if block]
-    return Section(pull_request, target["name"], "\n\n".join(blocks))
+    return CommentSection(pull_request, target["name"], "\n\n".join(blocks))
 
 
 def plan_status(target: Document, url: str = "") -> CommitStatus:
@@ -82,12 +82,12 @@ def plan_status(target: Document, url: str = "") -> CommitStatus:
     return CommitStatus(target["revision"]["desired"], plan_context(target["name"]), state, _description(target), url)
 
 
-def failed_plan(revision: str, name: str, pull_request: int, why: str) -> tuple[CommitStatus, Section]:
+def failed_plan(revision: str, name: str, pull_request: int, why: str) -> tuple[CommitStatus, CommentSection]:
     """For a revision that cannot be planned: it is not understood, or too large, or git does not give it."""
     why = one_line(scrub_text(why))
     status = CommitStatus(revision, plan_context(name), CommitState.ERROR, cut(f"no plan: {why}", MOST_DESCRIPTION))
     text = f"#### {code(name)}: no plan\n\nWhat would change is **unknown**: {code(why, 1000)}"
-    return status, Section(pull_request, name, f"{text}\n\n{_about(revision)}")
+    return status, CommentSection(pull_request, name, f"{text}\n\n{_about(revision)}")
 
 
 # ---------------------------------------------------------------- text of others

@@ -8,7 +8,7 @@ from reconciler.config.forge import ForgeSettings
 from reconciler.errors import SettingsError
 from reconciler.forge.comments import deliver
 from reconciler.forge.fleet import in_group
-from reconciler.forge.messages import CommitStatus, Deployment, Message, Section
+from reconciler.forge.messages import CommentSection, CommitStatus, Deployment, Message
 from reconciler.forge.plan_comment import failed_plan, plan_section, plan_status
 from reconciler.forge.port import Forge
 from reconciler.report.status import Document
@@ -83,5 +83,5 @@ def send(forge: Forge, messages: Iterable[Message]) -> None:
                 forge.set_status(message)
             case Deployment():
                 forge.set_deployment(message)
-            case Section():
+            case CommentSection():
                 deliver(forge, message)

@@ -178,12 +178,12 @@ class _Sorter:
 
     def _check_runtimes(self, settings: Config) -> None:
         """Runtimes are refused in the order in which the tree names them; the webhook sees none with a wrong schema."""
-        scopes: dict[str, runtime_validation.Applied] = {}
+        scopes: dict[str, runtime_validation.AppliedRuntimes] = {}
         refused = {issue.index for issue in self._issues}
         for index, runtime in self._runtimes:
             if index in refused:
                 continue
-            earlier = scopes.setdefault(runtime.namespace, runtime_validation.Applied())
+            earlier = scopes.setdefault(runtime.namespace, runtime_validation.AppliedRuntimes())
             if message := runtime_validation.runtime_refusal(runtime, earlier, settings):
                 self._issues.append(DocumentIssue(index, ("spec",), message))
             else:

@@ -18,7 +18,7 @@ class _Problem(Exception):
     pass
 
 
-class Applied:
+class AppliedRuntimes:
     """The runtimes of one scope that were applied before, by name and by what their priorities are given for."""
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ def _claims(runtime: Runtime) -> Iterator[tuple[Any, ...]]:
                 yield kind, protocol, name, entry.get("version"), priority
 
 
-def runtime_refusal(runtime: Runtime, earlier: Applied, config: Config) -> str:
+def runtime_refusal(runtime: Runtime, earlier: AppliedRuntimes, config: Config) -> str:
     """Why a runtime is refused, given those of its scope that were applied before it; empty when it is accepted."""
     if runtime.is_disabled:
         return ""
@@ -77,7 +77,7 @@ def runtime_refusal(runtime: Runtime, earlier: Applied, config: Config) -> str:
     return ""
 
 
-def _priority_problem(runtime: Runtime, earlier: Applied) -> str:
+def _priority_problem(runtime: Runtime, earlier: AppliedRuntimes) -> str:
     """KServe compares with runtimes that exist: the first of a scope is never refused for its priorities."""
     scope = "clusterservingruntime" if runtime.kind == "ClusterServingRuntime" else "servingruntime"
     where = f" in namespace {runtime.namespace}" if runtime.namespace else ""

@@ -46,7 +46,7 @@ def dotted(path: Path) -> str:
 
 
 @dataclass(slots=True)
-class Reading:
+class SchemaFindings:
     """What one pass over a document found. `mutated`: a webhook has filled required fields with their zero values."""
 
     mutated: bool
@@ -76,10 +76,10 @@ class SchemaNode:
         self.default = raw.get("default")
         self.keep = raw.get("keep", False)
 
-    def read(self, value: Any, where: Any, reading: Reading) -> Any:
+    def read(self, value: Any, where: Any, reading: SchemaFindings) -> Any:
         return value
 
-    def mistyped(self, value: Any, where: Any, reading: Reading) -> Any:
+    def mistyped(self, value: Any, where: Any, reading: SchemaFindings) -> Any:
         path = dotted(unroll(where))
         kind = _kind(value)
         problem = f'{path}: Invalid value: "{kind}": {path} in body must be of type {self.type_name}: "{kind}"'
@@ -120,7 +120,7 @@ class StringNode(SchemaNode):
         self._pattern = re.compile(raw["pattern"]) if "pattern" in raw else None
         self._min, self._max = raw.get("minLength", 0), raw.get("maxLength")
 
-    def read(self, value: Any, where: Any, reading: Reading) -> Any:
+    def read(self, value: Any, where: Any, reading: SchemaFindings) -> Any:
         if type(value) is not str:
             return self.mistyped(value, where, reading)
         if not value and not self.keep and not self._enum and not self._min:
@@ -129,7 +129,7 @@ class StringNode(SchemaNode):
             self._limits(value, where, reading)
         return value
 
-    def _limits(self, value: str, where: Any, reading: Reading) -> None:
+    def _limits(self, value: str, where: Any, reading: SchemaFindings) -> None:
         path = dotted(unroll(where))
         if self._enum and value not in self._enum:
             known = ", ".join(f'"{item}"' for item in self._enum)
@@ -154,7 +154,7 @@ class IntegerNode(SchemaNode):
         bits = 31 if raw.get("format") == "int32" else 63
         self._low, self._high = raw.get("minimum", -(2**bits)), raw.get("maximum", 2**bits - 1)
 
-    def read(self, value: Any, where: Any, reading: Reading) -> Any:
+    def read(self, value: Any, where: Any, reading: SchemaFindings) -> Any:
         if type(value) is float and value.is_integer():
             value = int(value)
         if type(value) is not int:
@@ -172,7 +172,7 @@ class BooleanNode(SchemaNode):
     type_name = "boolean"
     zero = False
 
-    def read(self, value: Any, where: Any, reading: Reading) -> Any:
+    def read(self, value: Any, where: Any, reading: SchemaFindings) -> Any:
         return value if type(value) is bool else self.mistyped(value, where, reading)
 
 
@@ -180,7 +180,7 @@ class QuantityNode(SchemaNode):
     __slots__ = ()
     type_name = "string"
 
-    def read(self, value: Any, where: Any, reading: Reading) -> Any:
+    def read(self, value: Any, where: Any, reading: SchemaFindings) -> Any:
         if type(value) is str or type(value) is int or type(value) is float:
             if is_quantity(value):
                 return canonical(value)
@@ -196,7 +196,7 @@ class IntOrStringNode(SchemaNode):
     type_name = "integer or string"
     zero = 0
 
-    def read(self, value: Any, where: Any, reading: Reading) -> Any:
+    def read(self, value: Any, where: Any, reading: SchemaFindings) -> Any:
         return value if type(value) is int or type(value) is str else self.mistyped(value, where, reading)
 
 
@@ -204,7 +204,7 @@ class MapNode(SchemaNode):
     __slots__ = ("values",)
     values: SchemaNode
 
-    def read(self, value: Any, where: Any, reading: Reading) -> Any:
+    def read(self, value: Any, where: Any, reading: SchemaFindings) -> Any:
         if type(value) is not dict:
             return self.mistyped(value, where, reading)
         result = {}
@@ -231,7 +231,7 @@ class ArrayNode(SchemaNode):
         super().__init__(raw)
         self._keys: list[str] = raw.get("keys", [])
 
-    def read(self, value: Any, where: Any, reading: Reading) -> Any:
+    def read(self, value: Any, where: Any, reading: SchemaFindings) -> Any:
         if type(value) is not list:
             return self.mistyped(value, where, reading)
         items = self.items
@@ -249,7 +249,7 @@ class ArrayNode(SchemaNode):
             self._unique(result, where, reading)
         return result if result or self.keep else _MISSING
 
-    def _unique(self, items: list[Any], where: Any, reading: Reading) -> None:
+    def _unique(self, items: list[Any], where: Any, reading: SchemaFindings) -> None:
         seen = set()
         for index, item in enumerate(items):
             key = tuple(str(item.get(name, "")) for name in self._keys)
@@ -274,7 +274,7 @@ class ObjectNode(SchemaNode):
         self.properties = properties
         self._defaults += [(key, node.default) for key, node in properties.items() if node.default]
 
-    def read(self, value: Any, where: Any, reading: Reading) -> Any:
+    def read(self, value: Any, where: Any, reading: SchemaFindings) -> Any:
         if type(value) is not dict:
             return self.mistyped(value, where, reading)
         result = {}
@@ -297,12 +297,12 @@ class ObjectNode(SchemaNode):
                 result[key] = ""
         return result
 
-    def _unknown(self, key: Any, where: Any, reading: Reading) -> None:
+    def _unknown(self, key: Any, where: Any, reading: SchemaFindings) -> None:
         near = nearest(str(key), self.properties, 0.6)
         hint = f'; did you mean "{near}"?' if near else ""
         reading.refuse((where, key), f'strict decoding error: unknown field "{dotted(unroll((where, key)))}"{hint}')
 
-    def _absent(self, key: str, where: Any, reading: Reading, result: dict[str, Any]) -> None:
+    def _absent(self, key: str, where: Any, reading: SchemaFindings, result: dict[str, Any]) -> None:
         """A required field that is missing; a webhook that has been over the document left Go's zero value there."""
         node, here = self.properties[key], (where, key)
         if not reading.mutated:
@@ -353,7 +353,7 @@ def read(document: Mapping[str, Any], *, mutated: bool = False) -> tuple[dict[st
     root = root_of(document)
     if root is None:
         return _of_other_kind(document)
-    reading = Reading(mutated)
+    reading = SchemaFindings(mutated)
     result = root.read(document if type(document) is dict else dict(document), None, reading)
     return result, tuple(reading.flaws)
 
@@ -365,7 +365,7 @@ def _of_other_kind(document: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[F
         return dict(document), ()
     fields = known.properties["metadata"]
     texts = {key: metadata[key] for key in ("labels", "annotations") if metadata.get(key) is not None}
-    reading = Reading(mutated=False)
+    reading = SchemaFindings(mutated=False)
     read = fields.read(texts, (None, "metadata"), reading)
     rest = {key: value for key, value in metadata.items() if key not in texts}
     return {**document, "metadata": {**rest, **read}}, tuple(reading.flaws)

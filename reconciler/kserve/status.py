@@ -68,7 +68,7 @@ class ObservedService:
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
+class KServeCondition:
     """One line of `status.conditions`. `since` is None where no fact tells."""
 
     type: str
@@ -78,43 +78,43 @@ class Condition:
     since: float | None = None
 
 
-def conditions(seen: ObservedService) -> tuple[Condition, ...]:
+def conditions(seen: ObservedService) -> tuple[KServeCondition, ...]:
     """In order of their type, as KServe lists them."""
     if seen.is_stopped and not seen.invalid:
-        stopped = [Condition(kind, "False", "Stopped") for kind in ("IngressReady", "PredictorReady", "Ready")]
-        return (*stopped, Condition("Stopped", "True"))
+        stopped = [KServeCondition(kind, "False", "Stopped") for kind in ("IngressReady", "PredictorReady", "Ready")]
+        return (*stopped, KServeCondition("Stopped", "True"))
     if seen.invalid and not (seen.alive or seen.served):
-        return tuple(Condition(kind, "Unknown") for kind in ("IngressReady", "PredictorReady", "Ready"))
+        return tuple(KServeCondition(kind, "Unknown") for kind in ("IngressReady", "PredictorReady", "Ready"))
     predictor = _predictor(seen)
     ingress = _ingress(seen, predictor)
-    return (ingress, predictor, _ready(ingress, predictor), Condition("Stopped", "False"))
+    return (ingress, predictor, _ready(ingress, predictor), KServeCondition("Stopped", "False"))
 
 
-def _predictor(seen: ObservedService) -> Condition:
+def _predictor(seen: ObservedService) -> KServeCondition:
     kind = "PredictorReady"
     if seen.is_available:
         since = seen.ready_since
         if seen.updated >= seen.desired:
             text = f"{seen.updated} of {seen.desired} replicas serve the desired version."
-            return Condition(kind, "True", "NewReplicaSetAvailable", text, since)
-        return Condition(kind, "True", "MinimumReplicasAvailable", "Deployment has minimum availability.", since)
+            return KServeCondition(kind, "True", "NewReplicaSetAvailable", text, since)
+        return KServeCondition(kind, "True", "MinimumReplicasAvailable", "Deployment has minimum availability.", since)
     if not seen.alive and not seen.failure:
-        return Condition(kind, "False", since=seen.started_at)
+        return KServeCondition(kind, "False", since=seen.started_at)
     text = "Deployment does not have minimum availability."
-    return Condition(kind, "False", "MinimumReplicasUnavailable", text, seen.started_at)
+    return KServeCondition(kind, "False", "MinimumReplicasUnavailable", text, seen.started_at)
 
 
-def _ingress(seen: ObservedService, predictor: Condition) -> Condition:
+def _ingress(seen: ObservedService, predictor: KServeCondition) -> KServeCondition:
     if seen.is_reachable:
-        return Condition("IngressReady", "True", since=predictor.since)
-    return Condition("IngressReady", "False", "Predictor ingress not created", since=predictor.since)
+        return KServeCondition("IngressReady", "True", since=predictor.since)
+    return KServeCondition("IngressReady", "False", "Predictor ingress not created", since=predictor.since)
 
 
-def _ready(ingress: Condition, predictor: Condition) -> Condition:
+def _ready(ingress: KServeCondition, predictor: KServeCondition) -> KServeCondition:
     if predictor.status == ingress.status == "True":
-        return Condition("Ready", "True", since=predictor.since)
+        return KServeCondition("Ready", "True", since=predictor.since)
     worse = ingress if ingress.status != "True" else predictor
-    return Condition("Ready", "False", worse.reason, worse.message, worse.since)
+    return KServeCondition("Ready", "False", worse.reason, worse.message, worse.since)
 
 
 def model_status(seen: ObservedService) -> Document:

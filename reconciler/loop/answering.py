@@ -24,7 +24,7 @@ from reconciler.forge.commit_status import (
 )
 from reconciler.forge.delivery import Delivery, Send, to_forge, to_forge_of_fleet, to_receiver
 from reconciler.forge.fleet import fleet_answer, is_news_of_group
-from reconciler.forge.messages import CommitState, CommitStatus, Deployment, Message, Section
+from reconciler.forge.messages import CommentSection, CommitState, CommitStatus, Deployment, Message
 from reconciler.forge.notifications import Notifier
 from reconciler.forge.open import open_forge
 from reconciler.forge.outbox import FORGE, OUTBOX, Outbox
@@ -74,7 +74,7 @@ class Answering:
         self._delivery.wake()
 
     def _is_worth_it(self, one: Message) -> bool:
-        if isinstance(one, Section) and not one.text:
+        if isinstance(one, CommentSection) and not one.text:
             # Most of many hosts never had one, and would only look for it.
             return self.outbox.last(one) is not None
         if self._settings.statuses != "aggregate" or not isinstance(one, CommitStatus):

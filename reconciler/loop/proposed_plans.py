@@ -2,7 +2,7 @@
 
 usage: python -P -m reconciler.loop.proposed_plans LIFELINE
 
-Standard input: the pickled Orders. Standard output: for each revision one line of JSON, `{"revision", "plan"}` or
+Standard input: the pickled arguments. Standard output: for each revision one line of JSON, `{"revision", "plan"}` or
 `{"revision", "error", "lasting"}`; `lasting`: another try would end so as well. It ends with the daemon.
 """
 
@@ -30,7 +30,7 @@ _KEPT_SECONDS = 14 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
-class Orders:
+class ProposedPlansArguments:
     """`folder` keeps what was fetched and asked for the next process."""
 
     settings: Settings
@@ -47,7 +47,7 @@ def main(lifeline: int) -> None:
     # Only answers may reach standard output.
     out = os.dup(1)
     os.dup2(2, 1)
-    orders: Orders = pickle.load(sys.stdin.buffer)  # noqa: S301
+    orders: ProposedPlansArguments = pickle.load(sys.stdin.buffer)  # noqa: S301
     logs.configure(orders.settings.log.model_copy(update={"level": "warning"}))
     _forget_old(orders.folder)
     with os.fdopen(out, "w") as answers:

@@ -26,10 +26,10 @@ from reconciler.config.settings import Settings
 from reconciler.errors import ReconcileError, Retryable
 from reconciler.fault_isolation import unexpected
 from reconciler.forge.http import ForgeBusy
-from reconciler.forge.messages import Message, PullRequest, Section
+from reconciler.forge.messages import CommentSection, Message, PullRequest
 from reconciler.forge.port import Forge
 from reconciler.forge.pull_requests import answers_to, answers_without_plan, group_of
-from reconciler.loop.proposed_plans import Orders
+from reconciler.loop.proposed_plans import ProposedPlansArguments
 from reconciler.loop.pull_request_plan import followed_branch
 from reconciler.model.backoff import backoff
 from reconciler.report.redact import one_line, scrub_text
@@ -83,7 +83,7 @@ class PullRequestPlans:
         status: Callable[[], Document],
         forge: Forge,
         put: Callable[[Iterable[Message]], object],
-        said: Callable[[], Iterable[Section]],
+        said: Callable[[], Iterable[CommentSection]],
     ) -> None:
         """`put`: into the outbox; `said`: what comments were given by it."""
         self._settings, self._status, self._forge, self._put = settings, status, forge, put
@@ -329,7 +329,7 @@ class PlanningProcess:
         if process.stdin is None or process.stdout is None:
             raise TypeError("it was started without pipes")
         with suppress(BrokenPipeError):
-            process.stdin.write(pickle.dumps(Orders(self._settings, revisions, self._folder)))
+            process.stdin.write(pickle.dumps(ProposedPlansArguments(self._settings, revisions, self._folder)))
             process.stdin.close()
         while line := process.stdout.readline(_LONGEST_LINE):
             if not line.endswith(b"\n"):

@@ -21,7 +21,7 @@ from reconciler.config.values import parse_duration
 from reconciler.errors import Retryable
 from reconciler.model import NO_ORIGIN, FailedAction, Origin, Quarantine, Reason, ReasonCode, ServiceId
 from reconciler.report.redact import scrub_text
-from reconciler.system.database import Database, Layout, storable
+from reconciler.system.database import Database, DatabaseSchema, storable
 
 log = structlog.get_logger()
 _FAILURES: TypeAdapter[tuple[FailedAction, ...]] = TypeAdapter(tuple[FailedAction, ...])
@@ -59,7 +59,7 @@ class History:
     def __init__(self, path: Path) -> None:
         """Raises Retryable when the folder cannot be written."""
         lost = "history and quarantine; nothing that serves"
-        self._db = Database(path, Layout(MIGRATIONS, "history_recreated", lost))
+        self._db = Database(path, DatabaseSchema(MIGRATIONS, "history_recreated", lost))
 
     def close(self) -> None:
         self._db.close()

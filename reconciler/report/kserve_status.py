@@ -8,8 +8,8 @@ from typing import Any
 
 from reconciler.config.settings import Routing
 from reconciler.kserve.status import (
-    Condition,
     FailureInfo,
+    KServeCondition,
     ObservedService,
     conditions,
     failed_because,
@@ -83,7 +83,7 @@ def _failure(verdict: ServicePlan, replicas: Sequence[Replica]) -> FailureInfo |
     return failed_because(refused.reason.message, codes[-1] if codes else None, refused.at)
 
 
-def _condition(condition: Condition) -> Document:
+def _condition(condition: KServeCondition) -> Document:
     known = {"type": condition.type, "status": condition.status}
     more = {"reason": condition.reason, "message": condition.message}
     since = {} if condition.since is None else {"lastTransitionTime": _rfc3339(condition.since)}

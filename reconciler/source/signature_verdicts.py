@@ -20,7 +20,7 @@ _BAD = "has a bad signature: it was not made for this content"
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class SignatureFault:
     """What is wrong with one commit or tag, and what helps."""
 
     what: str
@@ -36,25 +36,25 @@ def signers_of(said: str) -> list[Signer]:
     return [Signer(_printable(name), fingerprint) for name, fingerprint in found]
 
 
-def fault_of(said: str, signature: str, verify: VerifySettings) -> Fault:
+def fault_of(said: str, signature: str, verify: VerifySettings) -> SignatureFault:
     """Why a signature does not count. `signature` is the word with which it begins: `SSH SIGNATURE`; `?`: another."""
     if not signature:
-        return Fault("is not signed")
+        return SignatureFault("is not signed")
     if signature == "SIGNED MESSAGE":
-        return Fault("is signed with an X.509 certificate, which is not supported", "sign with OpenPGP or SSH")
+        return SignatureFault("is signed with an X.509 certificate, which is not supported", "sign with OpenPGP or SSH")
     if signature == "?":
-        return Fault("has a signature of no known kind", "sign with OpenPGP or SSH")
+        return SignatureFault("has a signature of no known kind", "sign with OpenPGP or SSH")
     if signature == "SSH SIGNATURE":
         return _ssh_fault(said, str(verify.allowed_signers_file or ""))
     return _gpg_fault(said, str(verify.gpg_keys_file or ""))
 
 
-def _gpg_fault(said: str, file: str) -> Fault:
+def _gpg_fault(said: str, file: str) -> SignatureFault:
     if not file:
-        return Fault("is signed with OpenPGP, and no such key is trusted", "set source.verify.gpg_keys_file")
+        return SignatureFault("is signed with OpenPGP, and no such key is trusted", "set source.verify.gpg_keys_file")
     if found := _UNKNOWN_GPG.search(said):
         key = found[2] or found[1]
-        return Fault(f"is signed by the unknown OpenPGP key {key}", f"if you trust it, add it to {file}")
+        return SignatureFault(f"is signed by the unknown OpenPGP key {key}", f"if you trust it, add it to {file}")
     found = _BY_WHOM_GPG.search(said)
     match found[1] if found else "":
         case "EXPKEYSIG":
@@ -68,24 +68,26 @@ def _gpg_fault(said: str, file: str) -> Fault:
         case _:
             what, fix = "has a signature that gpg cannot verify", ""
     who = f"{_printable(found[3])} ({found[2]})" if found else ""
-    return Fault(what.format(who), fix)
+    return SignatureFault(what.format(who), fix)
 
 
-def _ssh_fault(said: str, file: str) -> Fault:
+def _ssh_fault(said: str, file: str) -> SignatureFault:
     if not file:
-        return Fault("is signed with SSH, and no such key is trusted", "set source.verify.allowed_signers_file")
+        return SignatureFault(
+            "is signed with SSH, and no such key is trusted", "set source.verify.allowed_signers_file"
+        )
     if "key is not permitted for use in signature namespace" in said:
-        return Fault(
+        return SignatureFault(
             f"is signed by a key that {file} allows for other namespaces only", "allow the namespace git there"
         )
     if found := _UNKNOWN_SSH.search(said):
         if "key has expired" in said or "key is not yet valid" in said:
             fix = f"correct valid-after and valid-before in {file}, or sign with another key"
-            return Fault(f"is signed by the SSH key {found[1]}, which {file} does not allow at its date", fix)
-        return Fault(f"is signed by the unknown SSH key {found[1]}", f"if you trust it, add it to {file}")
+            return SignatureFault(f"is signed by the SSH key {found[1]}, which {file} does not allow at its date", fix)
+        return SignatureFault(f"is signed by the unknown SSH key {found[1]}", f"if you trust it, add it to {file}")
     if "incorrect signature" in said:
-        return Fault(_BAD)
-    return Fault("has a signature that ssh-keygen cannot verify")
+        return SignatureFault(_BAD)
+    return SignatureFault("has a signature that ssh-keygen cannot verify")
 
 
 def _printable(text: str) -> str:

@@ -11,7 +11,7 @@ from reconciler.config.settings import SourceSettings
 from reconciler.errors import ReconcileError, Retryable, Unverified
 from reconciler.model import Signer
 from reconciler.source.mirror import Accepted, Damaged, Endless, Mirror, VerifiedRevision
-from reconciler.source.signature_verdicts import Fault, fault_of, signers_of
+from reconciler.source.signature_verdicts import SignatureFault, fault_of, signers_of
 from reconciler.source.trusted_keys import TrustedKeys, trusted_keys
 
 MOST_COMMITS = 10_000
@@ -110,11 +110,11 @@ class Signatures:
         name = now.ref.removeprefix("refs/tags/")
         header = self._object("tag", tag)[:1000] if tag and tag != now.revision else b""
         if not header:
-            fault = Fault("is lightweight, and only annotated tags are signed")
+            fault = SignatureFault("is lightweight, and only annotated tags are signed")
             raise self._refusal(now.revision, f"the tag {name}", fault)
         expected = f"object {now.revision}\ntype commit\ntag {name}\n"
         if not header.startswith(expected.encode()):
-            fault = Fault(f"was not made as {name} of {now.revision[:12]}", "make and sign a tag of this name")
+            fault = SignatureFault(f"was not made as {name} of {now.revision[:12]}", "make and sign a tag of this name")
             raise self._refusal(now.revision, f"the tag object {tag} of {name}", fault)
         assert tag is not None  # noqa: S101
         return tag
@@ -123,12 +123,12 @@ class Signatures:
         """Every commit that came with it, of all parents."""
         if self._mirror.commit(since) is None:
             fix = "check what was pushed, then accept it once with source.verify.mode: head"
-            raise self._refusal(revision, since, Fault("is gone, so what came after it is unknown", fix))
+            raise self._refusal(revision, since, SignatureFault("is gone, so what came after it is unknown", fix))
         most = f"--max-count={MOST_COMMITS + 1}"
         commits = self._mirror.read("rev-list", most, f"{since}..{revision}", "--").decode().split()
         if len(commits) > MOST_COMMITS:
             fix = "push fewer at once, or accept them once with source.verify.mode: head"
-            raise self._refusal(revision, revision, Fault(f"brings more than {MOST_COMMITS:,} commits", fix))
+            raise self._refusal(revision, revision, SignatureFault(f"brings more than {MOST_COMMITS:,} commits", fix))
         # The oldest that is bad is where to begin.
         commits.reverse()
         for begin in range(0, len(commits), _AT_ONCE):
@@ -161,7 +161,7 @@ class Signatures:
         signers = signers_of(said) if is_good else []
         return (signers if len(signers) == len(oids) else []), said
 
-    def _refusal(self, revision: str, what: str, fault: Fault) -> Unverified:
+    def _refusal(self, revision: str, what: str, fault: SignatureFault) -> Unverified:
         accepted = self._mirror.accepted()
         if accepted is not None and accepted.revision == revision:
             stays = "what runs stays as it is, and nothing new is started from this revision"

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class DatabaseSchema:
     """What a file holds. Each of `migrations` takes it from `user_version` = its index to the next: never edit one that
     was released. `recreated`: the log event when it had to begin anew; `lost`: what people lose by that."""
 
@@ -36,7 +36,7 @@ class Layout:
 class Database:
     """For any number of threads. Raises Retryable where the disk does not take something."""
 
-    def __init__(self, path: Path, layout: Layout) -> None:
+    def __init__(self, path: Path, layout: DatabaseSchema) -> None:
         """Raises Retryable when the folder cannot be written."""
         self._path, self._layout = path, layout
         self._lock = threading.Lock()

@@ -145,7 +145,7 @@ class Metrics:
             self._webhooks.labels(webhook, result)
 
     def count_webhook(self, webhook: str, result: str) -> None:
-        """`webhook` is a configured name, `result` of `webhooks.Result`."""
+        """`webhook` is a configured name, `result` of `webhooks.WebhookResult`."""
         self._webhooks.labels(webhook, result).inc()
 
 

@@ -36,7 +36,7 @@ _LINES_SECONDS = 60.0
 _LONGEST_SHOWN = 200
 
 
-class Result(StrEnum):
+class WebhookResult(StrEnum):
     """What became of a request; values of a metric's label."""
 
     SOURCE_ASKED = "source_asked"
@@ -54,18 +54,18 @@ class Result(StrEnum):
 
 # One text for all reasons why a request is not believed.
 _REFUSALS = {
-    Result.FORBIDDEN: (403, "this request does not bear the signature of this webhook's secret\n"),
-    Result.TOO_LARGE: (413, f"a body may have {MOST_BYTES} bytes\n"),
-    Result.ENCODED: (415, "a body must not be compressed\n"),
-    Result.INCOMPLETE: (400, "the body is not complete\n"),
-    Result.NO_SECRET: (503, "the secret of this webhook cannot be read; the log of the daemon says why\n"),
+    WebhookResult.FORBIDDEN: (403, "this request does not bear the signature of this webhook's secret\n"),
+    WebhookResult.TOO_LARGE: (413, f"a body may have {MOST_BYTES} bytes\n"),
+    WebhookResult.ENCODED: (415, "a body must not be compressed\n"),
+    WebhookResult.INCOMPLETE: (400, "the body is not complete\n"),
+    WebhookResult.NO_SECRET: (503, "the secret of this webhook cannot be read; the log of the daemon says why\n"),
 }
 # What comes after a refusal is not read.
 _CLOSE = {"Connection": "close"}
 
 
 class _Refused(Exception):
-    def __init__(self, result: Result) -> None:
+    def __init__(self, result: WebhookResult) -> None:
         super().__init__(result)
         self.result = result
 
@@ -76,7 +76,7 @@ def webhook_routes(settings: Settings, control: Control, metrics: Metrics) -> li
     if not known:
         return []
     for name in known:
-        metrics.expect_webhook(name, Result)
+        metrics.expect_webhook(name, WebhookResult)
     hints, lines = _Hints(settings, control), _Lines()
 
     async def receive(request: Request) -> Response:
@@ -111,15 +111,15 @@ class _Webhook:
         """What a request says, once it is believed. Raises _Refused."""
         headers = request.headers
         if headers.get("content-encoding", "identity").lower() not in ("", "identity"):
-            raise _Refused(Result.ENCODED)
+            raise _Refused(WebhookResult.ENCODED)
         if _claimed_length(request) > MOST_BYTES:
-            raise _Refused(Result.TOO_LARGE)
+            raise _Refused(WebhookResult.TOO_LARGE)
         secret = self._read_secret()
         if is_refused_unread(self._kind, secret, headers):
-            raise _Refused(Result.FORBIDDEN)
+            raise _Refused(WebhookResult.FORBIDDEN)
         body = await _body(request)
         if not is_signed(self._kind, secret, headers, body):
-            raise _Refused(Result.FORBIDDEN)
+            raise _Refused(WebhookResult.FORBIDDEN)
         return read_event(self._kind, headers, body)
 
     def _read_secret(self) -> str:
@@ -129,7 +129,7 @@ class _Webhook:
             if str(error) != self._reported:
                 log.error("webhook_secret_failed", webhook=self.name, error=str(error), instead="git is polled")
             self._reported = str(error)
-            raise _Refused(Result.NO_SECRET) from None
+            raise _Refused(WebhookResult.NO_SECRET) from None
         self._reported = ""
         return secret
 
@@ -147,9 +147,9 @@ async def _body(request: Request) -> bytes:
         async for chunk in request.stream():
             data += chunk
             if len(data) > MOST_BYTES:
-                raise _Refused(Result.TOO_LARGE)
+                raise _Refused(WebhookResult.TOO_LARGE)
     except ClientDisconnect:
-        raise _Refused(Result.INCOMPLETE) from None
+        raise _Refused(WebhookResult.INCOMPLETE) from None
     return bytes(data)
 
 
@@ -164,22 +164,22 @@ class _Hints:
         self._source = _SeldomCall(control.on_push)
         self._pull_requests = _SeldomCall(control.on_pull_request)
 
-    def follow(self, event: Event) -> Result:
+    def follow(self, event: Event) -> WebhookResult:
         """Returns at once."""
         if event.what is What.OTHER:
-            return Result.OTHER_EVENT
+            return WebhookResult.OTHER_EVENT
         if not self._followed.is_repository(event.repository):
-            return Result.OTHER_REPOSITORY
+            return WebhookResult.OTHER_REPOSITORY
         if event.what is What.PULL_REQUEST:
             self._pull_requests.ask()
-            return Result.PULL_REQUEST
+            return WebhookResult.PULL_REQUEST
         if not self._followed.is_one_of(event.refs):
-            return Result.OTHER_REF
+            return WebhookResult.OTHER_REF
         self._source.ask()
         if event.what is What.UNREADABLE:
             self._pull_requests.ask()
-            return Result.UNREADABLE
-        return Result.SOURCE_ASKED
+            return WebhookResult.UNREADABLE
+        return WebhookResult.SOURCE_ASKED
 
 
 class _SeldomCall:
@@ -216,20 +216,20 @@ class _Lines:
     """So many lines a minute of each kind: strangers must not fill the log."""
 
     def __init__(self) -> None:
-        self._written: dict[tuple[str, Result], tuple[float, int]] = {}
+        self._written: dict[tuple[str, WebhookResult], tuple[float, int]] = {}
 
-    def received(self, webhook: str, result: Result, event: Event) -> None:
+    def received(self, webhook: str, result: WebhookResult, event: Event) -> None:
         if self._may_write(webhook, result):
             shown = {"repository": _shown(event.repository), "ref": _shown(" ".join(event.refs))}
             log.info("webhook_received", webhook=webhook, result=result.value, **shown)
 
-    def refused(self, webhook: str, result: Result, request: Request) -> None:
+    def refused(self, webhook: str, result: WebhookResult, request: Request) -> None:
         # A secret that fails has a line of its own.
-        if result is not Result.NO_SECRET and self._may_write(webhook, result):
+        if result is not WebhookResult.NO_SECRET and self._may_write(webhook, result):
             client = request.client.host if request.client else ""
             log.warning("webhook_refused", webhook=webhook, result=result.value, client=client)
 
-    def _may_write(self, webhook: str, result: Result) -> bool:
+    def _may_write(self, webhook: str, result: WebhookResult) -> bool:
         now = asyncio.get_running_loop().time()
         since, count = self._written.get((webhook, result), (now, 0))
         if now - since >= _LINES_SECONDS:

@@ -11,7 +11,7 @@ from typing import Any
 
 import reconciler.loop.cluster_wing  # noqa: F401 - a forked process need not read it
 from reconciler.cluster import execute
-from reconciler.cluster.api.transport import Request, Transport
+from reconciler.cluster.api.transport import ApiRequest, Transport
 from reconciler.model import Action, WriteInventory
 from reconciler.report.actions import subject_of
 from tests.e2e import crashing
@@ -28,7 +28,7 @@ def watch_calls() -> None:
         finally:
             crashing.here.action = ""
 
-    def sending(transport: Transport, request: Request) -> Any:
+    def sending(transport: Transport, request: ApiRequest) -> Any:
         if request.method == "GET" or not crashing.here.action:
             return send(transport, request)
         crashing.boundary(f"before {request.method}")

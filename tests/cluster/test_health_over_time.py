@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from reconciler.cluster.api.trimming import trimmed
-from reconciler.cluster.health.children import Children, Snapshot, children_of
+from reconciler.cluster.health.children import Children, WorkloadObjects, children_of
 from reconciler.cluster.health.look import ServingHealth
 from reconciler.cluster.health.problems import HealthLimits
 from reconciler.cluster.health.rollout import rollout_outcome
@@ -45,7 +45,7 @@ class Observer:
         services = self._list("serving.kserve.io/v1beta1", "InferenceService")
         if not services:
             return service_health(None, Children(), time.time(), LIMITS)
-        found = children_of(Snapshot(services, *children))[self._id]
+        found = children_of(WorkloadObjects(services, *children))[self._id]
         return service_health(services[0], found, time.time() + ahead, LIMITS)
 
     def _list(self, version: str, kind: str) -> list[Mapping[str, Any]]:

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from reconciler.cluster.preflight_job import (
     PREFLIGHT,
-    Asked,
+    JobOutcome,
     JobSettings,
-    Reading,
+    PreflightRequest,
     TooLargeToAsk,
     absent_folders,
     job_name,
@@ -36,21 +36,21 @@ SETTINGS = JobSettings()
 IN_IMAGE = EngineSettings(image="*", podman=True)
 
 
-def asked(*args: str, python: str = "python3", files: dict[str, bytes] | None = None, **parts: Any) -> Asked:
+def asked(*args: str, python: str = "python3", files: dict[str, bytes] | None = None, **parts: Any) -> PreflightRequest:
     arguments = written_in("tiny.yaml", 10, ["--model=/mnt/models", *args])
     spec = EffectiveSpec(
         "vllm/vllm-openai:v0.20.0", written(python, "-m", "vllm.entrypoints.openai.api_server"), arguments
     )
     found = replace(question(spec, IN_IMAGE, {}, "/tmp/home", mounted=True), files=files or {})
-    return replace(Asked(found, "default", spec.image, {}, ("/mnt/models",)), **parts)
+    return replace(PreflightRequest(found, "default", spec.image, {}, ("/mnt/models",)), **parts)
 
 
-def container(of: Asked) -> dict[str, Any]:
+def container(of: PreflightRequest) -> dict[str, Any]:
     (found,) = job_of(of, SETTINGS)["spec"]["template"]["spec"]["containers"]
     return dict(found)
 
 
-def run(of: Asked, tmp_path: Path) -> str:
+def run(of: PreflightRequest, tmp_path: Path) -> str:
     """The log of its container, run here."""
     own = container(of)
     env = {each["name"]: each["value"].replace("$$(", "$(") for each in own["env"]}
@@ -61,7 +61,7 @@ def run(of: Asked, tmp_path: Path) -> str:
     return done.stdout.decode()
 
 
-def job(of: Asked, **condition: str) -> dict[str, Any]:
+def job(of: PreflightRequest, **condition: str) -> dict[str, Any]:
     """As the API server shows it, with one condition: `Complete=""` or `Failed="DeadlineExceeded"`."""
     made = job_of(of, SETTINGS)
     conditions = [{"type": kind, "status": "True", "reason": why} for kind, why in condition.items()]
@@ -148,8 +148,8 @@ def test_what_others_write_to_the_log_is_no_verdict(before: str, forged: str) ->
 
 
 def test_a_job_that_runs_is_waited_for() -> None:
-    assert read_job(job(asked()), [pod({"running": {}})], "") == Reading(waits="runs")
-    assert read_job(job(asked()), [], "") == Reading(waits="has no pod yet")
+    assert read_job(job(asked()), [pod({"running": {}})], "") == JobOutcome(waits="runs")
+    assert read_job(job(asked()), [], "") == JobOutcome(waits="has no pod yet")
 
 
 PULL = {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}
@@ -197,8 +197,8 @@ def test_a_job_that_failed_says_how(pods: list[Any], log: str, text: str) -> Non
 @pytest.fixture(scope="module")
 def read(
     engine_python: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., tuple[Reading, PreflightQuestion]]:
-    def read(*args: str) -> tuple[Reading, PreflightQuestion]:
+) -> Callable[..., tuple[JobOutcome, PreflightQuestion]]:
+    def read(*args: str) -> tuple[JobOutcome, PreflightQuestion]:
         mine = asked(*args, python=str(engine_python))
         return read_job(job(mine, Complete=""), [], run(mine, tmp_path_factory.mktemp("job"))), mine.question
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from reconciler.demo.repository import Remote, Repository, git
+from reconciler.demo.repository import RemoteRepository, Repository, git
 from tests.e2e.rig import LAYOUT, Document, Rig
 from tests.forge.gitea.account import ForgeRepository
 from tests.support.light_rig import make_engine
@@ -51,7 +51,9 @@ class ForgeRig(Rig):
         self.token_file = self.secret("forge-token", self.token)
         self.webhook_secret = self.secret("webhook-secret", SECRET)
         self.clone = self.folder / "clone"
-        self.repository = Repository(Remote(self.forge.url, self.git_token, ca_file=owner.gitea.ca_file), self.clone)
+        self.repository = Repository(
+            RemoteRepository(self.forge.url, self.git_token, ca_file=owner.gitea.ca_file), self.clone
+        )
         self.repository.create(LAYOUT)
         if self.ssh:
             self.ssh_key = owner.add_ssh_key(self.folder)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.errors import SettingsError
-from reconciler.forge.messages import CommitState, CommitStatus, Deployment, PullRequest, Section
+from reconciler.forge.messages import CommentSection, CommitState, CommitStatus, Deployment, PullRequest
 from reconciler.forge.pull_requests import (
     answers_to,
     answers_without_plan,
@@ -72,13 +72,13 @@ def test_number_is_found_by_the_newest_commit() -> None:
 def test_each_target_gets_a_status_and_a_section() -> None:
     plan = {"targets": [target(service()), target(service(change="none"), name="gpu-2")]}
     found = list(answers_to(plan, 7, url="https://x"))
-    assert [type(one) for one in found] == [CommitStatus, Section] * 2
+    assert [type(one) for one in found] == [CommitStatus, CommentSection] * 2
     assert [one.url for one in found if isinstance(one, CommitStatus)] == ["https://x"] * 2
 
 
 def test_host_of_a_fleet_that_nothing_changes_on_takes_its_section_out() -> None:
     status, found = answers_to({"targets": [target(service(change="none"))]}, 7, group="fleet")
-    assert found == Section(7, "gpu-1", "")
+    assert found == CommentSection(7, "gpu-1", "")
     assert isinstance(status, CommitStatus)
     assert status.context == "reconciler/fleet/gpu-1/plan"
     (only,) = answers_without_plan(REVISION, ["gpu-1"], 7, "too large", group="fleet")

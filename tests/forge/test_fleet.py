@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from reconciler.forge.commit_status import digests
 from reconciler.forge.delivery import HeldBack, to_forge_of_fleet
-from reconciler.forge.fleet import SPREAD, Step, fleet_answer, host_of, spread, step
+from reconciler.forge.fleet import SPREAD, PostDecision, fleet_answer, host_of, spread, step
 from reconciler.forge.messages import CommitState, CommitStatus
 from reconciler.forge.outbox import Outbox
 from reconciler.model import NO_ORIGIN, Reason, ReasonCode, Sync
@@ -65,17 +65,19 @@ def test_refused_revision_is_told_by_the_fleet() -> None:
 @pytest.mark.parametrize(
     ("mine", "standing", "expected"),
     [
-        (FAILED, None, Step.POST),
-        (FAILED, OVER, Step.POST),
-        (FAILED, FAILED, Step.DROP),
-        (FAILED, replace(FAILED, description="a: 2 rejected"), Step.POST),
-        (FAILED, OTHERS, Step.WAIT),
-        (OVER, FAILED, Step.POST),
-        (OVER, OTHERS, Step.DROP),
-        (OVER, None, Step.DROP),
+        (FAILED, None, PostDecision.POST),
+        (FAILED, OVER, PostDecision.POST),
+        (FAILED, FAILED, PostDecision.DROP),
+        (FAILED, replace(FAILED, description="a: 2 rejected"), PostDecision.POST),
+        (FAILED, OTHERS, PostDecision.WAIT),
+        (OVER, FAILED, PostDecision.POST),
+        (OVER, OTHERS, PostDecision.DROP),
+        (OVER, None, PostDecision.DROP),
     ],
 )
-def test_what_stands_decides_what_is_posted(mine: CommitStatus, standing: CommitStatus | None, expected: Step) -> None:
+def test_what_stands_decides_what_is_posted(
+    mine: CommitStatus, standing: CommitStatus | None, expected: PostDecision
+) -> None:
     assert step(mine, standing) is expected
 
 

@@ -12,7 +12,7 @@ from reconciler.errors import Terminal
 from reconciler.forge.comments import deliver, merge
 from reconciler.forge.gitea import Gitea, superseded_in
 from reconciler.forge.http import Http, LoginRefused
-from reconciler.forge.messages import Comment, CommitState, CommitStatus, Section
+from reconciler.forge.messages import Comment, CommentSection, CommitState, CommitStatus
 from reconciler.report.findings import Level
 from tests.forge.gitea import server
 from tests.forge.gitea.account import REPORTING, Account, ForgeRepository
@@ -197,12 +197,12 @@ def test_copy_of_our_mark_is_not_written_into(
     """Who may write to a repository may edit a stranger's comment there, and the stranger edits it afterwards."""
     _push_branch(clone, repository.push_url, "refs/heads/copied")
     number = repository.open_pull_request("copied")
-    copy = merge("", Section(number, "a", "all is fine"))
+    copy = merge("", CommentSection(number, "a", "all is fine"))
     stranger.ask("POST", f"/repos/{repository.path}/issues/{number}/comments", {"body": copy})
     unnamed = _provider(repository, repository.owner.new_token(["write:repository", "write:issue"]))
     with pytest.raises(LoginRefused, match="generate a token with `user: Read`"):
-        deliver(unnamed, Section(number, "a", "it restarts"))
-    deliver(ours, Section(number, "a", "it restarts"))
+        deliver(unnamed, CommentSection(number, "a", "it restarts"))
+    deliver(ours, CommentSection(number, "a", "it restarts"))
     theirs, mine = repository.comments(number)
     assert theirs["body"] == copy
     assert "it restarts" in mine["body"]
@@ -212,7 +212,7 @@ def test_copy_of_our_mark_is_not_written_into(
 def test_section_that_stands_already_edits_nothing(ours: Gitea, repository: ForgeRepository, clone: Repository) -> None:
     _push_branch(clone, repository.push_url, "refs/heads/planned")
     number = repository.open_pull_request("planned")
-    sections = [Section(number, target, f"#### `{target}`\n\n| a |\n|---|\n| b<br>c |") for target in ("a", "b")]
+    sections = [CommentSection(number, target, f"#### `{target}`\n\n| a |\n|---|\n| b<br>c |") for target in ("a", "b")]
     for section in sections:
         deliver(ours, section)
     before = repository.comments(number)

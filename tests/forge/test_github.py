@@ -14,7 +14,7 @@ from reconciler.errors import Retryable, Terminal
 from reconciler.forge import comments
 from reconciler.forge.checks import wanted
 from reconciler.forge.http import ForgeBusy, ForgeRefused, LoginRefused
-from reconciler.forge.messages import MOST_DESCRIPTION, Comment, CommitState, CommitStatus, Deployment, Section
+from reconciler.forge.messages import MOST_DESCRIPTION, Comment, CommentSection, CommitState, CommitStatus, Deployment
 from reconciler.forge.port import Forge
 from reconciler.report.findings import CheckResult, Level
 from tests.forge import github_parts as parts
@@ -251,17 +251,17 @@ def test_token_of_a_ci_takes_no_persons_comment_for_its_own(github: Forge, api: 
     """GitHub Actions' may not ask whose it is; whoever may comment could copy our mark before us."""
     forged = written(1, comments.HEAD, user=1)
     api.comments[7], api.is_of_a_ci = [forged], True
-    comments.deliver(github, Section(7, "gpu-1", "restarts 2"))
-    comments.deliver(github, Section(7, "gpu-1", "restarts 3"))
+    comments.deliver(github, CommentSection(7, "gpu-1", "restarts 2"))
+    comments.deliver(github, CommentSection(7, "gpu-1", "restarts 3"))
     assert [one["body"] == comments.HEAD for one in api.comments[7]] == [True, False]
     assert "restarts 3" in api.comments[7][1]["body"]
 
 
 def test_section_lands_in_one_comment_among_many(github: Forge, api: GitHubApi) -> None:
     api.comments[7] = [written(1000 + number, f"chat {number}", user=1) for number in range(95)]
-    comments.deliver(github, Section(7, "gpu-1", "restarts 2"))
-    comments.deliver(github, Section(7, "gpu-2", "nothing"))
-    comments.deliver(github, Section(7, "gpu-1", "restarts 3"))
+    comments.deliver(github, CommentSection(7, "gpu-1", "restarts 2"))
+    comments.deliver(github, CommentSection(7, "gpu-2", "nothing"))
+    comments.deliver(github, CommentSection(7, "gpu-1", "restarts 3"))
     (ours,) = [one["body"] for one in api.comments[7] if one["user"]["id"] == USER_ID]
     assert "restarts 3" in ours
     assert "nothing" in ours
@@ -349,7 +349,7 @@ STATE = st.sampled_from(CommitState)
 MESSAGE = st.one_of(
     st.builds(CommitStatus, st.just(HEAD), CONTEXT, STATE, TEXT, URL),
     st.builds(Deployment, st.just(HEAD), TARGET, STATE, TEXT, URL),
-    st.builds(Section, st.just(7), TARGET, st.text(st.characters(exclude_categories=["Cs"]))),
+    st.builds(CommentSection, st.just(7), TARGET, st.text(st.characters(exclude_categories=["Cs"]))),
 )
 
 
@@ -366,6 +366,6 @@ def test_any_message_is_a_valid_request(github: Forge, api: GitHubApi, message: 
             github.set_deployment(message)
             is_said = message.state is not CommitState.SUPERSEDED or message.environment in known
             assert len(api.deployment_statuses) == before + is_said
-        case Section():
+        case CommentSection():
             comments.deliver(github, message)
     assert not api.problems

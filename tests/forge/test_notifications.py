@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from reconciler.config.forge import NotificationSettings
 from reconciler.forge.messages import Notification
 from reconciler.forge.notifications import WELL as FINE
-from reconciler.forge.notifications import Fact, Notifier, due, facts, is_for, notification, seen
+from reconciler.forge.notifications import NotifiableState, Notifier, due, facts, is_for, notification, seen
 from reconciler.model import Health, HealthStatus, ReasonCode, Unreachable, progress
 from reconciler.model.approvals import JudgedDeletions
 from reconciler.model.guard import Deletion, Guard
@@ -56,7 +56,7 @@ class Teller:
         self.at = 0.0
         self._since: Mapping[str, tuple[str, float]] = {}
 
-    def look(self, status: Document, after: float = 0.0) -> list[Fact]:
+    def look(self, status: Document, after: float = 0.0) -> list[NotifiableState]:
         self.at += after
         now = facts(status, [about for about, state in self.told.items() if state != FINE])
         self._since = seen(self._since, now, self.at)
@@ -189,7 +189,9 @@ def test_what_concerns_no_service_is_told_whatever_the_pattern():
 
 
 def test_text_is_one_line_without_secrets():
-    fact = Fact("source", "failed", "source.failed", "git: https://me:hunter2@example.com\nfake: line " + "x" * 2000)
+    fact = NotifiableState(
+        "source", "failed", "source.failed", "git: https://me:hunter2@example.com\nfake: line " + "x" * 2000
+    )
     sent = notification(fact, "ops", daemon="host", at="2026-01-01T00:00:00.000Z")
     assert "hunter2" not in sent.text
     assert "\n" not in sent.text

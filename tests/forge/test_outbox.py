@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from reconciler.errors import Retryable
 from reconciler.forge import outbox as module
 from reconciler.forge.baseline import Baseline, turned
-from reconciler.forge.messages import CommitState, CommitStatus, Deployment, Message, Notification, Section
+from reconciler.forge.messages import CommentSection, CommitState, CommitStatus, Deployment, Message, Notification
 from reconciler.forge.outbox import FORGE, Outbox, key_of
 
 REVISION = "4f1c2ab0".ljust(40, "0")
@@ -34,7 +34,8 @@ def waiting(outbox: Outbox, now: float = 1e12, destination: str = FORGE) -> list
 
 
 @pytest.mark.parametrize(
-    "message", [DONE, PENDING, Deployment(REVISION, "a", CommitState.ERROR, "x"), Section(7, "a", "| x |\n"), NOTE]
+    "message",
+    [DONE, PENDING, Deployment(REVISION, "a", CommitState.ERROR, "x"), CommentSection(7, "a", "| x |\n"), NOTE],
 )
 def test_message_comes_out_as_it_went_in(outbox: Outbox, message: Message) -> None:
     assert outbox.put([message], 1.0) == 1
@@ -114,9 +115,9 @@ def test_pending_is_found_until_something_else_is_said(outbox: Outbox) -> None:
 
 
 def test_sections_are_the_last_of_each_target(outbox: Outbox) -> None:
-    outbox.put([Section(1, "a", "x"), Section(1, "b", "x"), DONE], 1.0)
-    outbox.put([Section(1, "a", "")], 2.0)
-    assert outbox.sections() == [Section(1, "a", ""), Section(1, "b", "x")]
+    outbox.put([CommentSection(1, "a", "x"), CommentSection(1, "b", "x"), DONE], 1.0)
+    outbox.put([CommentSection(1, "a", "")], 2.0)
+    assert outbox.sections() == [CommentSection(1, "a", ""), CommentSection(1, "b", "x")]
 
 
 def test_key_that_changes_without_end_is_told_seldom_and_then_no_more(outbox: Outbox) -> None:
@@ -148,7 +149,7 @@ def test_full_outbox_keeps_what_is_new(outbox: Outbox, monkeypatch: pytest.Monke
 
 def test_message_that_is_too_long_is_refused(outbox: Outbox) -> None:
     with pytest.raises(Retryable, match="too long"):
-        outbox.put([Section(1, "a", "x" * (1 << 20))], 1.0)
+        outbox.put([CommentSection(1, "a", "x" * (1 << 20))], 1.0)
 
 
 def test_destination_that_the_config_names_no_more_is_forgotten(outbox: Outbox) -> None:
@@ -162,7 +163,7 @@ def test_destination_that_the_config_names_no_more_is_forgotten(outbox: Outbox) 
 def test_other_repository_is_told_nothing_that_waits_for_the_first(outbox: Outbox) -> None:
     addresses = {FORGE: "https://a team/models", "notification/pager": ""}
     outbox.forget(addresses, 1.0)
-    outbox.put([DONE, Section(7, "a", "x"), NOTE], 1.0)
+    outbox.put([DONE, CommentSection(7, "a", "x"), NOTE], 1.0)
     outbox.forget(addresses, 2.0)
     assert len(waiting(outbox)) == 2
     outbox.forget(addresses | {FORGE: "https://a team/other"}, 3.0)

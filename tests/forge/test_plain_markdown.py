@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.forge.comments import MOST_CHARACTERS, MOST_SECTIONS, merge
-from reconciler.forge.messages import Section
+from reconciler.forge.messages import CommentSection
 from reconciler.forge.plain_markdown import with_html, without_html
 
 _LINES = [
@@ -20,7 +20,7 @@ _LINES = [
     "<!-- other -->",
 ]
 _SECTIONS = st.builds(
-    Section, st.just(1), st.sampled_from(["a", "b-1"]), st.lists(st.sampled_from(_LINES)).map("\n".join)
+    CommentSection, st.just(1), st.sampled_from(["a", "b-1"]), st.lists(st.sampled_from(_LINES)).map("\n".join)
 )
 
 
@@ -38,7 +38,7 @@ def test_any_text_comes_back(body: str) -> None:
 
 
 @given(st.lists(_SECTIONS, min_size=1, max_size=3))
-def test_sections_are_found_again_in_what_a_forge_trimmed(sections: list[Section]) -> None:
+def test_sections_are_found_again_in_what_a_forge_trimmed(sections: list[CommentSection]) -> None:
     body = ""
     for section in sections:
         body = with_html(without_html(merge(body, section)).strip().replace("\n", "\r\n"))
@@ -48,8 +48,8 @@ def test_sections_are_found_again_in_what_a_forge_trimmed(sections: list[Section
 def test_fullest_comment_is_within_bitbuckets_cap() -> None:
     body = ""
     for number in range(MOST_SECTIONS + 1):
-        body = merge(body, Section(1, f"{number:02}-{'x' * 60}", "plan\n" * 20))
-    body = merge(body, Section(1, f"00-{'x' * 60}", "line\n" * MOST_CHARACTERS))
+        body = merge(body, CommentSection(1, f"{number:02}-{'x' * 60}", "plan\n" * 20))
+    body = merge(body, CommentSection(1, f"00-{'x' * 60}", "line\n" * MOST_CHARACTERS))
     assert len(body) > MOST_CHARACTERS - 2000
     assert len(without_html(body)) <= 32_768
 

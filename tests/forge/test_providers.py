@@ -19,7 +19,7 @@ from reconciler.forge.bitbucket_server import BitbucketServer
 from reconciler.forge.comments import deliver
 from reconciler.forge.gitlab import GitLab
 from reconciler.forge.http import ForgeAway, LoginRefused
-from reconciler.forge.messages import CommitState, CommitStatus, Section
+from reconciler.forge.messages import CommentSection, CommitState, CommitStatus
 from reconciler.forge.open import Provider
 from reconciler.forge.port import Forge
 from reconciler.report.findings import Level
@@ -212,11 +212,13 @@ def test_comment_edited_twice_stays_one(connect: Connect) -> None:
 def test_sections_of_two_targets_share_one_comment(connect: Connect) -> None:
     api, forge = connect()
     for target in ("gpu-1", "gpu-2", "gpu-1"):
-        deliver(forge, Section(7, target, f"#### `{target}`\n\n| service | change |\n|---|---|\n| `granite` | new |"))
+        deliver(
+            forge, CommentSection(7, target, f"#### `{target}`\n\n| service | change |\n|---|---|\n| `granite` | new |")
+        )
     assert len(api.bodies()) == 1
     (whole,) = forge.comments(7)
     assert [target for target in ("gpu-1", "gpu-2") if f"#### `{target}`\n" in whole.body] == ["gpu-1", "gpu-2"]
-    deliver(forge, Section(7, "gpu-1", ""))
+    deliver(forge, CommentSection(7, "gpu-1", ""))
     (whole,) = forge.comments(7)
     assert "`gpu-1`" not in whole.body
 

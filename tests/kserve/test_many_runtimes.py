@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from reconciler.kserve import runtime_validation, storage
 from reconciler.kserve.config import from_config_map
 from reconciler.kserve.runtime_selection import Runtime, Runtimes
-from reconciler.kserve.runtime_validation import Applied, runtime_refusal
+from reconciler.kserve.runtime_validation import AppliedRuntimes, runtime_refusal
 from reconciler.kserve.storage import StorageContainer
 from tests.support.examples import examples
 
@@ -39,7 +39,7 @@ def made(name: str, spec: dict[str, Any]) -> Runtime:
     return Runtime("ClusterServingRuntime", "", name, spec)
 
 
-class Everything(Applied):
+class Everything(AppliedRuntimes):
     """Compares with all of them."""
 
     def rivals(self, runtime: Runtime) -> list[Runtime]:
@@ -49,7 +49,7 @@ class Everything(Applied):
 @settings(max_examples=examples(200), deadline=None)
 @given(tree=TREES)
 def test_runtimes_are_refused_as_if_all_were_compared(tree: list[tuple[str, dict[str, Any]]]) -> None:
-    few, every = Applied(), Everything()
+    few, every = AppliedRuntimes(), Everything()
     for name, spec in tree:
         runtime = made(name, spec)
         said = runtime_refusal(runtime, few, CONFIG)
@@ -91,7 +91,7 @@ def test_runtime_is_compared_only_with_what_it_may_contradict(monkeypatch: pytes
         return real(spec, other)
 
     monkeypatch.setattr(runtime_validation, "_conflict", conflict)
-    earlier = Applied()
+    earlier = AppliedRuntimes()
     for number in range(100):
         entry = {"name": f"f{number % 99}", "priority": 1, "autoSelect": True}
         runtime = made(f"r{number}", {"supportedModelFormats": [entry], "protocolVersions": ["v2"]})

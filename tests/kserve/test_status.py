@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from reconciler.config.settings import Routing
 from reconciler.kserve.status import (
-    Condition,
     FailureInfo,
+    KServeCondition,
     ObservedService,
     conditions,
     failed_because,
@@ -164,7 +164,7 @@ def test_states_and_transition_agree(seen: ObservedService) -> None:
     else:
         assert target == expected[model["transitionStatus"]]
     if model["transitionStatus"] == "UpToDate":
-        assert Condition("Stopped", "False") in conditions(seen)
+        assert KServeCondition("Stopped", "False") in conditions(seen)
         assert {each.type: each.status for each in conditions(seen)}["Ready"] == "True"
     assert ("lastFailureInfo" in model) == (model["transitionStatus"] in ("InvalidSpec", "BlockedByFailedLoad"))
 

@@ -13,7 +13,7 @@ import structlog
 from reconciler.config.forge import ForgeSettings, NotificationSettings
 from reconciler.errors import Retryable
 from reconciler.forge.fleet import SPREAD
-from reconciler.forge.messages import CommitState, CommitStatus, Deployment, Message, Section
+from reconciler.forge.messages import CommentSection, CommitState, CommitStatus, Deployment, Message
 from reconciler.forge.outbox import FORGE
 from reconciler.loop.answering import Answering
 from reconciler.report.status import Document
@@ -117,7 +117,7 @@ def test_event_is_told_once_over_restarts(tmp_path: Path):
 
 def test_section_that_was_never_written_is_not_taken_out(told: Told):
     def waits(text: str) -> int:
-        told.answering.put([Section(7, "a", text)])
+        told.answering.put([CommentSection(7, "a", text)])
         return len(told.answering.outbox.due(FORGE, time.time() + 1))
 
     assert [waits(text) for text in ("", "plan", "")] == [0, 1, 1]
@@ -209,7 +209,7 @@ def test_deployment_follows_a_revision_that_is_back(tmp_path: Path):
 def test_other_repository_is_told_what_holds_and_not_what_waits(tmp_path: Path):
     told = telling(tmp_path)
     told.answering.outbox.forget(told.answering._addresses, 0.0)
-    told.answering.put([Section(7, "a", "plan")])
+    told.answering.put([CommentSection(7, "a", "plan")])
     told.answering.turn(0.0)
     told.answering.outbox.close()
     moved = telling(tmp_path, repository="team/moved")

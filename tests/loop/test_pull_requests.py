@@ -17,7 +17,7 @@ import pytest
 
 from reconciler.errors import Retryable
 from reconciler.forge.http import ForgeBusy
-from reconciler.forge.messages import CommitState, CommitStatus, Message, PullRequest, Section
+from reconciler.forge.messages import CommentSection, CommitState, CommitStatus, Message, PullRequest
 from reconciler.loop import once, proposed_plans, pull_requests
 from reconciler.loop.pull_requests import FOLDER, MOST_AT_ONCE, MOST_OPEN, PullRequestPlans, live_digest
 from tests.support.git_repository import git
@@ -45,8 +45,8 @@ class Desk:
     def statuses(self) -> list[CommitStatus]:
         return [one for one in self.said if isinstance(one, CommitStatus)]
 
-    def sections(self) -> list[Section]:
-        return [one for one in self.said if isinstance(one, Section)]
+    def sections(self) -> list[CommentSection]:
+        return [one for one in self.said if isinstance(one, CommentSection)]
 
 
 def pull(number: int, head: str = "", *, is_trusted: bool = True) -> PullRequest:
@@ -120,10 +120,15 @@ def test_pull_request_is_planned_once_per_head(settings: Any) -> None:
 
 def test_section_of_a_target_that_is_gone_is_taken_out_while_it_is_open(settings: Any) -> None:
     desk = Desk(pull(1))
-    desk.said = [Section(1, "a", "x"), Section(1, "old", "x"), Section(2, "old", "x"), Section(1, "older", "")]
+    desk.said = [
+        CommentSection(1, "a", "x"),
+        CommentSection(1, "old", "x"),
+        CommentSection(2, "old", "x"),
+        CommentSection(1, "older", ""),
+    ]
     before = len(desk.said)
     plans(settings, desk, Planner(), status())._look()
-    assert desk.sections()[before:] == [Section(1, "old", "")]
+    assert desk.sections()[before:] == [CommentSection(1, "old", "")]
 
 
 def changed_target(now: Document) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from reconciler.errors import Retryable
-from reconciler.system.database import Database, Layout
+from reconciler.system.database import Database, DatabaseSchema
 
-LAYOUT = Layout(("CREATE TABLE t (x INTEGER) STRICT;",), "recreated", "everything")
+LAYOUT = DatabaseSchema(("CREATE TABLE t (x INTEGER) STRICT;",), "recreated", "everything")
 
 
 def test_damaged_file_that_cannot_be_moved_aside_is_tried_again(tmp_path: Path) -> None:

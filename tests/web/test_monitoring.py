@@ -15,7 +15,7 @@ from reconciler.model import HealthStatus, Lease, ReplicaId, Sync
 from reconciler.report.status import Document
 from reconciler.web.app import DISCOVERY
 from reconciler.web.metrics import Metrics, find_replica, scrape_targets
-from reconciler.web.webhooks import Result
+from reconciler.web.webhooks import WebhookResult
 from tests.support.report_world import NEW, OLD, TINY, desired, observed, replica, report, state, status_of
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "systemd"
@@ -78,7 +78,7 @@ VALUES = {
     "health_status": set(HealthStatus),
     "sync_status": set(Sync),
     "fate": {"drained", "lost", "refused"},
-    "result": set(Result),
+    "result": set(WebhookResult),
 }
 
 
@@ -86,7 +86,7 @@ def exposed() -> dict[str, set[str]]:
     """Every metric that the daemon can expose, with its labels."""
     metrics = Metrics()
     metrics.count_action("a", "start", "done")
-    metrics.expect_webhook("forge", Result)
+    metrics.expect_webhook("forge", WebhookResult)
     found: dict[str, set[str]] = {}
     for line in metrics.text(status_of(report())).decode().splitlines():
         if not line.startswith("#"):

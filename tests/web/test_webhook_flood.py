@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.web.webhooks import Result
+from reconciler.web.webhooks import WebhookResult
 from tests.web.test_web import get
 from tests.web.test_webhooks import Receiver
 from tests.web.webhook_flood import Flood
@@ -38,7 +38,7 @@ def test_flood_of_10_000_requests_costs_no_memory_and_no_answer(tmp_path: Path) 
         assert answers["202"] > 3_000
         assert answers["none"] < 100
         assert resident_bytes() - before < 24 << 20
-        asked = sum(receiver.counted(name, Result.SOURCE_ASKED) for name in SECRETS)
+        asked = sum(receiver.counted(name, WebhookResult.SOURCE_ASKED) for name in SECRETS)
         assert asked >= answers["202"]
         # Once a second at most.
         assert len(receiver.asked) < asked / 10

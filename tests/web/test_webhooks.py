@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from reconciler.web.metrics import Metrics
 from reconciler.web.server import WebSide
 from reconciler.web.webhook_events import read_event
-from reconciler.web.webhooks import MOST_BYTES, Result
+from reconciler.web.webhooks import MOST_BYTES, WebhookResult
 from tests.support.examples import examples
 from tests.support.world import eventually
 from tests.web.test_web import FakeLoop, get
@@ -55,7 +55,7 @@ class Receiver:
     def asked(self) -> list[str]:
         return [what for what, _ in self.loop.asked]
 
-    def counted(self, name: str, result: Result) -> int:
+    def counted(self, name: str, result: WebhookResult) -> int:
         wanted = f'reconciler_webhook_requests_total{{result="{result}",webhook="{name}"}} '
         lines = get(self.web, "/metrics")[1].splitlines()
         return int(float(next((line.removeprefix(wanted) for line in lines if line.startswith(wanted)), "0")))
@@ -102,7 +102,7 @@ def status_of_answer(connection: socket.socket) -> int:
 def test_signed_push_of_each_forge_asks_git_at_once(receiver: Receiver, name: str) -> None:
     assert send(receiver.address, name, push(name)) == 202
     assert receiver.asked == ["push"]
-    assert receiver.counted(name, Result.SOURCE_ASKED) == 1
+    assert receiver.counted(name, WebhookResult.SOURCE_ASKED) == 1
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -117,7 +117,7 @@ def test_refusal_is_the_same_for_all_reasons_and_asks_nothing(receiver: Receiver
         reasons
     )
     assert receiver.asked == []
-    assert receiver.counted(name, Result.FORBIDDEN) == len(reasons)
+    assert receiver.counted(name, WebhookResult.FORBIDDEN) == len(reasons)
 
 
 def test_unknown_webhook_is_not_found_and_none_is_named(receiver: Receiver) -> None:
@@ -171,7 +171,7 @@ def test_secret_that_cannot_be_read_is_reported_once(receiver: Receiver, monkeyp
         assert send(receiver.address, "github", push("github")) == 202
     assert [line["event"] for line in lines] == ["webhook_secret_failed"] * 3 + ["webhook_received"]
     assert all(str(file) in line["error"] for line in lines[:3])
-    assert receiver.counted("github", Result.NO_SECRET) == 9
+    assert receiver.counted("github", WebhookResult.NO_SECRET) == 9
 
 
 def test_secret_is_read_once_for_many_requests(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +195,7 @@ def test_cve_2024_40634_huge_body_is_refused(receiver: Receiver) -> None:
     piece = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
     endless = receiver.raw(head("github", "Transfer-Encoding: chunked", *signed_lines("github", b"")), *[piece] * 17)
     assert status_of_answer(endless) == 413
-    assert receiver.counted("github", Result.TOO_LARGE) == 2
+    assert receiver.counted("github", WebhookResult.TOO_LARGE) == 2
     assert receiver.asked == []
 
 
@@ -266,7 +266,7 @@ def test_body_that_ends_early_asks_nothing_and_is_no_fault(receiver: Receiver) -
     body = json.dumps(push("github")[1]).encode()
     with capture_logs() as lines:
         receiver.raw(head("github", f"Content-Length: {len(body) + 1}", *signed_lines("github", body)), body).close()
-        eventually(lambda: receiver.counted("github", Result.INCOMPLETE))
+        eventually(lambda: receiver.counted("github", WebhookResult.INCOMPLETE))
     assert [line["log_level"] for line in lines] == ["warning"]
     assert receiver.asked == []
 
@@ -278,7 +278,7 @@ def test_body_that_never_comes_is_not_waited_for(
     monkeypatch.setattr("reconciler.web.server._ASK_SECONDS", 0.2)
     with receiver.raw(head("github", framing, *signed_lines("github", b""))) as silent, suppress(ConnectionResetError):
         assert silent.recv(1) == b""
-    assert receiver.counted("github", Result.INCOMPLETE) == 1
+    assert receiver.counted("github", WebhookResult.INCOMPLETE) == 1
 
 
 # ---------------------------------------------------------------- what follows
@@ -288,7 +288,11 @@ def test_push_to_another_repository_or_ref_is_ignored(receiver: Receiver) -> Non
     assert send(receiver.address, "github", push("github", "acme/other")) == 202
     assert send(receiver.address, "github", push("github", ref="refs/heads/mine")) == 202
     assert receiver.asked == []
-    assert receiver.counted("github", Result.OTHER_REPOSITORY) == receiver.counted("github", Result.OTHER_REF) == 1
+    assert (
+        receiver.counted("github", WebhookResult.OTHER_REPOSITORY)
+        == receiver.counted("github", WebhookResult.OTHER_REF)
+        == 1
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "generic"])
@@ -310,7 +314,7 @@ def test_signed_body_that_cannot_be_read_asks_to_be_safe(receiver: Receiver, bod
     """Whoever signed it may well have pushed."""
     assert post(receiver.address, "github", body, signature("github", body))[0] == 202
     assert receiver.asked == ["push", "pull request"]
-    assert receiver.counted("github", Result.UNREADABLE) == 1
+    assert receiver.counted("github", WebhookResult.UNREADABLE) == 1
 
 
 def test_burst_asks_once_now_and_once_when_it_is_over(receiver: Receiver) -> None:
@@ -318,7 +322,7 @@ def test_burst_asks_once_now_and_once_when_it_is_over(receiver: Receiver) -> Non
     assert [send(receiver.address, "github", push("github")) for _ in range(30)] == [202] * 30
     assert receiver.asked.count("push") <= 2
     eventually(lambda: receiver.asked == ["push"] * 2)
-    assert receiver.counted("github", Result.SOURCE_ASKED) == 30
+    assert receiver.counted("github", WebhookResult.SOURCE_ASKED) == 30
 
 
 def test_pushes_apart_are_each_passed_on(receiver: Receiver, unhurried: None) -> None:
@@ -345,8 +349,8 @@ def test_log_of_a_webhook_is_short_and_printable(receiver: Receiver) -> None:
         assert send(receiver.address, "github", push("github", odd)) == 202
         assert send(receiver.address, "github", push("github", odd * 50)) == 202
     assert [(line["webhook"], line["result"]) for line in lines] == [
-        ("github", Result.OTHER_REPOSITORY),
-        ("github", Result.SOURCE_ASKED),
+        ("github", WebhookResult.OTHER_REPOSITORY),
+        ("github", WebhookResult.SOURCE_ASKED),
     ]
     shown = lines[0]["repository"]
     assert shown.startswith("acme/models ")

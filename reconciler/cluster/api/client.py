@@ -12,15 +12,15 @@ from typing import Any
 from reconciler.cluster.api.connection import ClusterConnection
 from reconciler.cluster.api.discovery import Discovery, Resource
 from reconciler.cluster.api.errors import (
-    Asked,
     Expired,
     FieldProblem,
     Invalid,
     KindUnknown,
     NotFound,
+    RequestInfo,
     TooLarge,
 )
-from reconciler.cluster.api.transport import APPLY, JSON, MERGE, Request, Transport
+from reconciler.cluster.api.transport import APPLY, JSON, MERGE, ApiRequest, Transport
 from reconciler.cluster.api.trimming import OUR_MANAGER, trimmed
 from reconciler.model.objects import KubeObject, ObjectId
 
@@ -51,7 +51,7 @@ class Client:
 
     def server_version(self) -> str:
         """`v1.36.3`."""
-        found = self.transport.send(Request("GET", "/version", Asked("get", "the server's version")))
+        found = self.transport.send(ApiRequest("GET", "/version", RequestInfo("get", "the server's version")))
         return str(found.get("gitVersion", ""))
 
     def resource(self, group: str, kind: str, version: str = "") -> Resource | None:
@@ -95,7 +95,7 @@ class Client:
         return trimmed(self._send("create", "POST", resource, id, body, _OURS, JSON, repeatable=False, in_path=False))
 
     def update(self, body: KubeObject) -> KubeObject:
-        """Replace the object that we saw, by its resourceVersion. Raises Outdated where it has changed since."""
+        """Replace the object that we saw, by its resourceVersion. Raises WriteConflict where it has changed since."""
         id, resource = self._placed(body)
         # What was trimmed there must not be written back: the server keeps its own.
         metadata = {key: value for key, value in body["metadata"].items() if key != "managedFields"}
@@ -110,7 +110,7 @@ class Client:
     def delete(self, id: ObjectId, uid: str) -> KubeObject | None:
         """Delete the object that has this uid; None: it is gone. What finalizers or a grace period keep is returned.
 
-        Raises Outdated where an object with another uid has its name.
+        Raises WriteConflict where an object with another uid has its name.
         """
         resource = self._resource(id.group, id.kind, "", str(id))
         body = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
@@ -137,7 +137,7 @@ class Client:
         query = {"container": container, "tailLines": str(lines), "limitBytes": str(most)}
         if previous:
             query["previous"] = "true"
-        text = self.transport.send_raw(Request("GET", path, Asked("get", f"log of {id}"), query))
+        text = self.transport.send_raw(ApiRequest("GET", path, RequestInfo("get", f"log of {id}"), query))
         return text.decode("utf-8", "replace")
 
     def _list(self, resource: Resource, namespace: str, labels: str, fields: str) -> Listing:
@@ -161,7 +161,7 @@ class Client:
     def _page(self, resource: Resource, namespace: str, query: Mapping[str, str]) -> Mapping[str, Any]:
         what = f"list of {resource.plural}" + (f" in {namespace}" if namespace else "")
         try:
-            found = self.transport.send(Request("GET", resource.path(namespace), Asked("list", what), query))
+            found = self.transport.send(ApiRequest("GET", resource.path(namespace), RequestInfo("list", what), query))
         except KindUnknown:
             self.discovery.forget()
             raise
@@ -199,9 +199,9 @@ class Client:
         repeatable: bool = True,
         in_path: bool = True,
     ) -> dict[str, Any]:
-        asked = Asked(verb, str(id), body)
+        asked = RequestInfo(verb, str(id), body)
         path = resource.path(id.namespace, _segment(id.name, str(id)) if in_path else "")
-        request = Request(method, path, asked, query or {}, body, content_type, repeatable)
+        request = ApiRequest(method, path, asked, query or {}, body, content_type, repeatable)
         try:
             found = self.transport.send(request)
         except KindUnknown:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from reconciler.cluster.api.errors import Asked, KindUnknown, Unreached
-from reconciler.cluster.api.transport import Request
+from reconciler.cluster.api.errors import KindUnknown, RequestInfo, Unreached
+from reconciler.cluster.api.transport import ApiRequest
 
 # A kind that is not served is asked for again after so long: its CRD may come at any time.
 _ABSENT_SECONDS = 2.0
@@ -50,7 +50,7 @@ def group_path(group: str, version: str = "") -> str:
 class Discovery:
     """The kinds of one API server. For any number of threads."""
 
-    def __init__(self, send: Callable[[Request], Any]) -> None:
+    def __init__(self, send: Callable[[ApiRequest], Any]) -> None:
         self._send = send
         self._lock = threading.Lock()
         # By group and version, the kinds; by group, its preferred version. With the time of an answer that was "none".
@@ -136,7 +136,7 @@ class Discovery:
     def _get(self, path: str) -> Mapping[str, Any]:
         """{} where the server has no such group or version."""
         try:
-            found = self._send(Request("GET", path, Asked("get", path)))
+            found = self._send(ApiRequest("GET", path, RequestInfo("get", path)))
         except KindUnknown:
             return {}
         return found if isinstance(found, Mapping) else {}

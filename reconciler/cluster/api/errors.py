@@ -10,7 +10,7 @@ ApiError
 ├── NamespaceEnding    the namespace is being deleted                                            Retryable
 ├── QuotaExceeded      a ResourceQuota allows no more                                            Retryable
 ├── Conflict           another manager owns fields that we would change                          Retryable
-├── Outdated           the object is another one than we saw, by uid or resourceVersion          Retryable
+├── WriteConflict      the object is another one than we saw, by uid or resourceVersion          Retryable
 ├── AlreadyExists      an object of this name is there                                           Retryable
 ├── Expired            a resourceVersion or a page of a list is too old: list again              Retryable
 ├── WebhookFailed      an admission webhook could not be asked                                   Retryable
@@ -109,7 +109,7 @@ class Conflict(ApiError, Retryable):
         return tuple(sorted({field.manager for field in self.fields}))
 
 
-class Outdated(ApiError, Retryable):
+class WriteConflict(ApiError, Retryable):
     """The object has changed, or was replaced, since we saw it."""
 
 
@@ -147,7 +147,7 @@ class TooLarge(ApiError, Terminal):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RequestInfo:
     """What was asked for, for messages: `what` is an object or a kind, `body` what was sent."""
 
     verb: str
@@ -159,7 +159,7 @@ class Asked:
         return self.body is not None and self.body.get("kind") == "Secret" and self.body.get("apiVersion") == "v1"
 
 
-def error_of(asked: Asked, code: int, document: Mapping[str, Any], retry_after: float | None = None) -> ApiError:
+def error_of(asked: RequestInfo, code: int, document: Mapping[str, Any], retry_after: float | None = None) -> ApiError:
     """The error that a `Status` of an API server stands for; `document` is {} for the plain texts of its router."""
     answer = _Answer(asked, code, document, retry_after)
     for reader in (_by_text, _by_code):
@@ -170,7 +170,7 @@ def error_of(asked: Asked, code: int, document: Mapping[str, Any], retry_after: 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    asked: Asked
+    asked: RequestInfo
     code: int
     document: Mapping[str, Any]
     retry_after: float | None
@@ -343,7 +343,7 @@ def _conflicting(answer: _Answer) -> ApiError:
         if cause.get("reason") == "FieldManagerConflict"
     )
     if not fields:
-        return Outdated(answer.says("it is not as we saw it", "the next pass looks again"), code=409)
+        return WriteConflict(answer.says("it is not as we saw it", "the next pass looks again"), code=409)
     owned = listed([f"{field.path} ({field.manager})" for field in fields], _SHOWN_FIELDS)
     return Conflict(answer.says(f"fields are managed by others: {owned}"), fields, 409)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.cluster.api.connection import Access, bearer, checked_token
-from reconciler.cluster.api.kubeconfig import Section
+from reconciler.cluster.api.kubeconfig import KubeconfigSection
 from reconciler.errors import Retryable
 from reconciler.system.programs import TooMuchError, exchange, kill_group
 
@@ -24,7 +24,7 @@ _MOST_BYTES = 1 << 20
 _EARLY_SECONDS = 10.0
 
 
-def run_plugin(access: Access, plugin: Section, seconds: float) -> Access:
+def run_plugin(access: Access, plugin: KubeconfigSection, seconds: float) -> Access:
     """The access with what the program gives. Raises SettingsError, and Retryable where the program fails."""
     plugin.only(_KEYS)
     version = plugin.required("apiVersion")
@@ -36,21 +36,21 @@ def run_plugin(access: Access, plugin: Section, seconds: float) -> Access:
     return _with_status(access, _status(output, plugin), plugin)
 
 
-def _argv(plugin: Section) -> list[str]:
+def _argv(plugin: KubeconfigSection) -> list[str]:
     command = plugin.required("command")
     # A path is relative to the kubeconfig; a bare name is found on PATH, as in kubectl.
     program = str(plugin.path.parent / command) if "/" in command else command
     return [program, *_texts(plugin, "args")]
 
 
-def _texts(plugin: Section, key: str) -> list[str]:
+def _texts(plugin: KubeconfigSection, key: str) -> list[str]:
     values = plugin.value.get(key) or []
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise plugin.wrong(key, "expected a list of texts")
     return values
 
 
-def _environment(access: Access, plugin: Section, version: str) -> dict[str, str]:
+def _environment(access: Access, plugin: KubeconfigSection, version: str) -> dict[str, str]:
     variables = plugin.value.get("env") or []
     if not isinstance(variables, list) or not all(
         isinstance(each, dict) and isinstance(each.get("name"), str) and isinstance(each.get("value"), str)
@@ -65,7 +65,7 @@ def _environment(access: Access, plugin: Section, version: str) -> dict[str, str
     return {**os.environ, **{each["name"]: each["value"] for each in variables}, "KUBERNETES_EXEC_INFO": info}
 
 
-def _run(argv: list[str], environment: Mapping[str, str], plugin: Section, seconds: float) -> bytes:
+def _run(argv: list[str], environment: Mapping[str, str], plugin: KubeconfigSection, seconds: float) -> bytes:
     """What the program writes; what it complains about may hold secrets, and is not repeated."""
     at = plugin.at("command")
     try:
@@ -97,7 +97,7 @@ def _run(argv: list[str], environment: Mapping[str, str], plugin: Section, secon
     return output
 
 
-def _status(output: bytes, plugin: Section) -> Mapping[str, Any]:
+def _status(output: bytes, plugin: KubeconfigSection) -> Mapping[str, Any]:
     try:
         document = json.loads(output)
     except ValueError:
@@ -108,7 +108,7 @@ def _status(output: bytes, plugin: Section) -> Mapping[str, Any]:
     return status
 
 
-def _with_status(access: Access, status: Mapping[str, Any], plugin: Section) -> Access:
+def _with_status(access: Access, status: Mapping[str, Any], plugin: KubeconfigSection) -> Access:
     at = plugin.at("command")
     token, certificate, key = (status.get(name) for name in ("token", "clientCertificateData", "clientKeyData"))
     if isinstance(token, str) and token:

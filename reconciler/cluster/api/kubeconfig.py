@@ -65,7 +65,7 @@ def read_kubeconfig(path: Path, connection: ClusterConnection) -> Access:
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class KubeconfigSection:
     """One mapping of a kubeconfig, that knows where it stands."""
 
     path: Path
@@ -99,15 +99,15 @@ class Section:
             raise self.wrong(key, "expected true or false")
         return bool(value)
 
-    def section(self, key: str) -> Section | None:
+    def section(self, key: str) -> KubeconfigSection | None:
         value, lines = find(self.value, self.lines, (key,))
         if self.value.get(key) is None:
             return None
         if not isinstance(value, dict):
             raise self.wrong(key, "expected a mapping")
-        return Section(self.path, value, lines, f"{self.key and self.key + '.'}{key}")
+        return KubeconfigSection(self.path, value, lines, f"{self.key and self.key + '.'}{key}")
 
-    def named(self, part: str, name: str, inside: str, asked_by: str | None = None) -> Section:
+    def named(self, part: str, name: str, inside: str, asked_by: str | None = None) -> KubeconfigSection:
         """The entry of this name in `contexts`, `clusters` or `users`."""
         items = self.value.get(part)
         for index, item in enumerate(items if isinstance(items, list) else ()):
@@ -115,7 +115,7 @@ class Section:
                 value, lines = find(self.value, self.lines, (part, index, inside))
                 if not isinstance(item.get(inside), dict):
                     raise SettingsError(f"{self.path}:{line_at(lines)}: {part}[{name}].{inside}: expected a mapping")
-                return Section(self.path, value, lines, f"{part}[{name}].{inside}")
+                return KubeconfigSection(self.path, value, lines, f"{part}[{name}].{inside}")
         by = f"{asked_by}: " if asked_by else ""
         raise SettingsError(f'{by}{self.path} has no "{name}" in {part}; it has {_names(items)}')
 
@@ -143,14 +143,14 @@ class Section:
         return read_file(file, self.at(key)) if file else None
 
 
-def _whole(path: Path, key: str) -> Section:
+def _whole(path: Path, key: str) -> KubeconfigSection:
     try:
         tree: Tree = load_one(read_file(path, key))
     except YamlProblem as problem:
         raise SettingsError(f"{path}:{problem.line}: {problem.message}") from None
     if not isinstance(tree.value, dict) or tree.value.get("kind") != "Config":
         raise SettingsError(f"{path}: not a kubeconfig: it has no `kind: Config`")
-    return Section(path, tree.value, tree.lines)
+    return KubeconfigSection(path, tree.value, tree.lines)
 
 
 def _names(items: object) -> str:
@@ -158,7 +158,7 @@ def _names(items: object) -> str:
     return ", ".join(names[:10]) or "none"
 
 
-def _server(cluster: Section) -> str:
+def _server(cluster: KubeconfigSection) -> str:
     server = cluster.required("server").rstrip("/")
     parts = urlsplit(server)
     if parts.scheme != "https" or not parts.hostname:
@@ -172,7 +172,7 @@ def _server(cluster: Section) -> str:
     return server
 
 
-def _authorities(cluster: Section) -> Tls:
+def _authorities(cluster: KubeconfigSection) -> Tls:
     if cluster.truth("insecure-skip-tls-verify"):
         raise cluster.wrong(
             "insecure-skip-tls-verify",
@@ -188,7 +188,7 @@ def _authorities(cluster: Section) -> Tls:
     )
 
 
-def _proxy(cluster: Section) -> str | None:
+def _proxy(cluster: KubeconfigSection) -> str | None:
     if (proxy := cluster.text("proxy-url")) is None:
         return None
     if urlsplit(proxy).scheme not in ("http", "https"):
@@ -196,7 +196,9 @@ def _proxy(cluster: Section) -> str | None:
     return proxy
 
 
-def _with_credentials(access: Access, user: Section, cluster: Section, connection: ClusterConnection) -> Access:
+def _with_credentials(
+    access: Access, user: KubeconfigSection, cluster: KubeconfigSection, connection: ClusterConnection
+) -> Access:
     if (plugin := user.section("exec")) is not None:
         # Only here: most clusters need no plugin.
         from reconciler.cluster.api.exec_plugin import run_plugin
@@ -212,7 +214,7 @@ def _with_credentials(access: Access, user: Section, cluster: Section, connectio
     return replace(access, tls=_with_certificate(access.tls, user))
 
 
-def _with_certificate(tls: Tls, user: Section) -> Tls:
+def _with_certificate(tls: Tls, user: KubeconfigSection) -> Tls:
     certificate, key = user.data("client-certificate"), user.data("client-key")
     if (certificate is None) != (key is None):
         there, missing = ("client-certificate", "client-key") if key is None else ("client-key", "client-certificate")

@@ -18,7 +18,7 @@ from typing import Any
 
 from reconciler.cluster.api.client import Client
 from reconciler.cluster.api.connection import ClusterConnection
-from reconciler.cluster.api.errors import AlreadyExists, Outdated
+from reconciler.cluster.api.errors import AlreadyExists, WriteConflict
 from reconciler.errors import ReconcileError
 from reconciler.fault_isolation import unexpected
 from reconciler.model.objects import KubeObject, ObjectId
@@ -128,7 +128,7 @@ class Election:
                 written = self._client.create(self._body(None))
             else:
                 written = self._client.update(self._body(self._seen))
-        except (Outdated, AlreadyExists):
+        except (WriteConflict, AlreadyExists):
             # Another was faster, or the answer to our last renewal was lost.
             self._observe(self._client.get(self._id, VERSION))
             return
@@ -166,7 +166,7 @@ class Election:
         return {"apiVersion": f"{GROUP}/{VERSION}", "kind": KIND, "metadata": metadata, "spec": spec}
 
     def _release(self) -> None:
-        """Only while it is ours, and as we saw it: Outdated means that it is another's."""
+        """Only while it is ours, and as we saw it: WriteConflict means that it is another's."""
         if not self.leadership().is_ours or self._seen is None:
             return
         self._ours_until = 0.0

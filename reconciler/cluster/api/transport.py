@@ -23,7 +23,7 @@ import urllib3
 
 from reconciler.cluster.api.clock import ServerClock
 from reconciler.cluster.api.connection import Access, ClusterConnection, read_access, tls_context
-from reconciler.cluster.api.errors import ApiError, Asked, Busy, TooLarge, Unauthorized, Unreached, error_of
+from reconciler.cluster.api.errors import ApiError, Busy, RequestInfo, TooLarge, Unauthorized, Unreached, error_of
 from reconciler.cluster.api.limiter import Limiter
 from reconciler.errors import ReconcileError
 from reconciler.model.backoff import backoff
@@ -53,12 +53,12 @@ _REREAD_AFTER = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class ApiRequest:
     """One request. `repeatable`: doing it twice does what doing it once does."""
 
     method: str
     path: str
-    asked: Asked
+    asked: RequestInfo
     query: Mapping[str, str] = field(default_factory=dict)
     body: Any = None
     content_type: str = JSON
@@ -103,11 +103,11 @@ class Transport:
         self._link.requests.clear()
         self._link.watches.clear()
 
-    def send(self, request: Request) -> Any:
+    def send(self, request: ApiRequest) -> Any:
         """The JSON that is answered. Raises ApiError."""
         return _document(self.send_raw(request), self._place(request.asked))
 
-    def send_raw(self, request: Request) -> bytes:
+    def send_raw(self, request: ApiRequest) -> bytes:
         """The body that is answered. Raises ApiError."""
         ends, failures, refused = time.monotonic() + self._connection.timeout, 0, False
         while True:
@@ -132,7 +132,7 @@ class Transport:
                 time.sleep(pause)
 
     @contextmanager
-    def stream(self, request: Request, read_seconds: float) -> Iterator[urllib3.BaseHTTPResponse]:
+    def stream(self, request: ApiRequest, read_seconds: float) -> Iterator[urllib3.BaseHTTPResponse]:
         """An answer that goes on; silence of `read_seconds` ends it. Raises ApiError, and then urllib3's HTTPError."""
         self._limiter.wait()
         link = self._current()
@@ -158,7 +158,7 @@ class Transport:
             with suppress(Exception):
                 response.close()
 
-    def _once(self, link: _Link, request: Request, ends: float) -> bytes:
+    def _once(self, link: _Link, request: ApiRequest, ends: float) -> bytes:
         seconds = max(0.1, ends - time.monotonic())
         timeout = urllib3.Timeout(connect=min(CONNECT_SECONDS, seconds), read=seconds)
         response = self._open(link, link.requests, request, timeout)
@@ -176,7 +176,7 @@ class Transport:
         return body
 
     def _open(
-        self, link: _Link, pool: urllib3.PoolManager, request: Request, timeout: urllib3.Timeout
+        self, link: _Link, pool: urllib3.PoolManager, request: ApiRequest, timeout: urllib3.Timeout
     ) -> urllib3.BaseHTTPResponse:
         headers = {**link.access.headers, "Accept": JSON}
         body = None
@@ -203,7 +203,7 @@ class Transport:
         self.clock.note(began, response.headers.get("Date", ""))
         return response
 
-    def _unreached(self, error: urllib3.exceptions.HTTPError, asked: Asked, link: _Link) -> Unreached:
+    def _unreached(self, error: urllib3.exceptions.HTTPError, asked: RequestInfo, link: _Link) -> Unreached:
         reason = _cause(error)
         place = self._place(asked)
         if isinstance(reason, ssl.SSLCertVerificationError) or "ALERT" in (getattr(reason, "reason", None) or ""):
@@ -213,7 +213,7 @@ class Transport:
         never_sent = isinstance(reason, urllib3.exceptions.NewConnectionError | urllib3.exceptions.ConnectTimeoutError)
         return Unreached(f"{place}: {_why(reason)}; see the server in {link.access.source}", was_sent=not never_sent)
 
-    def _error(self, response: urllib3.BaseHTTPResponse, body: bytes, asked: Asked) -> ApiError:
+    def _error(self, response: urllib3.BaseHTTPResponse, body: bytes, asked: RequestInfo) -> ApiError:
         code = response.status
         document = _status_of(response, body)
         if document is None and code in _TURNED_AWAY:
@@ -230,7 +230,7 @@ class Transport:
         why = f"the server's certificate is not accepted, or ours by it ({error})"
         return Unreached(f"{why}; see the CA and the client certificate in {source}", was_sent=False)
 
-    def _place(self, asked: Asked) -> str:
+    def _place(self, asked: RequestInfo) -> str:
         return f"{asked.what}: {self.server}"
 
     def _current(self) -> _Link:
@@ -308,7 +308,7 @@ def encode(body: Any) -> bytes:
     return text.encode("utf-8", "replace")
 
 
-def _read(response: urllib3.BaseHTTPResponse, ends: float, asked: Asked) -> bytes:
+def _read(response: urllib3.BaseHTTPResponse, ends: float, asked: RequestInfo) -> bytes:
     """The whole body, within the deadline and the limit on its size."""
     pieces: list[bytes] = []
     size = 0
@@ -356,7 +356,7 @@ def _retry_after(response: urllib3.BaseHTTPResponse) -> float | None:
     return None
 
 
-def _may_repeat(error: Busy | Unreached, request: Request) -> bool:
+def _may_repeat(error: Busy | Unreached, request: ApiRequest) -> bool:
     """Is a second try harmless? What was turned away with 429, or never sent, was not done."""
     if isinstance(error, Busy):
         return request.repeatable or error.code == 429

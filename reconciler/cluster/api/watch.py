@@ -20,9 +20,9 @@ import urllib3
 
 from reconciler.cluster.api.client import Client, Listing
 from reconciler.cluster.api.discovery import Resource
-from reconciler.cluster.api.errors import Asked, Expired, Forbidden, KindUnknown, Unreached, error_of
+from reconciler.cluster.api.errors import Expired, Forbidden, KindUnknown, RequestInfo, Unreached, error_of
 from reconciler.cluster.api.kept import Kept
-from reconciler.cluster.api.transport import Request
+from reconciler.cluster.api.transport import ApiRequest
 from reconciler.cluster.api.trimming import trimmed
 from reconciler.errors import ReconcileError
 from reconciler.fault_isolation import unexpected
@@ -79,7 +79,7 @@ class KindStatus:
     why: str = ""
 
 
-class Snapshot(Mapping[ObjectId, KubeObject]):
+class WatchSnapshot(Mapping[ObjectId, KubeObject]):
     """All that was seen of the watched kinds at one moment. It does not change."""
 
     def __init__(self, parts: Mapping[WatchedKind, tuple[KindStatus, Mapping[ObjectId, KubeObject]]]) -> None:
@@ -136,10 +136,10 @@ class Watches:
         for feed in ended:
             feed.stop()
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> WatchSnapshot:
         with self._lock:
             feeds = dict(self._feeds)
-        return Snapshot({kind: feed.seen() for kind, feed in feeds.items()})
+        return WatchSnapshot({kind: feed.seen() for kind, feed in feeds.items()})
 
     def current(self, kind: WatchedKind) -> Mapping[ObjectId, KubeObject] | None:
         """What there is, as told by a watch that is open; None: the API server must be asked."""
@@ -329,7 +329,7 @@ class _Feed:
                         self._progress.broken_since = None
                     self._progress.opened_at = None
 
-    def _request(self, resource: Resource) -> Request:
+    def _request(self, resource: Resource) -> ApiRequest:
         query = {
             "watch": "1",
             "allowWatchBookmarks": "true",
@@ -338,15 +338,15 @@ class _Feed:
         }
         selectors = {"labelSelector": self._kind.labels, "fieldSelector": self._kind.fields}
         query |= {key: value for key, value in selectors.items() if value}
-        asked = Asked("watch", f"watch of {self._kind}")
-        return Request("GET", resource.path(self._kind.namespace), asked, query)
+        asked = RequestInfo("watch", f"watch of {self._kind}")
+        return ApiRequest("GET", resource.path(self._kind.namespace), asked, query)
 
     def _take(self, event: Mapping[str, Any], resource: Resource) -> None:
         kind, found = event.get("type"), event.get("object")
         if not isinstance(found, dict):
             raise Unreached(f"watch of {self._kind}: an event without an object")
         if kind == "ERROR":
-            raise error_of(Asked("watch", f"watch of {self._kind}"), int(found.get("code") or 0), found)
+            raise error_of(RequestInfo("watch", f"watch of {self._kind}"), int(found.get("code") or 0), found)
         is_bookmark = kind not in ("ADDED", "MODIFIED", "DELETED")
         version = str(found["metadata"]["resourceVersion"])
         told = None if is_bookmark else trimmed({**found, "apiVersion": resource.api_version, "kind": resource.kind})

@@ -8,8 +8,8 @@ from typing import Final
 
 from reconciler.cluster.api.client import Client
 from reconciler.cluster.api.clock import certain_skew
-from reconciler.cluster.api.errors import Asked
-from reconciler.cluster.api.transport import Request
+from reconciler.cluster.api.errors import RequestInfo
+from reconciler.cluster.api.transport import ApiRequest
 from reconciler.report.findings import CheckResult, ok, warning
 
 _MOST_SKEW: Final = 2.0
@@ -18,7 +18,7 @@ _MOST_SECONDS: Final = 10.0
 
 def check_clock(client: Client) -> Iterator[CheckResult]:
     """The difference that is certain: the server's `Date` has whole seconds, and its answer takes time."""
-    request = Request("GET", "/version", Asked("get", "the server's clock"))
+    request = ApiRequest("GET", "/version", RequestInfo("get", "the server's clock"))
     began = time.time()
     with client.transport.stream(request, _MOST_SECONDS) as response:
         ended, date = time.time(), response.headers.get("Date", "")

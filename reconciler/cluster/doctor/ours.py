@@ -11,7 +11,7 @@ from reconciler.cluster.api.client import Client
 from reconciler.cluster.api.errors import NamespaceEnding, NotFound
 from reconciler.cluster.api.lease import GROUP, KIND
 from reconciler.cluster.objects.inventory import ClusterInventory, inventory_id, inventory_name, read_inventory
-from reconciler.cluster.preflight_job import Asked, JobSettings, job_of
+from reconciler.cluster.preflight_job import JobSettings, PreflightRequest, job_of
 from reconciler.config.settings import ClusterSettings
 from reconciler.engines.launch import PreflightQuestion
 from reconciler.model import ObjectId
@@ -74,6 +74,6 @@ def _age(moment: str) -> float | None:
 def check_preflight(client: Client, settings: ClusterSettings) -> Iterator[CheckResult]:
     place = settings.default_namespace
     question = PreflightQuestion(Path("python3"), (), {}, {})
-    job = job_of(Asked(question, place, f"example.com/{TRIAL}", {}), JobSettings())
+    job = job_of(PreflightRequest(question, place, f"example.com/{TRIAL}", {}), JobSettings())
     client.apply(job, dry_run=True)
     yield ok("preflight", f"{place} takes its Jobs")

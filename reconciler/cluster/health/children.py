@@ -28,7 +28,7 @@ class Children:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class WorkloadObjects:
     """Objects of a cluster, read at about the same time."""
 
     services: Collection[KubeObject] = ()
@@ -41,7 +41,7 @@ class Snapshot:
 _Named = tuple[str, str, str]  # kind, namespace, name
 
 
-def children_of(snapshot: Snapshot) -> Mapping[ServiceId, Children]:
+def children_of(snapshot: WorkloadObjects) -> Mapping[ServiceId, Children]:
     """The children of every service of the snapshot. What has odd metadata belongs to none."""
     owners: dict[str, ServiceId] = {}
     names: dict[_Named, ServiceId] = {}
@@ -111,7 +111,7 @@ def _controller_uid(body: KubeObject) -> str:
     return ""
 
 
-def _orphans(snapshot: Snapshot, names: Mapping[_Named, ServiceId]) -> list[tuple[ServiceId, KubeObject]]:
+def _orphans(snapshot: WorkloadObjects, names: Mapping[_Named, ServiceId]) -> list[tuple[ServiceId, KubeObject]]:
     """Pods that outlive their Deployment, as while a service stops, with the service that their label names.
 
     Its ReplicaSet is deleted a moment after it: in between, the chain is broken above the pod's owner.

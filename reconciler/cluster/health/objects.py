@@ -44,7 +44,7 @@ class ObjectHealth:
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class HealthContext:
     """What else decides: the time, events about the object, and for a claim the binding mode of its StorageClass; ""
     where that is not known."""
 
@@ -54,10 +54,10 @@ class Surroundings:
     binding_mode: str = ""
 
 
-_Rule = Callable[[KubeObject, Surroundings], ObjectHealth]
+_Rule = Callable[[KubeObject, HealthContext], ObjectHealth]
 
 
-def object_health(body: KubeObject, around: Surroundings) -> ObjectHealth | None:
+def object_health(body: KubeObject, around: HealthContext) -> ObjectHealth | None:
     """How an object of any kind stands. None: its kind says nothing about health, such as a ServingRuntime or a Secret.
 
     Never raises: what cannot be read is Unknown.
@@ -69,7 +69,7 @@ def object_health(body: KubeObject, around: Surroundings) -> ObjectHealth | None
         return _is(HealthStatus.UNKNOWN, ReasonCode.UNREADABLE_STATUS, said)
 
 
-def _health(body: KubeObject, around: Surroundings) -> ObjectHealth | None:
+def _health(body: KubeObject, around: HealthContext) -> ObjectHealth | None:
     kind = ObjectId.of(body)
     if time(body, "metadata", "deletionTimestamp") is not None:
         held = mapping(body, "metadata").get("finalizers")
@@ -93,7 +93,7 @@ def _failed(message: str) -> ObjectHealth:
     return _is(HealthStatus.DEGRADED, ReasonCode.OBJECT_FAILED, message)
 
 
-def _waits(message: str, body: KubeObject, around: Surroundings, since: float | None, limit: float) -> ObjectHealth:
+def _waits(message: str, body: KubeObject, around: HealthContext, since: float | None, limit: float) -> ObjectHealth:
     """Progressing until its time is over, and then Degraded."""
     start = max(since or 0.0, edited_at(body) or 0.0)
     if not start or around.now < start + limit:
@@ -101,7 +101,7 @@ def _waits(message: str, body: KubeObject, around: Surroundings, since: float | 
     return _is(HealthStatus.DEGRADED, ReasonCode.PROGRESS_DEADLINE_EXCEEDED, f"{message}, for more than {limit:g} s")
 
 
-def _not_looked_at(body: KubeObject, around: Surroundings) -> ObjectHealth | None:
+def _not_looked_at(body: KubeObject, around: HealthContext) -> ObjectHealth | None:
     generation, observed = count(body, "metadata", "generation"), count(body, "status", "observedGeneration")
     if generation is None or observed is None or observed >= generation:
         return None
@@ -112,7 +112,7 @@ def _not_looked_at(body: KubeObject, around: Surroundings) -> ObjectHealth | Non
     return _is(HealthStatus.PROGRESSING, ReasonCode.NOT_YET_OBSERVED, said, due)
 
 
-def _seen(body: KubeObject, around: Surroundings) -> ObjectHealth | None:
+def _seen(body: KubeObject, around: HealthContext) -> ObjectHealth | None:
     """Kinds whose controllers always write observedGeneration: without it nobody looked."""
     if count(body, "status", "observedGeneration") is None:
         limit = around.limits.controller
@@ -124,7 +124,7 @@ def _said(condition: Condition, fallback: str) -> str:
     return condition.message or condition.reason or fallback
 
 
-def _deployment(body: KubeObject, around: Surroundings) -> ObjectHealth:
+def _deployment(body: KubeObject, around: HealthContext) -> ObjectHealth:
     known, status, desired = conditions(body), mapping(body, "status"), replicas(body)
     moves = known.get("Progressing", NO_CONDITION)
     if unseen := _seen(body, around):
@@ -141,7 +141,7 @@ def _deployment(body: KubeObject, around: Surroundings) -> ObjectHealth:
     return _well(f"{available} of {desired} replicas are available")
 
 
-def _stateful_set(body: KubeObject, around: Surroundings) -> ObjectHealth:
+def _stateful_set(body: KubeObject, around: HealthContext) -> ObjectHealth:
     status, desired = mapping(body, "status"), replicas(body)
     if unseen := _seen(body, around):
         return unseen
@@ -155,7 +155,7 @@ def _stateful_set(body: KubeObject, around: Surroundings) -> ObjectHealth:
     return _well(f"{ready} of {desired} replicas are ready")
 
 
-def _daemon_set(body: KubeObject, around: Surroundings) -> ObjectHealth:
+def _daemon_set(body: KubeObject, around: HealthContext) -> ObjectHealth:
     status = mapping(body, "status")
     if unseen := _seen(body, around):
         return unseen
@@ -168,7 +168,7 @@ def _daemon_set(body: KubeObject, around: Surroundings) -> ObjectHealth:
     return _well(f"{available} of {desired} pods are available")
 
 
-def _replica_set(body: KubeObject, around: Surroundings) -> ObjectHealth:
+def _replica_set(body: KubeObject, around: HealthContext) -> ObjectHealth:
     desired, available = replicas(body), count(body, "status", "availableReplicas") or 0
     if unseen := _seen(body, around):
         return unseen
@@ -179,7 +179,7 @@ def _replica_set(body: KubeObject, around: Surroundings) -> ObjectHealth:
     return _is(status, code, f"{available} of {desired} replicas are available")
 
 
-def _job(body: KubeObject, around: Surroundings) -> ObjectHealth:
+def _job(body: KubeObject, around: HealthContext) -> ObjectHealth:
     known = conditions(body)
     if (failed := known.get("Failed", NO_CONDITION)).is_true:
         return _failed(_said(failed, "the Job failed"))
@@ -190,13 +190,13 @@ def _job(body: KubeObject, around: Surroundings) -> ObjectHealth:
     return _is(HealthStatus.PROGRESSING, ReasonCode.PROGRESSING, "the Job runs")
 
 
-def _cron_job(body: KubeObject, around: Surroundings) -> ObjectHealth:
+def _cron_job(body: KubeObject, around: HealthContext) -> ObjectHealth:
     if flag(body, "spec", "suspend"):
         return _is(HealthStatus.SUSPENDED, ReasonCode.SUSPENDED, "spec.suspend holds it")
     return _well("it waits for its time")
 
 
-def _claim(body: KubeObject, around: Surroundings) -> ObjectHealth:
+def _claim(body: KubeObject, around: HealthContext) -> ObjectHealth:
     """A claim that is bound once a pod uses it is well: whoever waits for it before the pod waits for ever."""
     phase = text(body, "status", "phase")
     if phase == "Bound":
@@ -214,7 +214,7 @@ def _claim(body: KubeObject, around: Surroundings) -> ObjectHealth:
     return _is(HealthStatus.PROGRESSING, ReasonCode.PROGRESSING, said)
 
 
-def _pod(body: KubeObject, around: Surroundings) -> ObjectHealth:
+def _pod(body: KubeObject, around: HealthContext) -> ObjectHealth:
     phase = text(body, "status", "phase")
     if phase == "Succeeded":
         return _well("it has completed")
@@ -232,13 +232,13 @@ def _pod(body: KubeObject, around: Surroundings) -> ObjectHealth:
     return _is(HealthStatus.PROGRESSING, problem.code if problem else ReasonCode.PROGRESSING, said, state.due)
 
 
-def _service(body: KubeObject, around: Surroundings) -> ObjectHealth:
+def _service(body: KubeObject, around: HealthContext) -> ObjectHealth:
     if text(body, "spec", "type") != "LoadBalancer" or mappings(body, "status", "loadBalancer", "ingress"):
         return _well("it has its address")
     return _waits("its load balancer has no address", body, around, None, around.limits.pulling)
 
 
-def _definition(body: KubeObject, around: Surroundings) -> ObjectHealth:
+def _definition(body: KubeObject, around: HealthContext) -> ObjectHealth:
     known = conditions(body)
     if (names := known.get("NamesAccepted", NO_CONDITION)).is_false:
         return _failed(_said(names, "its names are taken"))
@@ -247,7 +247,7 @@ def _definition(body: KubeObject, around: Surroundings) -> ObjectHealth:
     return _waits("its kind cannot be used", body, around, None, around.limits.controller)
 
 
-def _route(body: KubeObject, around: Surroundings) -> ObjectHealth:
+def _route(body: KubeObject, around: HealthContext) -> ObjectHealth:
     """Each Gateway says for itself whether it takes the route."""
     parents = mappings(body, "status", "parents")
     if not parents:
@@ -269,7 +269,7 @@ def _route(body: KubeObject, around: Surroundings) -> ObjectHealth:
 def _by_phase(good: Iterable[str], bad: Iterable[str]) -> _Rule:
     well, ill = frozenset(good), frozenset(bad)
 
-    def rule(body: KubeObject, around: Surroundings) -> ObjectHealth:
+    def rule(body: KubeObject, around: HealthContext) -> ObjectHealth:
         phase = text(body, "status", "phase")
         if phase in ill:
             return _failed(text(body, "status", "message") or f"its phase is {phase}")
@@ -280,7 +280,7 @@ def _by_phase(good: Iterable[str], bad: Iterable[str]) -> _Rule:
     return rule
 
 
-def _by_conditions(body: KubeObject, around: Surroundings) -> ObjectHealth:
+def _by_conditions(body: KubeObject, around: HealthContext) -> ObjectHealth:
     """kstatus: Stalled and Reconciling are abnormal when true; who has none of these conditions is taken to be well."""
     known = conditions(body)
     if (stalled := known.get("Stalled", NO_CONDITION)).is_true:

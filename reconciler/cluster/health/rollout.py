@@ -21,7 +21,7 @@ class RolloutState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Rollout:
+class RolloutStatus:
     """How the rollout of a service's newest version stands.
 
     `fault` is whose fault a failure is: the commit's is quarantined, the cluster's is waited out. `look_again_at` is
@@ -39,31 +39,31 @@ class Rollout:
         return self.state is RolloutState.FAILED and self.fault is Fault.COMMIT
 
 
-def rollout_outcome(health: ServingHealth, now: float, limits: HealthLimits, *, proven: bool = False) -> Rollout:
+def rollout_outcome(health: ServingHealth, now: float, limits: HealthLimits, *, proven: bool = False) -> RolloutStatus:
     """How a rollout stands. `proven`: the version was promoted before, so that what fails now is an incident."""
     reason = health.health.reason
     match health.health.phase:
         case HealthStatus.UNKNOWN | HealthStatus.MISSING:
-            return Rollout(RolloutState.UNKNOWN, reason)
+            return RolloutStatus(RolloutState.UNKNOWN, reason)
         case HealthStatus.SUSPENDED:
-            return Rollout(RolloutState.IDLE, reason)
+            return RolloutStatus(RolloutState.IDLE, reason)
     crash = health.problem if health.problem and health.problem.fault is Fault.COMMIT else None
     if crash and not proven and health.crashes >= limits.crashes:
-        return Rollout(RolloutState.FAILED, Reason(crash.code, crash.message, reason.origin), Fault.COMMIT)
+        return RolloutStatus(RolloutState.FAILED, Reason(crash.code, crash.message, reason.origin), Fault.COMMIT)
     if health.health.phase is HealthStatus.DEGRADED:
         return _degraded(health, now, proven=proven)
     if health.health.phase is not HealthStatus.HEALTHY:
-        return Rollout(RolloutState.UNDER_WAY, reason, look_again_at=health.look_again_at)
+        return RolloutStatus(RolloutState.UNDER_WAY, reason, look_again_at=health.look_again_at)
     due = (now if health.ready_since is None else health.ready_since) + limits.min_ready
     if due <= now or proven:
-        return Rollout(RolloutState.SUCCEEDED, reason)
-    return Rollout(RolloutState.UNDER_WAY, reason, look_again_at=due)
+        return RolloutStatus(RolloutState.SUCCEEDED, reason)
+    return RolloutStatus(RolloutState.UNDER_WAY, reason, look_again_at=due)
 
 
-def _degraded(health: ServingHealth, now: float, *, proven: bool) -> Rollout:
+def _degraded(health: ServingHealth, now: float, *, proven: bool) -> RolloutStatus:
     """A commit's fault is final; for the cluster's there is some patience."""
     reason = health.health.reason
     fault = Fault.CLUSTER if proven or health.problem is None else health.problem.fault
     if fault is Fault.CLUSTER and health.give_up_at is not None and now < health.give_up_at:
-        return Rollout(RolloutState.UNDER_WAY, reason, look_again_at=health.give_up_at)
-    return Rollout(RolloutState.FAILED, reason, fault)
+        return RolloutStatus(RolloutState.UNDER_WAY, reason, look_again_at=health.give_up_at)
+    return RolloutStatus(RolloutState.FAILED, reason, fault)

@@ -25,7 +25,7 @@ _BY_THE_WAY: Final = frozenset({"Event", "Endpoints", "EndpointSlice", "Lease", 
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class PruneContext:
     """What is there beside the members, where it is known.
 
     `live` are live objects of members, None for those that are not there. `contents` are, for a namespace and a CRD,
@@ -63,7 +63,7 @@ class Pruning:
     unknown: tuple[ObjectId, ...] = ()
 
 
-def prune(inventory: ClusterInventory, desired: DesiredState, around: Surroundings) -> Pruning:
+def prune(inventory: ClusterInventory, desired: DesiredState, around: PruneContext) -> Pruning:
     """What becomes of members that git does not have. A live object that is not known is not missing."""
     wanted = {each.id for each in desired.objects}
     absent = sorted((one, each) for one, each in inventory.members.items() if one not in wanted)
@@ -167,7 +167,7 @@ def _reason_to_keep(each: _Absent, desired: DesiredState) -> Reason | None:
     return unproven_deletion(desired, files, names, document="Cluster")
 
 
-def _in_use(each: _Absent, staying: _Staying, around: Surroundings) -> Reason | None:
+def _in_use(each: _Absent, staying: _Staying, around: PruneContext) -> Reason | None:
     """A namespace takes everything in it along, and a CRD all objects of its kind."""
     stays = None
     if each.is_namespace:
@@ -183,11 +183,11 @@ def _in_use(each: _Absent, staying: _Staying, around: Surroundings) -> Reason | 
     return None
 
 
-def _is_unknown(each: _Absent, around: Surroundings) -> bool:
+def _is_unknown(each: _Absent, around: PruneContext) -> bool:
     return (each.is_namespace or each.is_crd) and each.id not in around.contents
 
 
-def _prunable(each: _Absent, desired: DesiredState, around: Surroundings) -> Prunable:
+def _prunable(each: _Absent, desired: DesiredState, around: PruneContext) -> Prunable:
     reason = desired.leaving or Reason(ReasonCode.DELETING, "deleted in git", each.origin)
     contents = around.contents.get(each.id)
     approval = f"{each.id} would take along what is not ours: {_named(contents)}" if contents else ""

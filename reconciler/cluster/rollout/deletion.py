@@ -27,7 +27,7 @@ _CONTROLLERS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class StopService:
+class SetStopAnnotation:
     """Set the annotation by which KServe ends what runs for the service. `patch` is a merge patch."""
 
     reason: str
@@ -69,7 +69,7 @@ class Deleted:
     """Nothing is left of it."""
 
 
-Step = StopService | DeleteService | AwaitPods | AwaitFinalizers | Deleted
+Step = SetStopAnnotation | DeleteService | AwaitPods | AwaitFinalizers | Deleted
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def next_step(leaving: Leaving) -> Step:
     if not leaving.drains or not running:
         return DeleteService("deleted in git" if not running else "deleted in git; git asks for no drain", leaving.uid)
     if not _is_stopped(service):
-        return StopService(f"deleted in git; {_pods(running, 'drain')} first", leaving.uid)
+        return SetStopAnnotation(f"deleted in git; {_pods(running, 'drain')} first", leaving.uid)
     return _after_stop(leaving, service, running)
 
 

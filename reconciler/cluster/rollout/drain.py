@@ -67,7 +67,7 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
-class Drain:
+class DrainPlan:
     """What is added, and why; and what does not fit together although its user wrote it so."""
 
     additions: Additions = NO_ADDITIONS
@@ -75,10 +75,10 @@ class Drain:
     warnings: tuple[Reason, ...] = ()
 
 
-def find_drain(service: DesiredObject, server: Server, settings: DrainSettings) -> Drain:
+def find_drain(service: DesiredObject, server: Server, settings: DrainSettings) -> DrainPlan:
     """How the pods of one service end. `service` is its InferenceService as git has it."""
     if server.mode != names.STANDARD or is_switched_off(service) or not serves_vllm(server):
-        return Drain()
+        return DrainPlan()
     return _Choice(service, server, settings).drain()
 
 
@@ -99,13 +99,13 @@ class _Choice:
         self._pre_stop = self._choose_pre_stop()
         self._timeout = self._choose_timeout()
 
-    def drain(self) -> Drain:
+    def drain(self) -> DrainPlan:
         additions = Additions(
             arguments=() if self._has_timeout or self._timeout is None else (f"{FLAG}={self._timeout}",),
             pre_stop=None if self._server.pre_stop or not self._pre_stop else {"sleep": {"seconds": self._pre_stop}},
             grace_seconds=None if self._server.grace_seconds is not None else self._needed(),
         )
-        return Drain(additions, self._added(additions), self._warnings())
+        return DrainPlan(additions, self._added(additions), self._warnings())
 
     def _choose_pre_stop(self) -> int:
         """Where SIGTERM would cut requests, what runs has to end before it."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from reconciler.cluster.health.problems import Fault
-from reconciler.cluster.health.rollout import Rollout, RolloutState
+from reconciler.cluster.health.rollout import RolloutState, RolloutStatus
 from reconciler.cluster.rollout.last_good import FailedTry, LastGood, ServiceRecord
 from reconciler.model import Desired, Preflight, Quarantine, Reason, ReasonCode, ServiceId, progress
 from reconciler.model.backoff import backoff
@@ -48,7 +48,7 @@ class Situation:
     now: float
     kept: Reason | None = None
     live_digest: str = ""
-    outcome: Rollout | None = None
+    outcome: RolloutStatus | None = None
     asks_engine: bool = False
     preflight: Preflight | None = None
     is_asking: bool = False

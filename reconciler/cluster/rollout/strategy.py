@@ -20,7 +20,7 @@ from reconciler.model import GPU, NO_ORIGIN, KubeObject, NoOrigin, Origin, Reaso
 _DEFAULT_PERCENT = 25
 
 
-class Asked(StrEnum):
+class RequestedStrategy(StrEnum):
     """The strategy that git asks for."""
 
     DEFAULT = "Default"  # none
@@ -50,17 +50,17 @@ class Way(StrEnum):
 class Row:
     """One line of the table. An empty column stands for whatever there may be."""
 
-    asked: Collection[Asked]
+    asked: Collection[RequestedStrategy]
     room: Collection[Room]
     count: Collection[Count]
     way: Way
 
-    def holds(self, asked: Asked, room: Room, count: Count) -> bool:
+    def holds(self, asked: RequestedStrategy, room: Room, count: Count) -> bool:
         columns = ((self.asked, asked), (self.room, room), (self.count, count))
         return all(not wanted or found in wanted for wanted, found in columns)
 
 
-_DEFAULT, _EXPLICIT = (Asked.DEFAULT,), (Asked.EXPLICIT,)
+_DEFAULT, _EXPLICIT = (RequestedStrategy.DEFAULT,), (RequestedStrategy.EXPLICIT,)
 # fmt: off
 TABLE: tuple[Row, ...] = (
     #   asked      room                         count          way
@@ -146,7 +146,7 @@ class Transition:
         return _STRATEGIES.get(self.way)
 
 
-def find_row(asked: Asked, room: Room, count: Count) -> Row:
+def find_row(asked: RequestedStrategy, room: Room, count: Count) -> Row:
     """The row for these."""
     return next(row for row in TABLE if row.holds(asked, room, count))
 
@@ -155,7 +155,7 @@ def choose(r: ServiceChange, room: ClusterRoom) -> Transition:
     """The way of one service, where this much is free."""
     if not r.old:
         return Transition(Way.START, room.place(r.pods) or room if r.needs_devices else room)
-    asked = Asked.EXPLICIT if r.asked else Asked.DEFAULT
+    asked = RequestedStrategy.EXPLICIT if r.asked else RequestedStrategy.DEFAULT
     if r.mode != names.STANDARD or not r.needs_devices:
         return Transition(Way.OBEY if r.asked else Way.AS_IT_IS, room, _told(r))
     room = room.without(r.failing)

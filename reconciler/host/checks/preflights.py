@@ -96,7 +96,7 @@ def _lines(desired: Desired) -> list[Origin | NoOrigin]:
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class SpecVerdicts:
     """What is known of specs, by digest; the fields are Observed's."""
 
     preflights: dict[str, Preflight] = field(default_factory=dict)
@@ -144,13 +144,13 @@ class Preflights:
         wanted: Iterable[Desired],
         running: Collection[str],
         since: Mapping[ServiceId, float] = NEVER,
-    ) -> Answers:
+    ) -> SpecVerdicts:
         """The known verdicts, the running preflights, and the blockers of those digests that are not `running`.
 
         What was said of a service before `since`, seconds since 1970, does not count any more.
         """
         self._since = since
-        found = Answers()
+        found = SpecVerdicts()
         look, pending, known = _HostView(self._workloads), self._runner.pending(), {}
         wanted = tuple(wanted)
         if self._refused:
@@ -200,7 +200,7 @@ class Preflights:
         self._runner.keep({key_of(each) for each in asked}, asked)
         self._fits.keep(asked)
 
-    def _is_blocked(self, known: _KnownQuestion, found: Answers) -> bool:
+    def _is_blocked(self, known: _KnownQuestion, found: SpecVerdicts) -> bool:
         """Is there something in the way, whatever the engine says of the arguments?"""
         desired, spec = known.desired, known.desired.spec
         if spec is None or not desired.replicas or self._checks is None:
@@ -212,7 +212,7 @@ class Preflights:
             found.blockers[desired.digest] = checked.blocked
         return bool(checked.refused or checked.blocked)
 
-    def _answer(self, known: _KnownQuestion, pending: Collection[str], found: Answers) -> None:
+    def _answer(self, known: _KnownQuestion, pending: Collection[str], found: SpecVerdicts) -> None:
         desired, spec = known.desired, known.desired.spec
         verdict = self._runner.result(known.key, self._since.get(desired.id, 0.0))
         if verdict is not None and spec is not None:

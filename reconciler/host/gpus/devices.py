@@ -91,7 +91,7 @@ class Holder:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class GpuMemory:
     """A GPU's memory, without the driver's own, and the processes that hold it. `fault`: the GPU is lost."""
 
     usable_bytes: int
@@ -128,7 +128,7 @@ class Gpus:
                 self._known = self._find()
             return self._known
 
-    def memory(self, uuid: str) -> Memory | None:
+    def memory(self, uuid: str) -> GpuMemory | None:
         """None if no driver can report it. Raises Retryable when it fails."""
         self.list()
         if self._nvml is None:
@@ -136,13 +136,13 @@ class Gpus:
         try:
             handle = self._nvml.nvmlDeviceGetHandleByUUID(uuid)
             usable, free = _measure(self._nvml, handle)
-            return Memory(usable, free, _holders(self._nvml, handle))
+            return GpuMemory(usable, free, _holders(self._nvml, handle))
         except (self._nvml.NVMLError_NotFound, self._nvml.NVMLError_NotSupported):
             # Unknown to it, or without memory of its own.
             return None
         except self._nvml.NVMLError_GpuIsLost as error:
             # The others go on.
-            return Memory(0, 0, fault=f"{error}; see dmesg, the host may need a restart")
+            return GpuMemory(0, 0, fault=f"{error}; see dmesg, the host may need a restart")
         except self._nvml.NVMLError as error:
             raise _driver_failed(error) from None
 

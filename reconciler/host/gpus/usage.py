@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from reconciler.errors import Retryable
 from reconciler.fault_isolation import Faults
-from reconciler.host.gpus.devices import Gpus, Memory
+from reconciler.host.gpus.devices import GpuMemory, Gpus
 from reconciler.host.inventory import ReplicaRecord
 from reconciler.host.supervisor import ProcessState
 from reconciler.model import Capacity, Desired, ForeignProcess, GpuUse, ReplicaId, ServiceId
@@ -68,7 +68,7 @@ def _use(uuid: str, gpus: Gpus, is_ours: Callable[[int], bool]) -> GpuUse | None
     return GpuUse(memory.usable_bytes, memory.free_bytes, tuple(_strangers(memory, is_ours)), memory.fault)
 
 
-def _strangers(memory: Memory, is_ours: Callable[[int], bool]) -> Iterator[ForeignProcess]:
+def _strangers(memory: GpuMemory, is_ours: Callable[[int], bool]) -> Iterator[ForeignProcess]:
     for one in memory.holders:
         if not is_ours(one.pid):
             yield ForeignProcess(one.pid, procfs.name_of(one.pid), one.memory_bytes)

@@ -18,7 +18,7 @@ from reconciler.system import procfs
 from reconciler.system.procfs import Identity
 
 
-class Children:
+class ChildProcesses:
     """Main processes by their identity. Those that were reattached are listed too; they just have no exit code."""
 
     def __init__(self) -> None:

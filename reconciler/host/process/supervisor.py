@@ -24,7 +24,7 @@ from reconciler.host.clock import Clock
 from reconciler.host.gpus.devices import Gpus
 from reconciler.host.inventory import Inventory, ReplicaRecord
 from reconciler.host.process import logs, scratch
-from reconciler.host.process.children import Children, refusal
+from reconciler.host.process.children import ChildProcesses, refusal
 from reconciler.host.process.exit_watch import ExitWatch
 from reconciler.host.process.interpreters import Interpreters
 from reconciler.host.process.port_guard import speaks_on_port
@@ -57,7 +57,7 @@ class ProcessSupervisor:
         self._inventory = inventory
         self._gpus = gpus
         self._clock = Clock()
-        self._children = Children()
+        self._children = ChildProcesses()
         self._interpreters = Interpreters()
         self._starting: set[ReplicaId] = set()
         self._lock = threading.Lock()

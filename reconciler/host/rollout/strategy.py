@@ -28,7 +28,7 @@ class Serving(StrEnum):
     OLD = "Old"  # replicas that have to be replaced are ready
 
 
-class Asked(StrEnum):
+class RequestedStrategy(StrEnum):
     """The strategy that git asks for."""
 
     DEFAULT = "Default"  # none: surge where there is room, else stop first
@@ -67,11 +67,13 @@ class Row:
 
     goals: Collection[GoalKind]
     serving: Collection[Serving]
-    asked: Collection[Asked]
+    asked: Collection[RequestedStrategy]
     room: Collection[Room]
     way: Way
 
-    def holds(self, goal: GoalKind, serving: Serving | None, asked: Asked | None, room: Room | None) -> bool:
+    def holds(
+        self, goal: GoalKind, serving: Serving | None, asked: RequestedStrategy | None, room: Room | None
+    ) -> bool:
         return (
             goal in self.goals
             and (not self.serving or serving in self.serving)
@@ -81,7 +83,7 @@ class Row:
 
 
 _ON = (GoalKind.ROLL, GoalKind.RESTORE)
-_DEFAULT, _EXPLICIT = (Asked.DEFAULT,), (Asked.EXPLICIT,)
+_DEFAULT, _EXPLICIT = (RequestedStrategy.DEFAULT,), (RequestedStrategy.EXPLICIT,)
 _OLD = (Serving.OLD,)
 # fmt: off
 TABLE: tuple[Row, ...] = (
@@ -103,7 +105,7 @@ TABLE: tuple[Row, ...] = (
 
 
 def find_row(
-    goal: GoalKind, serving: Serving | None = None, asked: Asked | None = None, room: Room | None = None
+    goal: GoalKind, serving: Serving | None = None, asked: RequestedStrategy | None = None, room: Room | None = None
 ) -> Row:
     """The row for these; what the goal makes irrelevant need not be measured."""
     return next(row for row in TABLE if row.holds(goal, serving, asked, room))
@@ -133,7 +135,7 @@ def choose(s: ServiceContext, goal: Goal, ledger: Ledger) -> Transition:
     if goal.kind not in (GoalKind.ROLL, GoalKind.RESTORE):
         return Transition(find_row(goal.kind).way)
     explicit = s.desired.strategy if s.desired else None
-    asked = Asked.EXPLICIT if explicit else Asked.DEFAULT
+    asked = RequestedStrategy.EXPLICIT if explicit else RequestedStrategy.DEFAULT
     if fallback := find_return(s, goal, ledger):
         way = find_row(goal.kind, Serving.NOTHING, asked).way
         text = f"the last good digest {fallback.first.digest[:8]} first: no replica is available"

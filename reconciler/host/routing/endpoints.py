@@ -15,7 +15,7 @@ _BALANCER = "envoy.lb"
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class UpstreamEndpoint:
     """One replica in a cluster. `parts` says for which of its service's traffic: `stable`, `canary`, both or none.
 
     `tls`: it ends TLS itself, so Envoy speaks TLS to it, and can pass TLS through to it. `grpc`: it speaks gRPC.
@@ -30,12 +30,12 @@ class Member:
     grpc: bool = False
 
 
-Members = Mapping[Address, Member]
+Members = Mapping[Address, UpstreamEndpoint]
 
 
-def members_of(routes: Iterable[ServiceRoute]) -> dict[Address, Member]:
+def members_of(routes: Iterable[ServiceRoute]) -> dict[Address, UpstreamEndpoint]:
     """The members of a table of routes, by address. A canary with no share is in no subset."""
-    found: dict[Address, Member] = {}
+    found: dict[Address, UpstreamEndpoint] = {}
     for route in routes:
         canary = ("canary",) if route.canary_percent else ()
         members = [member for endpoint in route.stable for member in _members_for(route, endpoint, ("stable",))]
@@ -44,15 +44,15 @@ def members_of(routes: Iterable[ServiceRoute]) -> dict[Address, Member]:
     return found
 
 
-def _members_for(route: ServiceRoute, endpoint: Endpoint, parts: tuple[str, ...]) -> Iterator[Member]:
+def _members_for(route: ServiceRoute, endpoint: Endpoint, parts: tuple[str, ...]) -> Iterator[UpstreamEndpoint]:
     """One, or two of a replica that speaks gRPC at an address of its own."""
     owner, service = str(endpoint.replica), str(route.service)
-    yield Member(endpoint.address, owner, service, parts, endpoint.draining, endpoint.tls, endpoint.grpc)
+    yield UpstreamEndpoint(endpoint.address, owner, service, parts, endpoint.draining, endpoint.tls, endpoint.grpc)
     if endpoint.grpc_port:
-        yield Member(endpoint.grpc_port, owner, service, parts, endpoint.draining, grpc=True)
+        yield UpstreamEndpoint(endpoint.grpc_port, owner, service, parts, endpoint.draining, grpc=True)
 
 
-def bridge(old: Members, new: Members) -> dict[Address, Member]:
+def bridge(old: Members, new: Members) -> dict[Address, UpstreamEndpoint]:
     """Members that suit both the routes of before and those of after, while Envoy goes from one to the other.
 
     No endpoint is removed, and none drains that did not drain before. An address that another replica has now is its
@@ -62,7 +62,7 @@ def bridge(old: Members, new: Members) -> dict[Address, Member]:
     return {**old, **joining}
 
 
-def _merge(old: Member | None, new: Member) -> Member:
+def _merge(old: UpstreamEndpoint | None, new: UpstreamEndpoint) -> UpstreamEndpoint:
     if old is None or old.replica != new.replica:
         return new
     parts = tuple(sorted({*old.parts, *new.parts}))
@@ -84,7 +84,7 @@ def passthrough_table(members: Members) -> Resource:
     return _table(PASSTHROUGH, (member for member in _in_order(members) if member.tls))
 
 
-def _table(cluster: str, members: Iterable[Member]) -> Resource:
+def _table(cluster: str, members: Iterable[UpstreamEndpoint]) -> Resource:
     return {
         "@type": TYPE + "envoy.config.endpoint.v3.ClusterLoadAssignment",
         "cluster_name": cluster,
@@ -92,12 +92,12 @@ def _table(cluster: str, members: Iterable[Member]) -> Resource:
     }
 
 
-def _in_order(members: Members) -> list[Member]:
+def _in_order(members: Members) -> list[UpstreamEndpoint]:
     """Ports first, then sockets."""
     return sorted(members.values(), key=lambda member: (isinstance(member.address, str), member.address))
 
 
-def _endpoint(member: Member) -> Resource:
+def _endpoint(member: UpstreamEndpoint) -> Resource:
     labels = {"service": member.service, **dict.fromkeys(member.parts, "yes")} if member.parts else {}
     ours = {"replica": member.replica, "service": member.service}
     wrapped = {TLS_MATCH: {"tls": "yes"}} if member.tls else {}
@@ -131,16 +131,16 @@ def subset(service: str, part: str) -> Resource:
     return {"filter_metadata": {_BALANCER: {"service": service, part: "yes"}}}
 
 
-def read_members(table: Any) -> dict[Address, Member]:
+def read_members(table: Any) -> dict[Address, UpstreamEndpoint]:
     """The inverse of a table. Raises KeyError, TypeError, IndexError or ValueError for anything else."""
     is_grpc = table["cluster_name"] == GRPC
     found = (_member(entry, is_grpc) for entry in table["endpoints"][0]["lb_endpoints"])
     return {member.address: member for member in found}
 
 
-def _member(entry: Any, is_grpc: bool) -> Member:
+def _member(entry: Any, is_grpc: bool) -> UpstreamEndpoint:
     metadata = entry["metadata"]["filter_metadata"]
-    return Member(
+    return UpstreamEndpoint(
         address=read_address(entry["endpoint"]["address"]),
         replica=str(metadata[_OURS]["replica"]),
         service=str(metadata[_OURS]["service"]),

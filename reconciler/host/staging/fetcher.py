@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from reconciler.errors import Retryable
-from reconciler.host.process.children import Children
+from reconciler.host.process.children import ChildProcesses
 from reconciler.host.process.logs import open_log
 from reconciler.host.staging import state as states
 from reconciler.system import procfs
@@ -55,7 +55,7 @@ class FetchProcess:
 
     def __init__(self, python: Path) -> None:
         self._python = python
-        self._children = Children()
+        self._children = ChildProcesses()
 
     def prepare(self, folder: Path) -> None:
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)

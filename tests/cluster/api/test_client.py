@@ -142,7 +142,7 @@ def is_applied(client: Client, body: dict[str, Any]) -> Any:
 def test_delete_needs_the_uid_that_was_seen(client: Client, namespace: str) -> None:
     made = client.apply(config_map(namespace))
     id, uid = ObjectId.of(made), made["metadata"]["uid"]
-    with pytest.raises(errors.Outdated):
+    with pytest.raises(errors.WriteConflict):
         client.delete(id, "another")
     assert client.delete(id, uid) is None
     assert client.delete(id, uid) is None
@@ -163,7 +163,7 @@ def test_object_with_a_finalizer_is_still_there_after_delete(client: Client, nam
 def test_update_needs_the_version_that_was_seen(client: Client, api: Api, namespace: str) -> None:
     seen = client.create(config_map(namespace, key="1"))
     api.apply(config_map(namespace, other="2"), manager="other")
-    with pytest.raises(errors.Outdated):
+    with pytest.raises(errors.WriteConflict):
         client.update({**seen, "data": {"key": "3"}})
     with pytest.raises(errors.AlreadyExists):
         client.create(config_map(namespace))

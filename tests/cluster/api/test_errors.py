@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.cluster.api import errors
-from reconciler.cluster.api.errors import ApiError, Asked, FieldProblem, error_of
+from reconciler.cluster.api.errors import ApiError, FieldProblem, RequestInfo, error_of
 from reconciler.cluster.api.field_paths import field_path
 from reconciler.errors import Retryable, Terminal
 
@@ -50,7 +50,7 @@ def test_any_text_is_read_as_a_path_without_failing(text: str) -> None:
 
 def answered(code: int, message: str = "", **rest: Any) -> ApiError:
     """The error of an answer to an apply of the Deployment."""
-    return error_of(Asked("apply", "Deployment.apps default/d", DEPLOYMENT), code, {"message": message, **rest})
+    return error_of(RequestInfo("apply", "Deployment.apps default/d", DEPLOYMENT), code, {"message": message, **rest})
 
 
 def test_a_conflict_names_each_field_and_its_manager() -> None:
@@ -122,7 +122,7 @@ def test_no_value_of_a_secret_is_quoted() -> None:
     cause = {"reason": "FieldValueInvalid", "message": 'Invalid value: "hunter2": must be shorter', "field": "data[x]"}
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "data": {"x": "aHVudGVyMg=="}}
     error = error_of(
-        Asked("apply", "Secret default/s", secret), 422, {"reason": "Invalid", "details": {"causes": [cause]}}
+        RequestInfo("apply", "Secret default/s", secret), 422, {"reason": "Invalid", "details": {"causes": [cause]}}
     )
     assert error.fields == (FieldProblem("data.x", "Invalid value"),)
     assert "hunter2" not in str(error)
@@ -194,7 +194,7 @@ TERMINATING = {
             409,
             "Operation cannot be fulfilled on configmaps: the object has been modified",
             {"reason": "Conflict", "details": {"name": "fin"}},
-            errors.Outdated,
+            errors.WriteConflict,
         ),
         (409, 'configmaps "fin" already exists', {"reason": "AlreadyExists"}, errors.AlreadyExists),
         (410, "too old resource version", {"reason": "Expired"}, errors.Expired),
@@ -236,5 +236,5 @@ def test_every_answer_is_an_error_that_is_retryable_or_terminal(
     code: int, document: dict[str, Any], causes: list[dict[str, Any]]
 ) -> None:
     for each in (document, {**document, "details": {"name": "d", "causes": causes}}):
-        error = error_of(Asked("apply", "it", DEPLOYMENT), code, each)
+        error = error_of(RequestInfo("apply", "it", DEPLOYMENT), code, each)
         assert isinstance(error, Retryable) != isinstance(error, Terminal)

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from reconciler.cluster.health.children import Children, Snapshot, children_of
+from reconciler.cluster.health.children import Children, WorkloadObjects, children_of
 from reconciler.kserve.names import SERVICE_LABEL
 from reconciler.model import ServiceId
 
@@ -100,7 +100,7 @@ class Cluster:
         """What runs for the service, as copies."""
         made = [self.deployment] if self.deployment else []
         objects = ([self.service], made, self.replica_sets.values(), self.pods.values(), self.events)
-        return children_of(Snapshot(*(deepcopy(list(each)) for each in objects)))[ServiceId("models", "m")]
+        return children_of(WorkloadObjects(*(deepcopy(list(each)) for each in objects)))[ServiceId("models", "m")]
 
     def _service(self, at: float, change: Mapping[str, Any]) -> None:
         if not self.service:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from reconciler.cluster.health.children import Snapshot, children_of
+from reconciler.cluster.health.children import WorkloadObjects, children_of
 from reconciler.kserve.names import SERVICE_LABEL
 from reconciler.model import ServiceId
 
@@ -35,7 +35,7 @@ ID = ServiceId("models", "a")
 
 
 def test_child_belongs_to_the_service_at_the_top_of_its_controllers() -> None:
-    found = children_of(Snapshot([A, B], [DEPLOYMENT, WORKER], [SET], [POD], [event(A), event(POD)]))
+    found = children_of(WorkloadObjects([A, B], [DEPLOYMENT, WORKER], [SET], [POD], [event(A), event(POD)]))
     assert found[ID].deployments == (DEPLOYMENT, WORKER)
     assert (found[ID].replica_sets, found[ID].pods) == ((SET,), (POD,))
     assert len(found[ID].events) == 2
@@ -47,7 +47,7 @@ def test_copied_labels_make_no_child() -> None:
     its_set = body("ReplicaSet", "debug-1", mine)
     its_pod = body("Pod", "debug-1-x", its_set, label="a")
     bare = body("Pod", "bare", label="a")
-    found = children_of(Snapshot([A], [mine], [its_set], [its_pod, bare], [event(its_pod)]))[ID]
+    found = children_of(WorkloadObjects([A], [mine], [its_set], [its_pod, bare], [event(its_pod)]))[ID]
     assert (found.deployments, found.pods, found.events) == ((), (), ())
 
 
@@ -56,29 +56,29 @@ def test_child_in_another_namespace_is_nobodys() -> None:
     pod["metadata"]["namespace"] = "theirs"
     told = event(pod)
     told["involvedObject"]["uid"] = A["metadata"]["uid"]
-    found = children_of(Snapshot([A], [DEPLOYMENT], [SET], [pod], [told]))[ID]
+    found = children_of(WorkloadObjects([A], [DEPLOYMENT], [SET], [pod], [told]))[ID]
     assert (found.pods, found.events) == ((), ())
 
 
 def test_child_of_a_service_of_that_name_that_is_gone_is_not_taken_over() -> None:
     again = body("InferenceService", "a", uid="another")
-    found = children_of(Snapshot([again], [DEPLOYMENT], [SET], [POD]))[ID]
+    found = children_of(WorkloadObjects([again], [DEPLOYMENT], [SET], [POD]))[ID]
     assert (found.deployments, found.pods) == ((), ())
 
 
 def test_pod_that_outlives_its_deployment_still_counts() -> None:
     for sets in ([], [SET]):
-        found = children_of(Snapshot([A], replica_sets=sets, pods=[POD]))[ID]
+        found = children_of(WorkloadObjects([A], replica_sets=sets, pods=[POD]))[ID]
         assert found.pods == (POD,)
 
 
 def test_event_about_an_object_of_that_name_that_is_gone_is_left_out() -> None:
     old = body("InferenceService", "a", uid="before")
-    found = children_of(Snapshot([A], events=[event(old), {"regarding": {"kind": "InferenceService"}}]))[ID]
+    found = children_of(WorkloadObjects([A], events=[event(old), {"regarding": {"kind": "InferenceService"}}]))[ID]
     assert found.events == ()
 
 
 def test_event_with_an_odd_namespace_is_left_out() -> None:
     told = event(A)
     told["involvedObject"]["namespace"] = []
-    assert children_of(Snapshot([A], events=[told]))[ID].events == ()
+    assert children_of(WorkloadObjects([A], events=[told]))[ID].events == ()

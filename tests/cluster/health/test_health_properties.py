@@ -10,9 +10,9 @@ from typing import Any
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from reconciler.cluster.health.children import Children, Snapshot, children_of
+from reconciler.cluster.health.children import Children, WorkloadObjects, children_of
 from reconciler.cluster.health.memo import HealthMemo
-from reconciler.cluster.health.objects import Surroundings, object_health
+from reconciler.cluster.health.objects import HealthContext, object_health
 from reconciler.cluster.health.problems import HealthLimits
 from reconciler.cluster.health.rollout import RolloutState, rollout_outcome
 from reconciler.cluster.health.service import service_health
@@ -157,7 +157,7 @@ def test_status_of_odd_types_never_raises(data: st.DataObject, later: float) -> 
     else:
         index = data.draw(st.integers(0, len(parts[part]) - 1))
         parts[part][index] = damaged(parts[part][index], data)
-    children_of(Snapshot([service], **parts))
+    children_of(WorkloadObjects([service], **parts))
     hurt = Children(**{name: tuple(found) for name, found in parts.items()})
     health = service_health(service, hurt, now + later, LIMITS)
     assert health.health.reason.message
@@ -181,7 +181,7 @@ def test_status_that_is_no_status_is_unknown(odd: Any) -> None:
 )
 def test_object_with_any_status_never_raises(kind: str, version: str, status: Any, spec: Any) -> None:
     body = {"apiVersion": version, "kind": kind, "metadata": {"name": "x", "generation": 2}, "spec": spec}
-    object_health({**body, "status": status}, Surroundings(START, LIMITS))
+    object_health({**body, "status": status}, HealthContext(START, LIMITS))
 
 
 def test_service_that_is_gone_is_missing() -> None:
@@ -194,5 +194,7 @@ def test_children_of_every_recording_are_those_of_its_service() -> None:
     for each in SEQUENCES:
         *_, (_, cluster, _) = each.play()
         other = {"metadata": {"namespace": "models", "name": "other", "uid": "other"}}
-        found = children_of(Snapshot([cluster.service, other], [cluster.deployment] if cluster.deployment else []))
+        found = children_of(
+            WorkloadObjects([cluster.service, other], [cluster.deployment] if cluster.deployment else [])
+        )
         assert found[ServiceId("models", "other")] == Children()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from reconciler.cluster.health.objects import ObjectHealth, Surroundings, object_health
+from reconciler.cluster.health.objects import HealthContext, ObjectHealth, object_health
 from reconciler.cluster.health.problems import HealthLimits
 from tests.cluster.health.recorded import START, condition, stamp
 
@@ -23,7 +23,7 @@ def body(kind: str, version: str, status: Any = None, spec: Any = None, **metada
 
 def health(found: dict[str, Any], now: float = 10, **around: Any) -> str:
     """`Healthy`, or "" where the kind has no health."""
-    seen: ObjectHealth | None = object_health(found, Surroundings(START + now, LIMITS, **around))
+    seen: ObjectHealth | None = object_health(found, HealthContext(START + now, LIMITS, **around))
     if seen is None:
         return ""
     assert seen.health.reason.message
@@ -159,7 +159,7 @@ def test_kind_without_a_status_has_no_health(kind: str) -> None:
 
 def test_object_on_its_way_out_says_what_holds_it() -> None:
     leaving = body("Thing", "x.example/v1", deletionTimestamp=stamp(1), finalizers=["x.example/held"])
-    seen = object_health(leaving, Surroundings(START, LIMITS))
+    seen = object_health(leaving, HealthContext(START, LIMITS))
     assert seen
     assert (str(seen.health.phase), "x.example/held" in seen.health.reason.message) == ("Progressing", True)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from reconciler.cluster.health.children import Snapshot, children_of
+from reconciler.cluster.health.children import WorkloadObjects, children_of
 from reconciler.cluster.health.look import ServingHealth
 from reconciler.cluster.health.problems import HealthLimits
 from reconciler.cluster.health.rendering import unlike
@@ -68,7 +68,7 @@ def look(case: dict[str, Any], seconds: float) -> ServingHealth:
     about = {"kind": "InferenceService", "namespace": "models", "name": "m", "uid": "isvc"}
     events = [{"involvedObject": about, "lastTimestamp": stamp(1), **each} for each in case["events"]]
     service = service_of(case)
-    snapshot = Snapshot([service], deployments, sets, pods, events)
+    snapshot = WorkloadObjects([service], deployments, sets, pods, events)
     children = children_of(snapshot)[ServiceId("models", "m")]
     return service_health(service, children, START + seconds, HealthLimits())
 

@@ -23,7 +23,7 @@ from reconciler.cluster.objects.inventory import (
     union,
 )
 from reconciler.cluster.objects.owned import owned_fields
-from reconciler.cluster.objects.prune import Pruning, Surroundings, foreign, prune
+from reconciler.cluster.objects.prune import PruneContext, Pruning, foreign, prune
 from reconciler.model import Desired, DesiredState, KubeObject, ObjectId, Origin, Reason, ReasonCode, ServiceId
 from tests.cluster.objects.parts import config_map, desired, entry, live, ours
 
@@ -46,7 +46,7 @@ def inventory(**members: Member) -> ClusterInventory:
 
 
 def pruned(there: KubeObject | None, wanted: DesiredState, one: Member | None = None) -> Pruning:
-    return prune(inventory(web=one or member()), wanted, Surroundings({WEB: there}))
+    return prune(inventory(web=one or member()), wanted, PruneContext({WEB: there}))
 
 
 def there(uid: str = "u1", annotations: dict[str, str] | None = None, **metadata: Any) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def test_prune_member_that_git_has_is_left() -> None:
 
 
 def test_prune_live_object_that_is_not_known_is_not_missing() -> None:
-    assert prune(inventory(web=member()), state(), Surroundings({})) == Pruning()
+    assert prune(inventory(web=member()), state(), PruneContext({})) == Pruning()
 
 
 def test_prune_member_that_is_gone_leaves_the_inventory() -> None:
@@ -144,7 +144,7 @@ def pruned_container(body: dict[str, Any], *wanted: dict[str, Any], contents: An
     one = ObjectId.of(body)
     kept = replace(EMPTY, members={one: member(), **members})
     known = {} if contents is None else {one: contents}
-    return prune(kept, state(*wanted), Surroundings({one: live(body, ours(body))}, known))
+    return prune(kept, state(*wanted), PruneContext({one: live(body, ours(body))}, known))
 
 
 @pytest.mark.parametrize("body", [NAMESPACE, CRD])
@@ -211,8 +211,8 @@ class World:
     def read(self) -> ClusterInventory:
         return read_inventory(EMPTY.name, EMPTY.namespace, EMPTY.owner, self.parent)
 
-    def seen(self, kept: ClusterInventory) -> Surroundings:
-        return Surroundings({one: self.objects.get(one) for one in kept.members})
+    def seen(self, kept: ClusterInventory) -> PruneContext:
+        return PruneContext({one: self.objects.get(one) for one in kept.members})
 
     def steps(self, names: tuple[str, ...]) -> Iterator[None]:
         """One pass, which may end at every yield. It takes over what others made."""
@@ -276,7 +276,7 @@ ANY_MEMBERS = st.dictionaries(
 def test_prune_names_nothing_outside_of_the_inventory(members, wanted, uids) -> None:
     kept = replace(EMPTY, members=members)
     found = {one: uid and live(body_of(one), ours(body_of(one)), uid=uid) for one, uid in uids.items()}
-    result = prune(kept, state(*map(body_of, wanted)), Surroundings(found))
+    result = prune(kept, state(*map(body_of, wanted)), PruneContext(found))
     parts = [
         {each.id for each in result.delete},
         *map(set, (result.kept, result.gone, result.replaced, result.unknown)),

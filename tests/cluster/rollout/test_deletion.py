@@ -16,8 +16,8 @@ from reconciler.cluster.rollout.deletion import (
     Deleted,
     DeleteService,
     Leaving,
+    SetStopAnnotation,
     Step,
-    StopService,
     controller_of,
     next_step,
 )
@@ -68,7 +68,7 @@ class Cluster:
 
     def do(self, step: Step) -> None:
         match step:
-            case StopService():
+            case SetStopAnnotation():
                 stopped = service(self.now - NOW)["metadata"]
                 self.service["metadata"] |= {key: stopped[key] for key in ("annotations", "managedFields")}
                 if self.obeys:
@@ -145,9 +145,9 @@ def test_every_wait_has_an_end_in_the_future(cluster: Cluster) -> None:
 
 
 def test_a_service_that_runs_is_stopped_first() -> None:
-    assert step(service()) == StopService("deleted in git; its pod drains first", "u1")
+    assert step(service()) == SetStopAnnotation("deleted in git; its pod drains first", "u1")
     stop = step(service())
-    assert isinstance(stop, StopService)
+    assert isinstance(stop, SetStopAnnotation)
     assert stop.patch == {"metadata": {"uid": "u1", "annotations": {STOP: "true"}}}
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.cluster.rollout.additions import NO_ADDITIONS, laid_on
-from reconciler.cluster.rollout.drain import Drain, DrainSettings, Server, find_drain, knows_flag, serves_vllm
+from reconciler.cluster.rollout.drain import DrainPlan, DrainSettings, Server, find_drain, knows_flag, serves_vllm
 from reconciler.kserve.cluster_objects import ClusterObjects
 from reconciler.kserve.resolve import resolve
 from reconciler.model import NO_ORIGIN, Argument, DesiredObject, ObjectId, Origin, ReasonCode, ServiceId
@@ -72,7 +72,7 @@ def server_of(body: dict[str, Any], of: dict[str, Any], **known: Any) -> Server:
     return Server(container, line, **{"grace_seconds": grace, **known})
 
 
-def drained(body: dict[str, Any], of: dict[str, Any] | None = None, **known: Any) -> tuple[Drain, dict[str, Any]]:
+def drained(body: dict[str, Any], of: dict[str, Any] | None = None, **known: Any) -> tuple[DrainPlan, dict[str, Any]]:
     """What is added, and the pod that comes of it."""
     of = of or runtime()
     found = find_drain(desired(body), server_of(body, of, **known), SETTINGS)
@@ -227,7 +227,7 @@ def test_a_custom_predictor_gets_them_in_its_container() -> None:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_nothing_is_added_to(rule: str, body: dict[str, Any], of: dict[str, Any], known: dict[str, Any]) -> None:
-    assert drained(body, of, **known)[0] == Drain(), rule
+    assert drained(body, of, **known)[0] == DrainPlan(), rule
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.cluster.health.problems import Fault
-from reconciler.cluster.health.rollout import Rollout, RolloutState
+from reconciler.cluster.health.rollout import RolloutState, RolloutStatus
 from reconciler.cluster.rollout.goal import Goal, GoalKind, Situation, find_goal
 from reconciler.cluster.rollout.last_good import FailedTry, ServiceRecord
 from reconciler.model import NO_ORIGIN, Desired, EffectiveSpec, Preflight, Quarantine, Reason, ReasonCode
@@ -18,9 +18,9 @@ from tests.cluster.rollout.test_last_good import ID, LINE, good
 
 SPEC = EffectiveSpec("image", (), ())
 WHY = Reason(ReasonCode.CRASHED, "the engine ended", NO_ORIGIN)
-CRASHED = Rollout(RolloutState.FAILED, WHY, Fault.COMMIT)
-UNSCHEDULABLE = Rollout(RolloutState.FAILED, WHY, Fault.CLUSTER)
-STARTING, WELL = Rollout(RolloutState.UNDER_WAY, WHY), Rollout(RolloutState.SUCCEEDED, WHY)
+CRASHED = RolloutStatus(RolloutState.FAILED, WHY, Fault.COMMIT)
+UNSCHEDULABLE = RolloutStatus(RolloutState.FAILED, WHY, Fault.CLUSTER)
+STARTING, WELL = RolloutStatus(RolloutState.UNDER_WAY, WHY), RolloutStatus(RolloutState.SUCCEEDED, WHY)
 REFUSED = Preflight("", reasons=(WHY,))
 ROLL, KEEP, RESTORE, GIVE_UP = GoalKind.ROLL, GoalKind.KEEP, GoalKind.RESTORE, GoalKind.GIVE_UP
 
@@ -125,7 +125,7 @@ class Cluster:
     now: float = 0.0
     applied: tuple[str, ...] = ()
 
-    def do(self, desired: Desired, fates: dict[str, Rollout]) -> Goal:
+    def do(self, desired: Desired, fates: dict[str, RolloutStatus]) -> Goal:
         outcome = fates.get(self.live)
         found = find_goal(Situation(ID, desired, self.record, "r", self.now, live_digest=self.live, outcome=outcome))
         if found.promote:
@@ -142,7 +142,7 @@ class Cluster:
 
 
 @given(st.lists(st.sampled_from([WELL, CRASHED, UNSCHEDULABLE]), min_size=1, max_size=4))
-def test_a_bad_commit_is_tried_once_and_the_last_good_version_is_back(fates: list[Rollout]) -> None:
+def test_a_bad_commit_is_tried_once_and_the_last_good_version_is_back(fates: list[RolloutStatus]) -> None:
     outcomes = {f"d{at}": fate for at, fate in enumerate(fates)}
     cluster, proven = Cluster(ServiceRecord(ID)), ""
     for digest, fate in outcomes.items():

@@ -23,7 +23,7 @@ from reconciler.cluster.rollout.batches import (
     unused_copies,
     uses,
 )
-from reconciler.cluster.rollout.deletion import Deleted, DeleteService, Leaving, StopService, next_step
+from reconciler.cluster.rollout.deletion import Deleted, DeleteService, Leaving, SetStopAnnotation, next_step
 from reconciler.cluster.rollout.drain import find_drain
 from reconciler.cluster.rollout.gpus import need_of, read_room
 from reconciler.cluster.rollout.strategy import ServiceChange, Way, choose
@@ -221,7 +221,7 @@ def test_a_deleted_service_is_stopped_and_its_pods_drain_before_it_goes(
         step = next_step(Leaving(live, pods, uid, time()))
         if not steps or steps[-1] != type(step).__name__:
             steps.append(type(step).__name__)
-        if isinstance(step, StopService):
+        if isinstance(step, SetStopAnnotation):
             api.patch(body, dict(step.patch))
         if isinstance(step, DeleteService):
             assert not pods
@@ -229,7 +229,7 @@ def test_a_deleted_service_is_stopped_and_its_pods_drain_before_it_goes(
         return isinstance(step, Deleted)
 
     wait_for(once, what="it is gone")
-    assert steps[:3] == ["StopService", "AwaitPods", "DeleteService"]
+    assert steps[:3] == ["SetStopAnnotation", "AwaitPods", "DeleteService"]
     assert steps[-1] == "Deleted"
 
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from reconciler.cluster.rollout.gpus import Room, need_of, read_room
 from reconciler.cluster.rollout.strategy import (
-    Asked,
     Count,
+    RequestedStrategy,
     ServiceChange,
     Transition,
     Way,
@@ -44,11 +44,11 @@ def chosen(r: ServiceChange, size: int, others: int = 0, **parts: Any) -> Transi
 # ---------------------------------------------------------------- properties
 
 
-@pytest.mark.parametrize(("asked", "room", "count"), list(product(Asked, Room, Count)), ids=str)
-def test_every_combination_has_one_row(asked: Asked, room: Room, count: Count) -> None:
+@pytest.mark.parametrize(("asked", "room", "count"), list(product(RequestedStrategy, Room, Count)), ids=str)
+def test_every_combination_has_one_row(asked: RequestedStrategy, room: Room, count: Count) -> None:
     way = find_row(asked, room, count).way
     assert (way is Way.BLOCKED) == (room is Room.NONE)
-    assert (way is Way.OBEY) == (asked is Asked.EXPLICIT and room is not Room.NONE)
+    assert (way is Way.OBEY) == (asked is RequestedStrategy.EXPLICIT and room is not Room.NONE)
 
 
 sizes = st.integers(0, 9)

@@ -17,7 +17,7 @@ from reconciler.engines.launch import Launch
 from reconciler.errors import Retryable
 from reconciler.fault_isolation import Faults
 from reconciler.host.gpus import usage
-from reconciler.host.gpus.devices import Gpus, Holder, Memory
+from reconciler.host.gpus.devices import GpuMemory, Gpus, Holder
 from reconciler.host.inventory import Inventory, ReplicaRecord
 from reconciler.host.process import scratch
 from reconciler.host.process.supervisor import ProcessSupervisor
@@ -79,7 +79,7 @@ def test_gpu_that_fell_off_its_bus_does_not_hold_up_the_others(driver: Driver) -
     assert lost.fault.startswith("GPU is lost")
     assert gpus.held_by(driver.uuids[1]) == ()
     assert not gpus.is_releasing(driver.uuids, None, 0.0)
-    assert gpus.memory(driver.uuids[0]) == Memory(24 * GIB, 24 * GIB)
+    assert gpus.memory(driver.uuids[0]) == GpuMemory(24 * GIB, 24 * GIB)
     # A daemon that starts now cannot even learn its name.
     assert [gpu.uuid for gpu in Gpus("auto").list()] == [driver.uuids[0]]
 
@@ -135,9 +135,9 @@ def test_gpu_memory_without_an_owner_is_waited_for_but_not_for_ever(
 def test_what_the_driver_keeps_for_itself_is_not_in_use(tmp_path: Path) -> None:
     with make(tmp_path / "gpus", 2, reserved=GIB) as driver, driver.loaded():
         gpus = Gpus("auto")
-        assert gpus.memory(driver.uuids[0]) == Memory(23 * GIB, 23 * GIB)
+        assert gpus.memory(driver.uuids[0]) == GpuMemory(23 * GIB, 23 * GIB)
         driver.hold(driver.uuids[0], os.getpid(), GIB)
-        assert gpus.memory(driver.uuids[0]) == Memory(23 * GIB, 22 * GIB, (Holder(os.getpid(), GIB),))
+        assert gpus.memory(driver.uuids[0]) == GpuMemory(23 * GIB, 22 * GIB, (Holder(os.getpid(), GIB),))
 
 
 def test_memory_does_not_fit_twice(driver: Driver, engine: subprocess.Popen[bytes]) -> None:

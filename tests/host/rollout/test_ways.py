@@ -10,7 +10,7 @@ import pytest
 from reconciler.host.rollout import strategy
 from reconciler.host.rollout.goal import GoalKind
 from reconciler.host.rollout.move import STEPS
-from reconciler.host.rollout.strategy import TABLE, Asked, Room, Row, Serving, Way, find_row
+from reconciler.host.rollout.strategy import TABLE, RequestedStrategy, Room, Row, Serving, Way, find_row
 from reconciler.model import NO_ORIGIN, Desired, Reason, ReasonCode, Strategy
 from tests.support.simulation import Host, state, wanted
 
@@ -18,7 +18,7 @@ FULL = Reason(ReasonCode.INSUFFICIENT_GPU, "no GPU", NO_ORIGIN)
 
 
 def test_every_combination_stands_in_exactly_one_row() -> None:
-    for goal, serving, asked, room in product(GoalKind, Serving, Asked, Room):
+    for goal, serving, asked, room in product(GoalKind, Serving, RequestedStrategy, Room):
         rows = [row for row in TABLE if row.holds(goal, serving, asked, room)]
         assert len(rows) == 1, (goal, serving, asked, room, rows)
         assert find_row(goal, serving, asked, room) == rows[0]

@@ -20,7 +20,7 @@ from kserve_storage.kserve_storage import Storage
 
 from reconciler.host.staging.download.checksums import WholeFile
 from reconciler.host.staging.download.failures import DownloadFailed, DownloadRefused, explained_disk, failure_of_status
-from reconciler.host.staging.download.progress import Progress
+from reconciler.host.staging.download.progress import DownloadProgress
 from reconciler.model import ReasonCode
 from reconciler.model.model_sources import ModelSource, shown, source_of
 
@@ -36,7 +36,7 @@ _OF_TOOLS = (".git", ".cache")
 _SMALL = 1 << 20
 
 
-def download(uri: str, source: ModelSource, folder: Path, progress: Progress) -> tuple[Path, str]:
+def download(uri: str, source: ModelSource, folder: Path, progress: DownloadProgress) -> tuple[Path, str]:
     """Fetch a model. Returns the folder, and the name that its content gets. Raises DownloadFailed."""
     work = folder / "library.partial"
     snapshot = _snapshot(uri) if source is ModelSource.HUB else None

@@ -16,7 +16,7 @@ from typing import Literal, TextIO, assert_never, cast
 
 from reconciler.host.staging.download.confined import close_memory, confine
 from reconciler.host.staging.download.failures import DownloadFailed, DownloadRefused
-from reconciler.host.staging.download.progress import Progress
+from reconciler.host.staging.download.progress import DownloadProgress
 from reconciler.host.staging.download.request import FetchRequest, enter, leave, read_order
 from reconciler.host.staging.state import HOME
 from reconciler.model import ReasonCode
@@ -38,7 +38,7 @@ def main() -> int:
     order = read_order(sys.stdin.buffer)
     message = Discreet(sys.stderr, (*order.secrets, *secret_parts(order.uri)))
     sys.stdout = sys.stderr = cast("TextIO", message)
-    progress = Progress(order.folder)
+    progress = DownloadProgress(order.folder)
     try:
         (order.folder / HOME).mkdir(exist_ok=True)
         enter(order)
@@ -59,7 +59,7 @@ def main() -> int:
     return 0
 
 
-def _fetch(order: FetchRequest, progress: Progress) -> str:
+def _fetch(order: FetchRequest, progress: DownloadProgress) -> str:
     """All of it, in place under the name that is returned. Raises DownloadFailed."""
     try:
         from kserve_storage.kserve_storage import Storage
@@ -101,7 +101,7 @@ def _fetch(order: FetchRequest, progress: Progress) -> str:
 
 
 def _transfer(
-    order: FetchRequest, kind: Literal[ModelSource.S3, ModelSource.HTTP], progress: Progress
+    order: FetchRequest, kind: Literal[ModelSource.S3, ModelSource.HTTP], progress: DownloadProgress
 ) -> tuple[Path, str]:
     from reconciler.host.staging.download.transfer import FileSource, Transfer
 

@@ -16,7 +16,7 @@ _EVERY = 1.0
 _STALLED_AFTER = 600.0
 
 
-class Progress:
+class DownloadProgress:
     """Counts bytes. `measure` returns them instead, where a library does the reading."""
 
     def __init__(self, folder: Path) -> None:

@@ -20,7 +20,7 @@ from reconciler.host.staging.download.failures import (
     explained_disk,
     free_bytes,
 )
-from reconciler.host.staging.download.progress import Progress
+from reconciler.host.staging.download.progress import DownloadProgress
 from reconciler.model import ReasonCode
 from reconciler.system.files import sync_folder
 
@@ -58,7 +58,7 @@ class FileSource(Protocol):
 class Transfer:
     """One model's way into `<content>.partial`."""
 
-    def __init__(self, source: FileSource, uri: str, folder: Path, progress: Progress) -> None:
+    def __init__(self, source: FileSource, uri: str, folder: Path, progress: DownloadProgress) -> None:
         self._source = source
         self._uri = uri
         self._folder = folder
