@@ -22,6 +22,8 @@ _MOST_ROWS = 50
 _MOST_LINES = 20
 _MOST_CHANGES = 4
 _LONGEST = 300
+# More than any comment takes, where it is cut at a line's end; and little enough for the outbox.
+_MOST_TEXT = 40_000
 _LONGEST_NAME = 140
 _FAULTS = (PlannedChange.BLOCKED, PlannedChange.REJECTED, PlannedChange.KEEP)
 _QUIET = (PlannedChange.NONE, PlannedChange.ELSEWHERE, PlannedChange.SUSPENDED)
@@ -69,7 +71,7 @@ def plan_section(target: Document, pull_request: int, *, only_concerned: bool = 
     if only_concerned and target["reachable"] and not is_concerned(target):
         return CommentSection(pull_request, target["name"], "")
     blocks = ["\n".join(block) for block in _blocks(target) if block]
-    return CommentSection(pull_request, target["name"], "\n\n".join(blocks))
+    return CommentSection(pull_request, target["name"], "\n\n".join(blocks)[:_MOST_TEXT])
 
 
 def plan_status(target: Document, url: str = "") -> CommitStatus:

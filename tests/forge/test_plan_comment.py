@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from reconciler.forge.comments import merge
+from reconciler.forge.comments import MOST_CHARACTERS, merge
 from reconciler.forge.messages import MOST_DESCRIPTION, CommitState
+from reconciler.forge.outbox import Outbox
 from reconciler.forge.plan_comment import (
     code,
     failed_plan,
@@ -235,6 +237,20 @@ LINKS = st.sampled_from(
     ]
 )
 TEXT = st.one_of(NASTY, LINKS, st.tuples(NASTY, LINKS, NASTY).map("".join))
+
+
+def test_longest_plan_fits_into_the_outbox(tmp_path: Path) -> None:
+    """Otherwise it would be refused there, and those behind it with it."""
+    long = '\\"' * 400
+    services = [
+        service(f"{number}{long}", differences=[difference(long, long, long)] * 9, strategy=long, warnings=[])
+        for number in range(99)
+    ]
+    section = plan_section(target(*services), 7)
+    assert MOST_CHARACTERS < len(section.text) <= 40_000
+    outbox = Outbox(tmp_path / "outbox.db")
+    assert outbox.put([section], 1.0) == 1
+    outbox.close()
 
 
 def tokens(markdown: str) -> list[Token]:
