@@ -175,6 +175,7 @@ class Answering:
             return
         per_service = self._settings.statuses == "service"
         wanted = list(answers(status, before, per_service=per_service, url=self._settings.page or ""))
+        self._forget_others(one for one, _ in wanted)
         for one, lasting in wanted:
             if self._lasts(one, lasting, now):
                 yield from self._news(one)
@@ -212,6 +213,7 @@ class Answering:
         group, url = self._settings.group, self._settings.page or ""
         newest = CommitStatus(status["revision"]["desired"], context_of(group), CommitState.PENDING, "")
         found = fleet_answer(status, before, group, self._last(newest), url)
+        self._forget_others([found[0]] if found else [])
         if found and self._lasts(*found, now) and is_news(found[0], self._last(found[0])):
             yield found[0]
         # Most hosts say nothing, and have looked at the revision all the same.
@@ -240,12 +242,16 @@ class Answering:
         if state is not one.state or since > now:
             # Or the clock was ahead.
             since = now
-            self._since = {each: known for each, known in self._since.items() if each[0] == one.revision}
             self._since[key] = (one.state, now)
         if (left := lasting - (now - since)) <= 0:
             return True
         self._pause = min(self._pause, left)
         return False
+
+    def _forget_others(self, wanted: Iterable[CommitStatus]) -> None:
+        """A refused revision is told beside the desired one: neither cuts short how long the other has been so."""
+        keys = {(one.revision, one.context) for one in wanted}
+        self._since = {key: known for key, known in self._since.items() if key in keys}
 
     def _turn_baseline(self, status: Document, target: Document) -> None:
         revision = target["revision"]["desired"]

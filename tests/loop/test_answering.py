@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from reconciler.config.settings import Settings
-from reconciler.forge.messages import CommitStatus
+from reconciler.forge.messages import CommitState, CommitStatus
 from reconciler.forge.outbox import FORGE
 from reconciler.loop.answering import Answering
 from reconciler.loop.daemon import Daemon
+from reconciler.model import Unreachable
 from reconciler.report.screen import plain_lines
-from reconciler.report.status import RevisionInfo
+from reconciler.report.status import RefusedRevision, RevisionInfo
 from reconciler.report.text import status_blocks
 from tests.forge.local_forge import TOKEN, Asked, LocalForge, Reply, local_forge
 from tests.support.git_repository import Repository
@@ -215,3 +216,19 @@ def test_revision_that_is_not_answered_yet_is_closed_by_the_next_one(tmp_path: P
     assert (first, "superseded", "superseded by 1a2b3c4d") in said
     assert [one for one in said if one[0] == first][-1][1] == "superseded"
     assert len(said) == 3
+
+
+def test_error_that_lasts_is_told_beside_a_refused_revision(tmp_path: Path, rig: Rig) -> None:
+    refused = RefusedRevision("c" * 40, "its history was rewritten")
+    info = RevisionInfo(desired=REVISION, applied=REVISION, refused=refused)
+    document = status_of(report(observed=Unreachable("a", 9.0, "connection refused")), revision=info)
+    (tmp_path / "other").mkdir()
+    answering = Answering(rig.settings.model_copy(update={"state_dir": tmp_path / "other"}), lambda: document)
+    for now in (1.0, 20.0, 40.0):
+        answering.turn(now)
+    said = [row.message for row in answering.outbox.due(FORGE, 40.0)]
+    answering.stop()
+    assert {(one.revision, one.state) for one in said if isinstance(one, CommitStatus)} == {
+        (refused.revision, CommitState.FAILURE),
+        (REVISION, CommitState.ERROR),
+    }
