@@ -8,10 +8,12 @@ from reconciler.forge.messages import MOST_DESCRIPTION
 from reconciler.report.redact import one_line, scrub_text
 
 _LEAST_MESSAGE = 16
-# With what stands before it: `within 600 s`, `2 min ago`, `until 2026-11-30T08:00:00Z`.
+# With what stands before it: `within 600 s`, `2 min ago`, `until 2026-11-30T08:00:00Z`. Not a part of a name, a path
+# or a digest: `hunyuan-3d`, `services/7d.yaml`, `1234567d`.
 _TIME = re.compile(
     r"(?:\s*\b(?:after|at|for|in|since|until|within))?\s*"
-    r"(?:\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:\d\d)?|\b\d[\d.,]*\s?(?:ms|s|sec|seconds?|min|minutes?|h|hours?|d|days?)\b)"
+    r"(?:\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:\d\d)?"
+    r"|(?<![-\w./])\d[\d.,]{0,5}\s?(?:ms|s|sec|seconds?|min|minutes?|h|hours?|d|days?)\b(?![-/]|\.\w))"
     r"(?:\s+ago\b)?"
 )
 _PARTS = re.compile(r"(.*) \((\S+)\)(; \S+ is live)?")
@@ -19,7 +21,7 @@ _PARTS = re.compile(r"(.*) \((\S+)\)(; \S+ is live)?")
 
 def cut(message: str, place: str = "", rest: str = "", head: str = "") -> str:
     """`HEAD MESSAGE (PLACE) REST` within the limit. The message gives way first, then the rest, then the head."""
-    message, place, rest, head = (_clean(text) for text in (message, place, rest, head))
+    message, place, rest, head = (_clean(text) for text in (_TIME.sub("", message), place, rest, head))
     message = message or "no reason is given"
     head = f"{head} " if head else ""
     for kept_head, kept_place, kept_rest in (
@@ -47,7 +49,7 @@ def _cut_words(text: str, most: int) -> str:
 
 
 def _clean(text: str) -> str:
-    return " ".join(_TIME.sub("", one_line(scrub_text(text))).split())
+    return " ".join(one_line(scrub_text(text)).split())
 
 
 def _file_name(place: str) -> str:

@@ -296,6 +296,15 @@ def test_times_are_left_out(text: str) -> None:
     assert cut(text) == "not ready"
 
 
+def test_names_and_digests_like_times_stay() -> None:
+    whole = "1 rejected: hunyuan-3d: not ready (services/7d.yaml:31); 1234567d is live"
+    assert (
+        cut("not ready within 600 s", "services/7d.yaml:31", "; 1234567d is live", "1 rejected: hunyuan-3d:") == whole
+    )
+    assert cut("hunyuan-3d of services/2s/x.yaml is 1234567d") == "hunyuan-3d of services/2s/x.yaml is 1234567d"
+    assert prefixed("gpu-1d", whole) == f"gpu-1d: {whole}"
+
+
 def test_secret_in_a_message_is_hidden() -> None:
     assert SECRET not in cut(f"HF_TOKEN={SECRET} was refused")
 
