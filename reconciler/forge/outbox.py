@@ -18,6 +18,7 @@ from typing import Any
 from reconciler.errors import Retryable
 from reconciler.forge.baseline import Baseline
 from reconciler.forge.messages import CommentSection, CommitState, CommitStatus, Deployment, Message, Notification
+from reconciler.formats.json_values import known_part
 from reconciler.model.backoff import backoff
 from reconciler.report.redact import scrub_text
 from reconciler.system.database import Database, DatabaseSchema, storable
@@ -173,7 +174,8 @@ class Outbox:
     def baselines(self) -> dict[str, Baseline]:
         """By target."""
         rows = self._db.read(lambda db: db.execute("SELECT target, content FROM baseline").fetchall())
-        return {row["target"]: Baseline(**json.loads(row["content"])) for row in rows}
+        found = ((row["target"], _baseline(row["content"])) for row in rows)
+        return {target: baseline for target, baseline in found if baseline}
 
     def keep_baseline(self, target: str, baseline: Baseline) -> None:
         row = (target, storable(json.dumps(asdict(baseline))))
@@ -379,6 +381,14 @@ def _message(row: Any) -> Message | None:
             values["state"] = CommitState(values["state"])
         return kind(**values)
     except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _baseline(content: str) -> Baseline | None:
+    """None: another version wrote something that this one does not know; the next revision is a first one then."""
+    try:
+        return Baseline(**known_part(Baseline, json.loads(content)))
+    except (TypeError, ValueError):
         return None
 
 

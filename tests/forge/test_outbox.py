@@ -217,6 +217,15 @@ def test_baselines_are_kept_over_a_restart(tmp_path: Path) -> None:
     assert one.before == {"demo/tiny": "a"}
 
 
+def test_baseline_of_another_version_keeps_nobody_from_starting(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "outbox.db")
+    outbox.close()
+    with sqlite3.connect(tmp_path / "outbox.db") as db:
+        newer = f'{{"revision": "{REVISION}", "digests": {{}}, "is_answered": true, "before": null, "since": 1}}'
+        db.executemany("INSERT INTO baseline VALUES (?,?)", [("box", newer), ("old", '{"commit": "x"}')])
+    assert Outbox(tmp_path / "outbox.db").baselines() == {"box": Baseline(REVISION, {}, is_answered=True)}
+
+
 CONTEXTS = st.sampled_from(["reconciler/a", "reconciler/b"])
 STATES = st.sampled_from([CommitState.PENDING, CommitState.SUCCESS, CommitState.FAILURE])
 STATUSES = st.builds(CommitStatus, st.sampled_from(["a" * 40, "b" * 40]), CONTEXTS, STATES, st.sampled_from("xy"))
