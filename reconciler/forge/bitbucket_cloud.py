@@ -116,31 +116,34 @@ class BitbucketCloud:
     def _pull_request(self, item: Any) -> PullRequest | None:
         """None for one whose revision our repository does not have."""
         source, destination = (text(item, side, "repository", "uuid") for side in ("source", "destination"))
-        head = self._revision(text(item, "source", "commit", "hash"))
+        is_trusted = source == destination != ""
+        head = self._revision(text(item, "source", "commit", "hash"), is_trusted=is_trusted)
         request = PullRequest(
             number=integer(item, "id"),
             head=head,
             base=text(item, "destination", "branch", "name"),
-            is_trusted=source == destination != "",
+            is_trusted=is_trusted,
             title=text(item, "title"),
             url=text(item, "links", "html", "href"),
         )
         return request if request.number and head else None
 
-    def _revision(self, short: str) -> str:
-        """With all its digits; empty where there is none."""
+    def _revision(self, short: str, *, is_trusted: bool) -> str:
+        """With all its digits; empty where there is none. What strangers propose is asked for once, found or not:
+        they may open as many as they like."""
         if not short or is_revision(short):
             return short
-        if short not in self._whole:
-            path = f"{self._path}/commit/{quote(short, safe='')}"
-            answer = self._http.ask(Request("GET", path, {"fields": "hash"}, also_fine=(404,)))
-            whole = text(answer.body, "hash")
-            if not is_revision(whole) or not whole.startswith(short):
-                return ""
-            self._whole[short] = whole
+        known = self._whole.get(short)
+        if known is None or (is_trusted and not known):
+            known = self._whole[short] = self._asked(short)
             while len(self._whole) > _MOST_REMEMBERED:
                 self._whole.pop(next(iter(self._whole)), None)
-        return self._whole[short]
+        return known
+
+    def _asked(self, short: str) -> str:
+        path = f"{self._path}/commit/{quote(short, safe='')}"
+        whole = text(self._http.ask(Request("GET", path, {"fields": "hash"}, also_fine=(404,))).body, "hash")
+        return whole if is_revision(whole) and whole.startswith(short) else ""
 
 
 def _read_state(build: Any) -> CommitState | None:
