@@ -36,7 +36,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 600.0
 # GitHub takes 1,000 statuses of one commit and context, and nobody reads the second hundred within an hour.
 _MOST_AT_ONCE, _MOST_AT_ALL, _SELDOM = 100, 800, 3600.0
 _LONGEST_WAIT = _SELDOM + 60.0
-_KEEP_SAID = 180 * 86_400.0
+_KEEP_SAID, _KEEP_DEAD = 180 * 86_400.0, 30 * 86_400.0
 
 _KINDS: Mapping[str, type[Message]] = {
     "status": CommitStatus,
@@ -210,8 +210,14 @@ class Outbox:
         return None if row["at"] is None else float(row["at"])
 
     def delivered(self, row: PendingMessage) -> None:
-        """One that replaced it meanwhile goes on waiting."""
-        self._db.write(lambda db: db.execute("DELETE FROM waiting WHERE id = ?", (row.id,)))
+        """One that replaced it meanwhile goes on waiting. What was given up about the same is made good."""
+
+        def write(db: sqlite3.Connection) -> None:
+            same = "(destination, key) IN (SELECT destination, key FROM waiting WHERE id = ?)"
+            db.execute(f"DELETE FROM dead WHERE {same}", (row.id,))  # noqa: S608
+            db.execute("DELETE FROM waiting WHERE id = ?", (row.id,))
+
+        self._db.write(write)
 
     def postpone(self, row: PendingMessage, error: str, now: float, pause: float | None = None) -> None:
         """Keep it for another try. `pause`: seconds; None: the longer the more tries there were."""
@@ -247,6 +253,7 @@ class Outbox:
             db.execute("DELETE FROM destination")
             db.executemany("INSERT INTO destination VALUES (?,?)", destinations.items())
             db.execute("DELETE FROM said WHERE at < ?", (now - _KEEP_SAID,))
+            db.execute("DELETE FROM dead WHERE at < ?", (now - _KEEP_DEAD,))
 
         self._db.write(write)
 
@@ -328,6 +335,7 @@ def _is_new(db: sqlite3.Connection, destination: str, key: str, payload: str) ->
 
 def _trim(db: sqlite3.Connection, now: float) -> None:
     """The newest rows count. What is said to be pending must be closed one day, and goes last."""
+    db.execute("DELETE FROM dead WHERE at < ?", (now - _KEEP_DEAD,))
     if _count(db, "waiting") > MOST_WAITING:
         where = "id <= (SELECT id FROM waiting ORDER BY id DESC LIMIT 1 OFFSET ?)"
         _give_up(db, where, (MOST_WAITING,), "the outbox is full", now)

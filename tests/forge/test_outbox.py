@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,17 @@ def test_message_that_is_given_up_is_said_anew_where_it_still_holds(outbox: Outb
     assert [(one.key, one.at) for one in outbox.dead()] == [(key_of(DONE), 2.0)]
     assert outbox.put([DONE, NOTE], 3.0) == 1
     assert waiting(outbox) == [DONE]
+
+
+def test_dead_letter_ends_with_a_delivery_or_after_a_month(outbox: Outbox) -> None:
+    other = replace(DONE, context="reconciler/other")
+    outbox.put([DONE, other], 1.0)
+    outbox.give_up(FORGE, 2.0, 2.0)
+    outbox.put([DONE], 3.0)
+    outbox.delivered(outbox.due(FORGE, 3.0)[0])
+    assert [one.key for one in outbox.dead()] == [key_of(other)]
+    outbox.put([replace(DONE, description="later")], 31 * 86_400.0)
+    assert outbox.dead() == []
 
 
 def test_message_that_is_refused_is_not_said_again(outbox: Outbox) -> None:
