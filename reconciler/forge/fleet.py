@@ -14,7 +14,7 @@ from dataclasses import replace
 from enum import StrEnum
 
 from reconciler.forge.baseline import Digests
-from reconciler.forge.commit_status import context_of, digests, is_news, refusal, say_target
+from reconciler.forge.commit_status import Said, context_of, digests, is_news, refusal, say_target
 from reconciler.forge.description import prefixed
 from reconciler.forge.messages import CommitState, CommitStatus
 from reconciler.report.convergence import is_ours_to_tell
@@ -45,20 +45,21 @@ def fleet_answer(
     """
     for target in filter(is_ours_to_tell, status["targets"]):
         if found := _fault(status, target, before.get(target["name"])):
-            revision, state, text = found
-            one = CommitStatus(revision, context_of(group), state, prefixed(target["name"], text), url)
-            return one, spread(target["name"], revision)
+            revision, said = found
+            text = prefixed(target["name"], said.description)
+            one = CommitStatus(revision, context_of(group), said.state, text, url)
+            return one, max(said.lasting, spread(target["name"], revision))
     return _recovery(status, last)
 
 
-def _fault(status: Document, target: Document, before: Digests | None) -> tuple[str, CommitState, str] | None:
+def _fault(status: Document, target: Document, before: Digests | None) -> tuple[str, Said] | None:
     revision = status["revision"]
     if (refused := revision.get("refused")) and refused["revision"] != revision["desired"]:
-        return refused["revision"], CommitState.FAILURE, refusal(status)
+        return refused["revision"], Said(CommitState.FAILURE, refusal(status))
     if not revision["desired"] or not _is_concerned(target, before):
         return None
     said = say_target(status, target, before)
-    return (revision["desired"], said.state, said.description) if said.state in _FAULTS else None
+    return (revision["desired"], said) if said.state in _FAULTS else None
 
 
 def _is_concerned(target: Document, before: Digests | None) -> bool:

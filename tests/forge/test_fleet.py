@@ -14,7 +14,7 @@ from reconciler.forge.delivery import HeldBack, to_forge_of_fleet
 from reconciler.forge.fleet import SPREAD, PostDecision, fleet_answer, host_of, spread, step
 from reconciler.forge.messages import CommitState, CommitStatus
 from reconciler.forge.outbox import Outbox
-from reconciler.model import NO_ORIGIN, Reason, ReasonCode, Sync
+from reconciler.model import NO_ORIGIN, Reason, ReasonCode, Sync, Unreachable
 from reconciler.report.status import RefusedRevision, RevisionInfo
 from tests.support.report_world import HEALTHY, NEW, REVISION, planned, report, status_of, verdict
 
@@ -33,6 +33,15 @@ def test_host_that_fails_by_the_commit_names_itself() -> None:
     assert found[0].description.startswith("a: ")
     assert host_of(found[0]) == "a"
     assert 0 <= found[1] <= SPREAD
+
+
+def test_host_that_is_away_for_a_moment_says_nothing_of_it() -> None:
+    early = next(one for one in (f"{number:040x}" for number in range(1000)) if spread("a", one) < 5)
+    away = report(observed=Unreachable("a", 9.0, "connection refused"))
+    found = fleet_answer(status_of(away, revision=RevisionInfo(desired=early)), {}, "fleet", None)
+    assert found
+    assert found[0].state is CommitState.ERROR
+    assert found[1] >= 30
 
 
 def test_host_that_the_commit_does_not_concern_says_nothing() -> None:
