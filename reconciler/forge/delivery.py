@@ -214,15 +214,18 @@ def to_forge(forge: Forge) -> Send:
     return lambda message: send(forge, [message])
 
 
-def to_forge_of_fleet(forge: Forge, group: str) -> Send:
-    """How a forge is told by one of many hosts."""
+def to_forge_of_fleet(forge: Forge, group: str, is_past: Callable[[str], bool]) -> Send:
+    """How a forge is told by one of many hosts. `is_past`: is another revision than this one followed now?
+
+    Of a past one nothing is held back: each commit that fails everywhere would be asked about without end.
+    """
 
     def tell(message: Message) -> None:
         if isinstance(message, CommitStatus) and message.context == context_of(group):
             now = step(message, forge.standing(message.revision, message.context))
-            if now is PostDecision.WAIT:
+            if now is PostDecision.WAIT and not is_past(message.revision):
                 raise HeldBack("the failure of another host stands there")
-            if now is PostDecision.DROP:
+            if now is not PostDecision.POST:
                 return
         send(forge, [message])
 

@@ -46,7 +46,8 @@ class Answering:
 
     def __init__(self, settings: Settings, status: Callable[[], Document]) -> None:
         """Raises ReconcileError where the config says too little, or the disk does not give the outbox."""
-        sends = _sends(settings)
+        self._followed: frozenset[str] = frozenset()
+        sends = _sends(settings, self._is_past)
         self.outbox = Outbox(settings.state_dir / OUTBOX)
         self._delivery = Delivery(self.outbox, sends, settings.forge.give_up_after)
         self._settings, self._status = settings.forge, status
@@ -209,7 +210,14 @@ class Answering:
         said = self.outbox.last(one)
         return said if isinstance(said, CommitStatus) else None
 
+    def _is_past(self, revision: str) -> bool:
+        """False as long as it is not known which one is followed."""
+        return bool(self._followed) and revision not in self._followed
+
     def _of_fleet(self, status: Document, before: Mapping[str, Digests], now: float) -> Iterator[Message]:
+        refused = status["revision"].get("refused")
+        revisions = (status["revision"]["desired"], refused["revision"] if refused else "")
+        self._followed = frozenset(filter(None, revisions))
         group, url = self._settings.group, self._settings.page or ""
         newest = CommitStatus(status["revision"]["desired"], context_of(group), CommitState.PENDING, "")
         found = fleet_answer(status, before, group, self._last(newest), url)
@@ -278,12 +286,12 @@ class Answering:
         self._error = str(error)
 
 
-def _sends(settings: Settings) -> dict[str, Send]:
+def _sends(settings: Settings, is_past: Callable[[str], bool]) -> dict[str, Send]:
     sends: dict[str, Send] = {}
     if settings.forge.is_used:
         forge = open_forge(settings)
         is_fleet = settings.forge.statuses == "aggregate"
-        sends[FORGE] = to_forge_of_fleet(forge, settings.forge.group) if is_fleet else to_forge(forge)
+        sends[FORGE] = to_forge_of_fleet(forge, settings.forge.group, is_past) if is_fleet else to_forge(forge)
     for index, one in enumerate(settings.notifications):
         sends[f"notification/{one.name}"] = to_receiver(Receiver(one, f"notifications[{index}]"))
     return sends

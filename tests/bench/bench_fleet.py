@@ -152,7 +152,7 @@ class Host:
         self.name, self.document = name, Document()
         self.answering = Answering(world.settings(folder / name, forge=known), lambda: self.document)
         self.outbox = self.answering.outbox
-        send = to_forge_of_fleet(Login(forge), known.group) if mode == "aggregate" else forge.take  # type: ignore[arg-type]
+        send = to_forge_of_fleet(Login(forge), known.group, lambda _: False) if mode == "aggregate" else forge.take  # type: ignore[arg-type]
         self.carrier = Carrier(FORGE, self.outbox, send, _DAY)
 
     def look(self, document: Document, now: float) -> int:

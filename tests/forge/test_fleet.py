@@ -109,7 +109,7 @@ class Commit:
 def test_fleet_shows_a_failure_as_long_as_one_host_fails(history: list[tuple[int, bool]]) -> None:
     """Once every host has looked again. Each of them says only what is new to it, as from its outbox."""
     commit, failing, waiting = Commit(), set[int](), dict[int, CommitStatus]()
-    tell = to_forge_of_fleet(commit, "fleet")  # type: ignore[arg-type]
+    tell = to_forge_of_fleet(commit, "fleet", lambda _: False)  # type: ignore[arg-type]
 
     def look(host: int) -> None:
         try:
@@ -137,7 +137,7 @@ def test_fleet_shows_a_failure_as_long_as_one_host_fails(history: list[tuple[int
 
 def test_thousand_hosts_that_fail_at_once_post_once_and_spread_out() -> None:
     commit = Commit()
-    tell = to_forge_of_fleet(commit, "fleet")  # type: ignore[arg-type]
+    tell = to_forge_of_fleet(commit, "fleet", lambda _: False)  # type: ignore[arg-type]
     names = [f"host-{n}" for n in range(1000)]
     when = sorted(spread(name, REVISION) for name in names)
     assert max(sum(at <= one < at + 1 for one in when) for at in range(300)) < 20
@@ -148,6 +148,18 @@ def test_thousand_hosts_that_fail_at_once_post_once_and_spread_out() -> None:
         except HeldBack:
             held += 1
     assert (len(commit.posts), held) == (1, 999)
+
+
+def test_failure_of_a_past_revision_is_not_held_back() -> None:
+    commit = Commit()
+    commit.posts.append(OTHERS)
+    past = set[str]()
+    tell = to_forge_of_fleet(commit, "fleet", past.__contains__)  # type: ignore[arg-type]
+    with pytest.raises(HeldBack):
+        tell(FAILED)
+    past.add(REVISION)
+    tell(FAILED)
+    assert commit.posts == [OTHERS]
 
 
 def test_own_word_is_kept_over_a_restart(tmp_path: Path) -> None:

@@ -83,6 +83,13 @@ def test_host_of_many_that_a_commit_leaves_alone_says_nothing(told: Told):
     assert [told.look(newer, now) for now in (100.0, 1000.0)] == [[], []]
 
 
+def test_host_of_many_knows_which_revisions_are_past(told: Told):
+    is_past = told.answering._is_past
+    assert not is_past(report_world.REVISION)
+    told.look(WELL, 0.0)
+    assert [is_past(one) for one in (report_world.REVISION, "b" * 40)] == [False, True]
+
+
 @pytest.fixture
 def listener(tmp_path: Path) -> Iterator[LocalForge]:
     with local_forge(tmp_path / "certificates", lambda _: Reply(202)) as server:
