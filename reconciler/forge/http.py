@@ -94,17 +94,21 @@ class Http:
         """`base`: `https://HOST/api/v1`. `login`: the headers that say who we are, asked for each time. `called`: what
         messages call the forge. With `is_secret` no message repeats what the other side says, since that may repeat
         the address. Where it `speaks_json`, a success with something else is a page of a proxy. `refused` is called
-        when the login was. Raises Retryable when `ca_file` cannot be read, which messages call `ca_key`."""
+        when the login was. Messages call `ca_file` by `ca_key`; it is read by the first request."""
         self._base, self._login, self._called, self._timeout = base, login, called, timeout
         self._is_secret, self._speaks_json, self._refused = is_secret, speaks_json, refused
-        self._pool = _pool(base, _tls(ca_file, ca_key), called)
+        self._ca_file, self._ca_key = ca_file, ca_key
+        self._pool: urllib3.PoolManager | None = None
 
     @property
     def base(self) -> str:
         return self._base
 
     def ask(self, request: Request) -> Answer:
-        """Raises ForgeAway, ForgeBusy, LoginRefused (all Retryable) and ForgeRefused (Terminal)."""
+        """Raises ForgeAway, ForgeBusy, LoginRefused (all Retryable) and ForgeRefused (Terminal).
+
+        Retryable as well while CA certificates or a proxy cannot be used: that must keep no daemon from its start.
+        """
         headers = {"User-Agent": f"vllm-reconciler/{__version__}", "Accept": "application/json"}
         data = request.body
         if data is not None:
@@ -132,11 +136,18 @@ class Http:
         return self._called
 
     def close(self) -> None:
-        self._pool.clear()
+        if self._pool is not None:
+            self._pool.clear()
+
+    def _opened(self) -> urllib3.PoolManager:
+        if self._pool is None:
+            self._pool = _pool(self._base, _tls(self._ca_file, self._ca_key), self._called)
+        return self._pool
 
     def _send(self, request: Request, url: str, data: bytes | None, headers: Mapping[str, str]) -> tuple[Answer, bytes]:
+        pool = self._opened()
         try:
-            response = self._pool.request(
+            response = pool.request(
                 request.method,
                 url,
                 body=data,

@@ -34,7 +34,7 @@ class Provider(Protocol):
 
 
 def open_forge(settings: Settings) -> Forge:
-    """Asks nothing yet. Raises SettingsError where the config says too little, Retryable without CA certificates."""
+    """Asks and reads nothing yet. Raises SettingsError where the config says too little."""
     forge = settings.forge
     remote = find_remote(settings.source.url, forge)
     if forge.app:

@@ -91,7 +91,7 @@ def test_proxy_that_cannot_be_is_told_without_its_password(
 ):
     monkeypatch.setenv("https_proxy", address)
     with local_forge(tmp_path, fine) as forge, pytest.raises(Retryable, match="HTTPS_PROXY") as caught:
-        forge.http()
+        forge.http().ask(GET)
     assert "hush" not in str(caught.value)
 
 

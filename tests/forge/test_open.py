@@ -46,9 +46,11 @@ def test_forge_without_a_login_names_the_key(tmp_path: Path) -> None:
         open_forge(config(tmp_path, "git@github.com:team/models.git", token_file=None))
 
 
-def test_forge_with_unreadable_certificates_may_be_tried_again(tmp_path: Path) -> None:
+def test_forge_with_unreadable_certificates_fails_when_it_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("x")
+    forge = open_forge(config(tmp_path, "git@github.com:team/models.git", ca_file=str(tmp_path / "nowhere.pem")))
     with pytest.raises(Retryable, match=r"^forge\.ca_file: "):
-        open_forge(config(tmp_path, "git@github.com:team/models.git", ca_file=str(tmp_path / "nowhere.pem")))
+        forge.pull_requests("main")
 
 
 @pytest.mark.parametrize(
