@@ -165,7 +165,7 @@ def say_target(status: Document, target: Document, before: Digests | None = None
     known = convergence_of(alone)
     certain = [one for one in faults if one.at_once]
     if not known.settled and certain:
-        return Said(CommitState.FAILURE, f"{_described([], certain, '; the others are being applied')}")
+        return Said(CommitState.FAILURE, _described([], certain, "; the others are being applied"))
     if known.converged:
         return Said(CommitState.SUCCESS, _described(_done(target, before), [], ""))
     if not known.settled or not faults:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Protocol, runtime_checkable
 
 from reconciler.config.settings import Settings
-from reconciler.loop.following import SourceFollower
 from reconciler.report.status import Document
 from reconciler.web.control import Control
 
@@ -34,9 +33,8 @@ class SeesPullRequests(Protocol):
         """One has changed: look now. Returns at once."""
 
 
-def make_beside(settings: Settings, control: Control, follower: SourceFollower) -> tuple[Beside, ...]:
+def make_beside(settings: Settings, control: Control) -> tuple[Beside, ...]:
     """The parts that the config asks for; what they need is imported only then. Raises ReconcileError."""
-    del follower
     if not settings.forge.is_used and not settings.notifications:
         return ()
     from reconciler.loop.answering import Answering
