@@ -190,6 +190,8 @@ def _delivery_gauges(status: Document) -> Iterator[Metric]:
     """None where the daemon tells nobody."""
     if forge := status.get("forge"):
         waiting = [((one["destination"],), one["count"]) for one in forge["waiting"]]
+        ready = [((one["destination"],), not one["error"]) for one in forge["waiting"]]
+        yield _gauge("reconciler_destination_ready", "1 when it takes messages", ("destination",), ready)
         yield _gauge("reconciler_outbox_waiting", "Messages that are not delivered yet", ("destination",), waiting)
         yield _gauge("reconciler_outbox_given_up", "Messages that nobody will get", (), [((), forge["deadCount"])])
 

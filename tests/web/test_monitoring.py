@@ -88,7 +88,9 @@ def exposed() -> dict[str, set[str]]:
     metrics.count_action("a", "start", "done")
     metrics.expect_webhook("forge", WebhookResult)
     found: dict[str, set[str]] = {}
-    for line in metrics.text(status_of(report())).decode().splitlines():
+    waiting = [{"destination": "forge", "count": 1, "since": None, "error": "away"}]
+    status = status_of(report()) | {"forge": {"waiting": waiting, "dead": [], "deadCount": 0, "error": ""}}
+    for line in metrics.text(status).decode().splitlines():
         if not line.startswith("#"):
             name, labels = re.fullmatch(r"(\w+)(?:\{(.*)\})? \S+", line).groups()  # type: ignore[union-attr]
             found[name] = set(re.findall(r'(\w+)="', labels or ""))
@@ -120,6 +122,7 @@ def test_every_state_that_needs_a_person_has_an_alert() -> None:
         "reconciler_target_reachable",
         'fate="lost"',
         "reconciler_webhook_requests_total",
+        "reconciler_destination_ready",
     ):
         assert part in asked
     assert all(rule["labels"]["severity"] in ("critical", "warning", "info") for rule in RULES)
