@@ -126,10 +126,12 @@ def _source(status: Document) -> Iterator[NotifiableState]:
         return
     if error:
         kept = f"; {short(desired)} stays in force" if desired else ""
-        text = f"git cannot be read: {error}{kept}"
+        refused = revision.get("refused")
+        is_refused = refused is not None and refused["reason"] == error
+        text = f"{'the newest revision is refused' if is_refused else 'git cannot be read'}: {error}{kept}"
         yield NotifiableState("source", "failed", "source.failed", text, _LASTING_REACH, revision=desired)
     else:
-        text = f"git is read again: {short(desired)} {revision['subject']}"
+        text = f"git is read and followed again: {short(desired)} {revision['subject']}"
         yield NotifiableState("source", WELL, "source.recovered", text, _LASTING_REACH, revision=desired)
 
 

@@ -17,7 +17,7 @@ from reconciler.forge.notifications import NotifiableState, Notifier, due, facts
 from reconciler.model import Health, HealthStatus, ReasonCode, Unreachable, progress
 from reconciler.model.approvals import JudgedDeletions
 from reconciler.model.guard import Deletion, Guard
-from reconciler.report.status import Document, RevisionInfo
+from reconciler.report.status import Document, RefusedRevision, RevisionInfo
 from reconciler.report.status_parts import NOT_FETCHED
 from tests.support.report_world import (
     REVISION,
@@ -103,6 +103,15 @@ def test_fault_is_told_once_and_its_end_once(fault: Document, lasts: float, begi
 def test_source_that_was_not_asked_yet_is_no_fault():
     assert "source" not in facts(status_of(report(), revision=RevisionInfo(error=NOT_FETCHED)))
     assert facts(status_of(report(), revision=RevisionInfo(error="no route")))["source"].event == "source.failed"
+
+
+def test_refused_revision_is_not_called_unreadable():
+    refused = RefusedRevision("c" * 40, "cccccccccccc is not verified: it is not signed")
+    info = RevisionInfo(desired=REVISION, error=refused.reason, refused=refused)
+    text = facts(status_of(report(), revision=info))["source"].text
+    assert text.startswith(f"the newest revision is refused: {refused.reason}")
+    away = replace(info, error="no route to host")
+    assert facts(status_of(report(), revision=away))["source"].text.startswith("git cannot be read: no route")
 
 
 def test_held_deletions_are_told_with_what_approves_them():
