@@ -166,6 +166,7 @@ class Answering:
 
     def _answers(self, status: Document, now: float) -> Iterator[Message]:
         if self._settings.statuses == "none":
+            yield from self._closings(status, set())
             return
         for target in status["targets"]:
             self._turn_baseline(status, target)

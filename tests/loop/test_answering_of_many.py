@@ -83,6 +83,16 @@ def test_host_of_many_that_a_commit_leaves_alone_says_nothing(told: Told):
     assert [told.look(newer, now) for now in (100.0, 1000.0)] == [[], []]
 
 
+def test_pending_status_is_closed_where_none_is_wanted_any_more(tmp_path: Path):
+    told = telling(tmp_path, statuses="none")
+    assert told.look(WELL, 0.0) == []
+    told.answering.outbox.put([CommitStatus(report_world.REVISION, "reconciler/a", CommitState.PENDING, "seen")], 1.0)
+    said = [one for one in told.look(WELL, 2.0) if isinstance(one, CommitStatus)]
+    told.answering.outbox.close()
+    assert [one.state for one in said] == [CommitState.SUPERSEDED]
+    assert said[0].description.startswith("not answered here")
+
+
 def test_host_of_many_knows_which_revisions_are_past(told: Told):
     is_past = told.answering._is_past
     assert not is_past(report_world.REVISION)
