@@ -59,8 +59,8 @@ def plan(
     With --comment nothing of the revision is trusted: no Secret is opened, and engines only parse its arguments.
     """
     from reconciler.loop import preview
+    from reconciler.report.plan_text import plan_blocks
     from reconciler.report.planned import has_faults, plan_document
-    from reconciler.report.text import plan_blocks
 
     log_to_stderr()
     settings = settings_of(config)
@@ -182,9 +182,9 @@ def diff(config: str | None, service: str | None, target: str | None, revision: 
 
 
 def _show_diffs(diffs: list[Any], objects: list[Document]) -> None:
+    from reconciler.report.plan_text import object_lines
     from reconciler.report.redact import one_line
     from reconciler.report.screen import show_diff
-    from reconciler.report.text import object_lines
 
     for one in diffs:
         click.echo(one_line(f"{one.service} ({one.origin}){': ' + one.note if one.note else ''}"))

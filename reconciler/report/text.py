@@ -1,4 +1,7 @@
-"""Documents as readable text: plain lines and tables of plain cells. Pure; `screen` adds colours."""
+"""Documents as readable text: plain lines and tables of plain cells. Pure; `screen` adds colours.
+
+A plan's is in `plan_text`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from reconciler.config.values import reachable
-from reconciler.model import GPU, HealthStatus, ObjectChange, ProxyBreak, ReasonCode
+from reconciler.model import GPU, HealthStatus, ProxyBreak, ReasonCode
 from reconciler.report.actions import short
 from reconciler.report.convergence import (
     convergence_of,
@@ -16,14 +19,12 @@ from reconciler.report.convergence import (
     is_elsewhere,
     manual_text,
     object_fault,
-    object_name,
     other_objects,
     place,
     services,
     unknown_because,
 )
 from reconciler.report.delivery_text import delivery_lines
-from reconciler.report.planned import PlannedChange
 from reconciler.report.redact import one_line
 from reconciler.report.revision_text import pending, revision_line, written_at
 from reconciler.report.status import Document
@@ -38,17 +39,6 @@ class Table:
 
 
 Block = str | Table
-
-_MARKS: Mapping[str, str] = {
-    PlannedChange.CREATE: "+",
-    PlannedChange.CHANGE: "~",
-    PlannedChange.DELETE: "-",
-    PlannedChange.WAIT: "…",
-    PlannedChange.BLOCKED: "!",
-    PlannedChange.REJECTED: "!",
-    PlannedChange.KEEP: "!",
-}
-
 
 _PROXY_FAULTS: Mapping[str, str] = {
     ProxyBreak.HUNG: "the proxy is unresponsive and is being replaced",
@@ -104,7 +94,7 @@ def _objects_line(target: Document) -> Iterator[str]:
     """How many other objects there are; those out of sync stand under `Out of sync`."""
     if found := other_objects(target):
         good = sum(not object_fault(one) for one in found)
-        yield f"{_number(len(found), 'other object')}: {good} in sync, {len(found) - good} not"
+        yield f"{counted(len(found), 'other object')}: {good} in sync, {len(found) - good} not"
 
 
 def _failures(target: Document) -> Iterator[str]:
@@ -199,7 +189,7 @@ def _target_line(target: Document) -> str:
     else:
         parts = [f"{target['name']}: http://{reachable(target['listen'])}", _gpus_line(target["gpus"])]
     parts += [one_line(f"suspended{manual_text(target.get('suspension'))}")] if target["suspended"] else []
-    parts += [_drained(target)] if target.get("drained") else []
+    parts += [drained_line(target)] if target.get("drained") else []
     if cordon := target["cordoned"]:
         parts.append(f"{cordon['code']} ({place(cordon)})")
     parts += (
@@ -210,7 +200,8 @@ def _target_line(target: Document) -> str:
     return ", ".join(parts)
 
 
-def _drained(target: Document) -> str:
+def drained_line(target: Document) -> str:
+    """Of a host that was drained by hand: who, why, until when, and what ends it."""
     return one_line(f"Drained{manual_text(target['drained'])} (`reconciler host undrain` ends it)")
 
 
@@ -283,10 +274,11 @@ def _requests(status: Document) -> Iterator[str]:
 def _warnings(status: Document) -> Iterator[str]:
     for target in status["targets"]:
         yield from (f"{target['name']}: {place(note)}" for note in target["notes"])
-        yield from _service_warnings(target)
+        yield from service_warnings(target)
 
 
-def _service_warnings(target: Document) -> Iterator[str]:
+def service_warnings(target: Document) -> Iterator[str]:
+    """What may go wrong with its services, one line each."""
     for service in target["services"]:
         yield from (f"{full_name(service)}: {place(one)}" for one in service["warnings"])
         if service["fit"] and service["fit"]["tight"]:
@@ -336,84 +328,8 @@ def _state(service: Document) -> str:
     return f"{service['sync']}, {service['health']['status']}{known}"
 
 
-# ---------------------------------------------------------------- plan
-
-
-def plan_blocks(plan: Document) -> Iterator[Block]:
-    """Per changed service one headline and its next steps; then all warnings."""
-    for target in plan["targets"]:
-        yield f"{target['name']} at {short(target['revision']['desired']) or 'no revision'}"
-        if not target["reachable"]:
-            yield f"  unreachable: {one_line(target['reason'])}; nothing is planned"
-        notes = (*target["unreadable"], *target["refused"], *target["notes"], *filter(None, [target["cordoned"]]))
-        yield from (f"  ! {one_line(place(one))}" for one in notes)
-        if target["drained"]:
-            yield f"  ! {_drained(target)}"
-        if target["kind"] == "host":
-            yield from (f"  * {_action_line(one)}" for one in target["actions"] if not one["services"])
-        for one in target["objects"]:
-            yield from object_lines(one)
-        for service in target["services"]:
-            yield from _plan_lines(service)
-    if warnings := [line for target in plan["targets"] for line in _service_warnings(target)]:
-        yield ""
-        yield "Warnings:"
-        yield from (f"  {one_line(one)}" for one in warnings)
-        yield ""
-    yield _count_line(plan["counts"], drained=any(target["drained"] for target in plan["targets"]))
-
-
-def _plan_lines(service: Document) -> Iterator[str]:
-    mark = _MARKS.get(service["change"])
-    if mark is None:
-        return
-    # Several reasons are easier to read one per line.
-    several = service["blocked"] if service["change"] == PlannedChange.BLOCKED and len(service["blocked"]) > 1 else []
-    headline = f"Blocked for {len(several)} reasons" if several else service["headline"]
-    yield f"  {mark} {full_name(service)} ({service['origin']}): {one_line(headline)}"
-    yield from (f"      {one_line(place(one))}" for one in several)
-    if service["fit"]:
-        yield f"      memory: {one_line(service['fit']['line'])}"
-    if service["change"] == PlannedChange.REJECTED and service["liveDigest"]:
-        yield f"      live: {short(service['liveDigest'])}"
-    yield from (f"      {_action_line(action)}" for action in service["actions"])
-
-
-_OBJECT_MARKS: Mapping[str, str] = {
-    ObjectChange.CREATE: "+",
-    ObjectChange.CHANGE: "~",
-    ObjectChange.REPAIR: "~",
-    ObjectChange.TAKE_OVER: ">",
-    ObjectChange.DELETE: "-",
-    ObjectChange.WAIT: "…",
-}
-
-
-def object_lines(one: Document) -> Iterator[str]:
-    """One object of a cluster, why it changes, and how."""
-    origin = f" ({one['origin']})" if one["origin"] else ""
-    yield one_line(f"  {_OBJECT_MARKS.get(one['change'], '!')} {object_name(one)}{origin}: {one['why']}")
-    yield from (f"      {one_line(place(reason))}" for reason in one["reasons"])
-    yield from (f"      {one_line(line)}" for line in one["differences"])
-
-
-def _action_line(action: Document) -> str:
-    return one_line(f"{action['action'].replace('_', ' ')} {action['subject']}: {action['reason']}")
-
-
-def _count_line(counts: Document, *, drained: bool) -> str:
-    parts = [f"{counts[change]} {change}" for change in _MARKS if counts[change]]
-    others = f"{counts['elsewhere']} not for this host" if counts["elsewhere"] else ""
-    if not parts and not counts["actions"]:
-        objects = f" and {_number(counts['objects'], 'other object')}" if counts["objects"] else ""
-        text = f"Nothing to do: {_number(counts['services'] - counts['elsewhere'], 'service')}{objects} in sync"
-        text = "Nothing to do while the host is drained manually" if drained else text
-        return ", ".join(filter(None, (text, others))) + "."
-    parts += filter(None, (f"{counts['unchanged']} unchanged", others))
-    return f"{_number(counts['actions'], 'action')}; {', '.join(parts)}"
-
-
-def _number(count: int, word: str) -> str:
+def counted(count: int, word: str) -> str:
+    """`1 service`, `2 services`."""
     return f"{count} {word}{'' if count == 1 else 's'}"
 
 
@@ -428,9 +344,9 @@ def review_blocks(review: Document) -> Iterator[Block]:
         # An API server begins with the path by itself.
         where = f"{one['path']}: " if one["path"] and not one["message"].startswith(one["path"]) else ""
         yield one_line(f"{one['file']}:{one['line']}: {kind}: {where}{one['message']}")
-    errors, warnings = _number(len(review["errors"]), "error"), _number(len(review["warnings"]), "warning")
+    errors, warnings = counted(len(review["errors"]), "error"), counted(len(review["warnings"]), "warning")
     if unchecked := review.get("notChecked", ()):
-        warnings += f"; not checked: {_number(len(unchecked), 'document')}"
+        warnings += f"; not checked: {counted(len(unchecked), 'document')}"
     verdict = {True: "valid", False: "invalid", None: "not checked in full"}[review["valid"]]
     yield f"{verdict}: {errors}, {warnings}"
 

@@ -23,10 +23,11 @@ from reconciler.model import (
     Sync,
 )
 from reconciler.report.convergence import convergence_of, only
+from reconciler.report.plan_text import plan_blocks
 from reconciler.report.planned import plan_document
 from reconciler.report.screen import show
 from reconciler.report.status import TargetReport
-from reconciler.report.text import plan_blocks, status_blocks
+from reconciler.report.text import status_blocks
 from tests.support.report_world import REVISION, planned, status_of
 
 HEALTHY = Health(HealthStatus.HEALTHY, Reason(ReasonCode.SERVING, "", NO_ORIGIN))

@@ -34,10 +34,11 @@ from reconciler.model import (
     Sync,
     Unreachable,
 )
+from reconciler.report.plan_text import plan_blocks
 from reconciler.report.planned import plan_document
 from reconciler.report.screen import show
 from reconciler.report.status import RefusedRevision, RevisionInfo, TargetReport
-from reconciler.report.text import Block, Changes, plan_blocks, review_blocks, stale_blocks, status_blocks
+from reconciler.report.text import Block, Changes, review_blocks, stale_blocks, status_blocks
 from tests.support.report_world import (
     NEW,
     OLD,

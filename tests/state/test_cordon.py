@@ -25,8 +25,9 @@ from reconciler.model import (
     Sync,
 )
 from reconciler.report.convergence import convergence_of
+from reconciler.report.plan_text import plan_blocks
 from reconciler.report.planned import plan_document
-from reconciler.report.text import Changes, plan_blocks, status_blocks
+from reconciler.report.text import Changes, status_blocks
 from reconciler.state.cordon import Cordon
 from reconciler.web.metrics import Metrics
 from tests.loop.test_reconcile import Target, make_reconciler, snapshot

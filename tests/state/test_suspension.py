@@ -15,9 +15,10 @@ from reconciler.loop.reconcile import Pass, Reconciler
 from reconciler.model import NO_ORIGIN, ByHand, Drain, Holds, Reason, ReasonCode, Start
 from reconciler.report.convergence import convergence_of, fault
 from reconciler.report.history import History
+from reconciler.report.plan_text import plan_blocks
 from reconciler.report.planned import plan_document
 from reconciler.report.screen import plain_lines
-from reconciler.report.text import Changes, plan_blocks, status_blocks
+from reconciler.report.text import Changes, status_blocks
 from reconciler.state.suspension import HostDrain, Suspension
 from reconciler.web.metrics import Metrics
 from tests.loop.test_reconcile import Target, make_reconciler, snapshot

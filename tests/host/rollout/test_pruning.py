@@ -26,8 +26,9 @@ from reconciler.model import (
 )
 from reconciler.report.convergence import convergence_of
 from reconciler.report.diff import state_diff
+from reconciler.report.plan_text import plan_blocks
 from reconciler.report.planned import plan_document
-from reconciler.report.text import Block, Table, plan_blocks, status_blocks
+from reconciler.report.text import Block, Table, status_blocks
 from tests.support.report_world import (
     HEALTHY,
     TINY,
