@@ -8,6 +8,7 @@ all that. Pure.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 from reconciler.engines.arguments import flag_value, options
@@ -20,8 +21,10 @@ from reconciler.model import Argument
 _LEFT_OUT = re.compile(
     r"(^|-)(cls|class|plugins?|middleware|processors?|modules?|connector|transfer|manager|trust|load|loader|executor"
     r"|additional|templates?|files?|paths?|dirs?|configs?|certfile|keyfile|certs|key|token|speculative|spec"
-    r"|logging|profiler|overrides|code|loras)(-|$)|^(a?[a-z]c|o\d*)$"
+    r"|logging|profiler|overrides|code|loras)(-|$)"
 )
+# Others of one dash are left out: a parser takes `-c` for `-cc`, a configuration, and `-O{...}` for one with its value.
+_SHORT = frozenset({"-tp", "-pp", "-dp", "-dpn", "-dpr", "-dpl", "-ep", "-pcp", "-dcp", "-n", "-r", "-q"})
 # Neither a folder on this host nor an absolute one: it is not looked for.
 _NO_MODEL = "model-that-is-not-looked-at"
 
@@ -30,16 +33,19 @@ def parser_question(asked: PreflightQuestion) -> PreflightQuestion:
     """The same question for the parser alone. Raises Retryable where asking would run something of the revision."""
     if asked.image:
         raise Retryable("arguments for an engine in an image are checked when the revision is accepted")
-    argv = tuple(each for name, written in options(asked.argv) if not _is_left_out(name) for each in written)
+    argv = tuple(each for name, written in options(asked.argv) if not _is_left_out(name, written) for each in written)
     paths = {mount: f"{_NO_MODEL}-{number}" for number, mount in enumerate(sorted(asked.paths))}
     env = {name: value for name, value in asked.env.items() if name not in asked.given}
     argv = _without_model(argv, tuple(paths))
     return replace(asked, argv=argv, env=env, paths=paths, mounted=False, given=frozenset(), files={})
 
 
-def _is_left_out(name: str | None) -> bool:
+def _is_left_out(name: str | None, written: Sequence[Argument]) -> bool:
     if name is None:
-        return False
+        # What follows `--` is a word to a parser, but vLLM looks for `--config` among all.
+        return any(each.text.startswith("-") for each in written)
+    if not name.startswith("--"):
+        return name not in _SHORT
     plain = name.lstrip("-").partition(".")[0].replace("_", "-").lower()
     return bool(_LEFT_OUT.search(plain))
 

@@ -46,6 +46,9 @@ CODE = [
     '-cc={"inductor_passes":{"a":"evil.f"}}',
     "-cc.inductor_passes.a=evil.f",
     "-O.inductor_passes.a=evil.f",
+    '-O{"inductor_passes":{"a":"evil.f"}}',
+    '-c={"inductor_passes":{"a":"evil.f"}}',
+    '-cc{"inductor_passes":{"a":"evil.f"}}',
     '-sc={"method":"evil"}',
     "-asc={}",
 ]
@@ -68,6 +71,16 @@ def test_question_keeps_only_what_a_parser_judges(args: list[str]) -> None:
     assert [each for each in texts(asked.argv)[1:] if each.startswith("--")] == [
         each for each in args if each not in CODE and each.startswith("--")
     ]
+
+
+def test_short_flag_that_a_parser_takes_for_a_longer_one_is_left_out() -> None:
+    asked = parser_question(asked_of("-c", '{"inductor_passes":{"a":"evil.f"}}', "-tp", "2", "-O3"))
+    assert texts(asked.argv)[1:] == ("-tp", "2")
+
+
+def test_question_holds_no_flag_behind_two_dashes() -> None:
+    asked = parser_question(asked_of("--dtype", "float16", "--", "--config", "/etc/shadow"))
+    assert texts(asked.argv)[1:] == ("--dtype", "float16")
 
 
 def test_question_has_no_variable_or_file_of_the_revision() -> None:
