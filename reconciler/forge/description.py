@@ -13,7 +13,7 @@ _LEAST_MESSAGE = 16
 _TIME = re.compile(
     r"(?:\s*\b(?:after|at|for|in|since|until|within))?\s*"
     r"(?:\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:\d\d)?"
-    r"|(?<![-\w./])\d[\d.,]{0,5}\s?(?:ms|s|sec|seconds?|min|minutes?|h|hours?|d|days?)\b(?![-/]|\.\w))"
+    r"|(?<![-\w./,])\d[\d.,]{0,5}\s?(?:ms|s|sec|seconds?|min|minutes?|h|hours?|d|days?)\b(?![-/]|\.\w))"
     r"(?:\s+ago\b)?"
 )
 _PARTS = re.compile(r"(.*) \((\S+)\)(; \S+ is live)?")

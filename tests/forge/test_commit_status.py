@@ -303,6 +303,7 @@ def test_names_and_digests_like_times_stay() -> None:
     )
     assert cut("hunyuan-3d of services/2s/x.yaml is 1234567d") == "hunyuan-3d of services/2s/x.yaml is 1234567d"
     assert prefixed("gpu-1d", whole) == f"gpu-1d: {whole}"
+    assert cut("1,000,000 d behind") == "1,000,000 d behind"
 
 
 def test_secret_in_a_message_is_hidden() -> None:
