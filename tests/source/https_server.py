@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -43,7 +44,8 @@ class GitServer(ThreadingHTTPServer):
         self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that hang up in the middle are what some tests are about."""
+        """Clients that hang up in the middle are what some tests are about; a test that fails shows what happened."""
+        traceback.print_exc()
 
 
 class _Handler(BaseHTTPRequestHandler):
