@@ -35,6 +35,9 @@ spec:
       storageUri: pvc://models/tiny
 """
 
+# Each runs a daemon and a server.
+pytestmark = pytest.mark.slow
+
 
 class Rig:
     """A repository, a forge and the settings of a daemon that knows both. `said`: (revision, state, description)."""
