@@ -25,6 +25,7 @@ from reconciler.forge.description import cut
 from reconciler.forge.messages import CommitState, CommitStatus
 from reconciler.model import HealthStatus, ReasonCode
 from reconciler.model.names import listed
+from reconciler.report.actions import short
 from reconciler.report.convergence import (
     convergence_of,
     fault,
@@ -40,7 +41,6 @@ from reconciler.report.convergence import (
 )
 from reconciler.report.status import Document
 
-SHORT = 8
 _MOST_SERVICES = 50
 _MOST_NAMED = 2
 _SEEN = "seen; not looked at here yet"
@@ -194,7 +194,7 @@ def is_answer(context: str) -> bool:
 
 def closing(open_: CommitStatus, desired: str, was_applied: bool) -> CommitStatus:
     """The end of a status that was pending when another revision became the desired one."""
-    instead = f"superseded by {desired[:SHORT]}" if desired and desired != open_.revision else "not answered here"
+    instead = f"superseded by {short(desired)}" if desired and desired != open_.revision else "not answered here"
     text = f"{instead}; it was applied before" if was_applied else instead
     return CommitStatus(open_.revision, open_.context, CommitState.SUPERSEDED, text, open_.url)
 
@@ -359,13 +359,13 @@ def _described(done: list[str], faults: list[StatusFault], rest: str) -> str:
 
 def _live(faults: list[StatusFault]) -> str:
     """Which revision serves where the new one does not."""
-    return f"; {faults[0].live[:SHORT]} is live" if faults[0].live else ""
+    return f"; {short(faults[0].live)} is live" if faults[0].live else ""
 
 
 def refusal(status: Document) -> str:
     """Why the refused revision is, and what is live instead."""
     live = status["revision"]["desired"]
-    rest = f"; {live[:SHORT]} is live" if live else ""
+    rest = f"; {short(live)} is live" if live else ""
     return cut(f"refused: {status['revision']['refused']['reason']}", rest=rest)
 
 
