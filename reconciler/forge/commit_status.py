@@ -40,6 +40,7 @@ from reconciler.report.convergence import (
     other_objects,
 )
 from reconciler.report.status import Document
+from reconciler.report.text import counted
 
 _MOST_SERVICES = 50
 _MOST_NAMED = 2
@@ -324,7 +325,7 @@ def _done(target: Document, before: Digests | None) -> list[str]:
     fine = {full_name(one) for one in target["services"] if is_fine(one) and one["inGit"] and not is_elsewhere(one)}
     if before is None:
         others = sum(not object_fault(one) for one in other_objects(target))
-        return [f"{len(fine)} in sync"] + ([_number(others, "other object")] if others else [])
+        return [f"{len(fine)} in sync"] + ([counted(others, "other object")] if others else [])
     now = digests(target)
     updated = sum(before.get(name) != now[name] for name in fine)
     gone = len(before.keys() - {full_name(one) for one in target["services"]})
@@ -383,7 +384,3 @@ def _told_services(target: Document, before: Digests | None) -> list[Document]:
     own = [one for one in target["services"] if one["inGit"] and not is_elsewhere(one)]
     changed = [one for one in own if before is None or before.get(full_name(one)) != one["digest"]]
     return [*changed, *(one for one in own if one not in changed and not is_fine(one))][:_MOST_SERVICES]
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
