@@ -147,29 +147,27 @@ class Outbox:
 
     def last(self, message: Message) -> Message | None:
         """What was said last with the same key, delivered or not."""
-        query = "SELECT kind, payload FROM said WHERE destination = ? AND key = ?"
-        where = (destination_of(message), key_of(message))
-        row = self._db.read(lambda db: db.execute(query, where).fetchone())
-        return _message(row) if row else None
+        found = self._said("destination = ? AND key = ?", destination_of(message), key_of(message))
+        return found[0] if found else None
 
     def pending(self) -> list[CommitStatus | Deployment]:
         """What was said last to be pending."""
-        query = "SELECT kind, payload FROM said WHERE kind IN ('status', 'deployment') AND state = ?"
-        rows = self._db.read(lambda db: db.execute(query, (CommitState.PENDING.value,)).fetchall())
-        found = (_message(row) for row in rows)
+        found = self._said("kind IN ('status', 'deployment') AND state = ?", CommitState.PENDING.value)
         return [one for one in found if isinstance(one, CommitStatus | Deployment)]
 
     def sections(self) -> list[CommentSection]:
         """The last ones, by pull request and target."""
-        query = "SELECT kind, payload FROM said WHERE kind = 'section'"
-        found = (_message(row) for row in self._db.read(lambda db: db.execute(query).fetchall()))
-        return [one for one in found if isinstance(one, CommentSection)]
+        return [one for one in self._said("kind = 'section'") if isinstance(one, CommentSection)]
 
     def notifications(self) -> list[Notification]:
         """The last ones of each receiver, by what they are about."""
-        query = "SELECT kind, payload FROM said WHERE kind = 'notification'"
-        found = (_message(row) for row in self._db.read(lambda db: db.execute(query).fetchall()))
-        return [one for one in found if isinstance(one, Notification)]
+        return [one for one in self._said("kind = 'notification'") if isinstance(one, Notification)]
+
+    def _said(self, where: str, *values: str) -> list[Message]:
+        """What was said last, as far as this version can read it."""
+        query = f"SELECT kind, payload FROM said WHERE {where}"  # noqa: S608
+        rows = self._db.read(lambda db: db.execute(query, values).fetchall())
+        return [one for row in rows if (one := _message(row))]
 
     def baselines(self) -> dict[str, Baseline]:
         """By target."""
