@@ -25,7 +25,7 @@ from reconciler.system.database import Database, DatabaseSchema, storable
 
 OUTBOX = "outbox.db"
 FORGE = "forge"
-"""The destination of everything but notifications: `notification/NAME`."""
+"""The destination of everything but notifications: those go to `notification/NAME`."""
 
 MOST_WAITING = 20_000
 MOST_SAID = 20_000
@@ -103,8 +103,13 @@ class Waiting:
     error: str
 
 
+def receiver_destination(name: str) -> str:
+    """`name`: the receiver's in the config."""
+    return f"notification/{name}"
+
+
 def destination_of(message: Message) -> str:
-    return f"notification/{message.receiver}" if isinstance(message, Notification) else FORGE
+    return receiver_destination(message.receiver) if isinstance(message, Notification) else FORGE
 
 
 def key_of(message: Message) -> str:

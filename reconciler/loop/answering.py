@@ -27,7 +27,7 @@ from reconciler.forge.fleet import fleet_answer, is_news_of_group
 from reconciler.forge.messages import CommentSection, CommitState, CommitStatus, Deployment, Message
 from reconciler.forge.notifications import Notifier
 from reconciler.forge.open import open_forge
-from reconciler.forge.outbox import FORGE, OUTBOX, Outbox
+from reconciler.forge.outbox import FORGE, OUTBOX, Outbox, receiver_destination
 from reconciler.forge.receiver import Receiver
 from reconciler.forge.remote import find_remote
 from reconciler.report.status import Document
@@ -294,13 +294,13 @@ def _sends(settings: Settings, is_past: Callable[[str], bool]) -> dict[str, Send
         is_fleet = settings.forge.statuses == "aggregate"
         sends[FORGE] = to_forge_of_fleet(forge, settings.forge.group, is_past) if is_fleet else to_forge(forge)
     for index, one in enumerate(settings.notifications):
-        sends[f"notification/{one.name}"] = to_receiver(Receiver(one, f"notifications[{index}]"))
+        sends[receiver_destination(one.name)] = to_receiver(Receiver(one, f"notifications[{index}]"))
     return sends
 
 
 def _addresses(settings: Settings) -> dict[str, str]:
     """By destination, what must not get what another one was to be told. A receiver may move: its name counts."""
-    receivers = {f"notification/{one.name}": "" for one in settings.notifications}
+    receivers = {receiver_destination(one.name): "" for one in settings.notifications}
     if not settings.forge.is_used:
         return receivers
     remote = find_remote(settings.source.url, settings.forge)
