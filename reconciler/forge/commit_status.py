@@ -42,6 +42,7 @@ from reconciler.report.convergence import (
 from reconciler.report.status import Document
 from reconciler.report.text import counted
 
+_PREFIX = "reconciler/"
 _MOST_SERVICES = 50
 _MOST_NAMED = 2
 _SEEN = "seen; not looked at here yet"
@@ -125,7 +126,12 @@ def digests(target: Document) -> dict[str, str]:
 
 def context_of(target: str, service: str = "") -> str:
     """`reconciler/TARGET` or `reconciler/TARGET/NAMESPACE/NAME`."""
-    return f"reconciler/{target}/{service}" if service else f"reconciler/{target}"
+    return f"{_PREFIX}{target}/{service}" if service else f"{_PREFIX}{target}"
+
+
+def subject_of(context: str) -> str:
+    """What a context is about: the same without what is common to all of ours."""
+    return context.removeprefix(_PREFIX)
 
 
 def answers(
@@ -190,7 +196,7 @@ def say_service(service: Document, target: Document) -> Said:
 
 def is_answer(context: str) -> bool:
     """Is it one of ours, and not that of a plan?"""
-    return context.startswith("reconciler/") and context.count("/") in (1, 3)
+    return context.startswith(_PREFIX) and context.count("/") in (1, 3)
 
 
 def closing(open_: CommitStatus, desired: str, was_applied: bool) -> CommitStatus:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from enum import StrEnum
 
 from reconciler.forge.baseline import Digests
-from reconciler.forge.commit_status import Said, context_of, digests, is_news, refusal, say_target
+from reconciler.forge.commit_status import Said, context_of, digests, is_news, refusal, say_target, subject_of
 from reconciler.forge.description import prefixed
 from reconciler.forge.messages import CommitState, CommitStatus
 from reconciler.report.convergence import is_ours_to_tell
@@ -93,7 +93,7 @@ def step(mine: CommitStatus, standing: CommitStatus | None) -> PostDecision:
 
 def in_group(status: CommitStatus, group: str) -> CommitStatus:
     """What one of many hosts says of itself alone, as of a plan: `reconciler/GROUP/TARGET`."""
-    return replace(status, context=context_of(group, status.context.removeprefix(context_of(""))))
+    return replace(status, context=context_of(group, subject_of(status.context)))
 
 
 def is_news_of_group(now: CommitStatus, last: CommitStatus | None) -> bool:

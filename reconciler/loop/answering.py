@@ -21,6 +21,7 @@ from reconciler.forge.commit_status import (
     digests,
     is_answer,
     is_news,
+    subject_of,
 )
 from reconciler.forge.delivery import Delivery, Send, to_forge, to_forge_of_fleet, to_receiver
 from reconciler.forge.fleet import fleet_answer, is_news_of_group
@@ -194,7 +195,7 @@ class Answering:
 
     def _is_told(self, context: str, names: Collection[str]) -> bool:
         """Is that context still ours? A target may have another name now, or the config wants fewer statuses."""
-        target, _, service = context.removeprefix(context_of("")).partition("/")
+        target, _, service = subject_of(context).partition("/")
         kinds = {"target": not service, "service": True}
         return target in names and kinds.get(self._settings.statuses, False)
 
@@ -230,7 +231,7 @@ class Answering:
             self._note_answer(one)
 
     def _note_answer(self, one: CommitStatus) -> None:
-        target = one.context.removeprefix("reconciler/")
+        target = subject_of(one.context)
         known = self._baselines.get(target)
         is_due = known and known.revision == one.revision and not known.is_answered
         if known and is_due and one.state is not CommitState.PENDING:
@@ -241,7 +242,7 @@ class Answering:
         yield from self._deployment(one)
 
     def _deployment(self, one: CommitStatus) -> Iterator[Deployment]:
-        target = one.context.removeprefix("reconciler/")
+        target = subject_of(one.context)
         if self._settings.deployments and one.context == context_of(target) and "/" not in target:
             yield Deployment(one.revision, target, one.state, one.description, one.url)
 
