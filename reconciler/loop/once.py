@@ -95,12 +95,11 @@ def preview_each(
     with _looking(settings, folder, is_proposed=True) as (source, places):
         for revision in revisions:
             try:
-                yield (
-                    revision,
-                    _previewed(settings, source.snapshot(revision), places, lambda _: None, is_proposed=True),
-                )
+                snapshot = source.snapshot(revision)
+                found: Preview | Exception = _previewed(settings, snapshot, places, lambda _: None, is_proposed=True)
             except Exception as error:
-                yield revision, error
+                found = error
+            yield revision, found
 
 
 def _previewed(
@@ -146,7 +145,7 @@ def sync(settings: Settings, timeout: float, progress: Callable[[Document], None
         while True:
             pauses = [place.reconciler.run_pass(snapshot).again_in for place in places]
             places = [place for place in places if not retire(place, settings)]
-            status = _status(snapshot, places, settings)
+            status = _status(snapshot, places, settings, [place.report() for place in places])
             progress(status)
             done = convergence_of(status).settled and not any(has_acted(place.reconciler.report) for place in places)
             if done or time.monotonic() > deadline:
@@ -272,7 +271,7 @@ def _status(
     snapshot: Snapshot,
     places: list[ManagedTarget],
     settings: Settings,
-    reports: Sequence[TargetReport] | None = None,
+    reports: Sequence[TargetReport],
 ) -> Document:
     applied = {place.reconciler.report.applied for place in places if place.leftover is None}
     revision = RevisionInfo(
@@ -284,5 +283,4 @@ def _status(
     )
     me = DaemonInfo(__version__, time.time(), os.getpid(), 1)
     left = [leftover_info(one) for one in TargetRegistry(settings.state_dir).leftovers(settings)]
-    reports = reports or [place.report() for place in places]
     return build_status(revision=revision, targets=reports, daemon=me, leftovers=left)
