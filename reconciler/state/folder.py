@@ -102,7 +102,7 @@ def copy_state(settings: Settings, scratch: Path, *, is_kept: bool = False) -> N
     _copy_history(settings.state_dir, scratch)
     registry = TargetRegistry(settings.state_dir)
     if is_kept:
-        _copy_accepted(settings.state_dir / "git", scratch / "git")
+        _copy_file(settings.state_dir / "git" / "accepted.json", scratch / "git")
     else:
         _copy_folder(settings.state_dir / "git", scratch / "git")
         for target in settings.targets:
@@ -110,9 +110,7 @@ def copy_state(settings: Settings, scratch: Path, *, is_kept: bool = False) -> N
             _copy_folder(folder / "preflight", scratch / folder.name / "preflight")
     for cluster in settings.clusters:
         folder = registry.folder_of(cluster.name)
-        with suppress(OSError):
-            (scratch / folder.name).mkdir(exist_ok=True)
-            shutil.copyfile(folder / APPLIED, scratch / folder.name / APPLIED)
+        _copy_file(folder / APPLIED, scratch / folder.name)
 
 
 def _copy_history(state: Path, scratch: Path) -> None:
@@ -130,10 +128,10 @@ def _copy_history(state: Path, scratch: Path) -> None:
             return
 
 
-def _copy_accepted(mirror: Path, copy: Path) -> None:
+def _copy_file(source: Path, folder: Path) -> None:
     with suppress(OSError):
-        copy.mkdir(mode=0o700, exist_ok=True)
-        shutil.copyfile(mirror / "accepted.json", copy / "accepted.json")
+        folder.mkdir(mode=0o700, exist_ok=True)
+        shutil.copyfile(source, folder / source.name)
 
 
 def _copy_folder(source: Path, copy: Path) -> None:
