@@ -31,6 +31,7 @@ from reconciler.state.suspension import LATEST
 from reconciler.system.unix_sockets import person
 from reconciler.web.client import UnknownService, resolve_service
 from reconciler.web.json_responses import JSONResponse
+from reconciler.web.request_body import read_body
 
 log = structlog.get_logger()
 
@@ -192,11 +193,9 @@ def _answer(
 
 
 async def _body(request: Request) -> Document:
-    data = b""
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > MAX_BODY_BYTES:
-            raise BadRequest(f"body is larger than {MAX_BODY_BYTES} bytes")
+    data = await read_body(request, MAX_BODY_BYTES)
+    if data is None:
+        raise BadRequest(f"body is larger than {MAX_BODY_BYTES} bytes")
     if not data:
         return {}
     try:

@@ -23,6 +23,7 @@ from reconciler.report.redact import one_line
 from reconciler.web.control import Control
 from reconciler.web.followed import Followed
 from reconciler.web.metrics import Metrics
+from reconciler.web.request_body import read_body
 from reconciler.web.webhook_events import Event, What, read_event
 from reconciler.web.webhook_signatures import is_refused_unread, is_signed
 
@@ -142,15 +143,13 @@ def _claimed_length(request: Request) -> int:
 
 async def _body(request: Request) -> bytes:
     """The server ends a connection that sends it too slowly. Raises _Refused."""
-    data = bytearray()
     try:
-        async for chunk in request.stream():
-            data += chunk
-            if len(data) > MOST_BYTES:
-                raise _Refused(WebhookResult.TOO_LARGE)
+        data = await read_body(request, MOST_BYTES)
     except ClientDisconnect:
         raise _Refused(WebhookResult.INCOMPLETE) from None
-    return bytes(data)
+    if data is None:
+        raise _Refused(WebhookResult.TOO_LARGE)
+    return data
 
 
 # ---------------------------------------------------------------- what follows
