@@ -205,7 +205,7 @@ def _service(service: Document, target: str, revision: str) -> Iterator[Notifiab
         yield NotifiableState(
             f"health/{about}", "faulty", "service.degraded", text, lasting, "error", target, name, revision, code
         )
-    elif health["status"] == "Healthy":
+    elif health["status"] == HealthStatus.HEALTHY:
         text = f"{said} again: {health['message']}"
         yield NotifiableState(
             f"health/{about}", WELL, "service.healthy", text, _LASTING_HEALTH, "error", target, name, revision
@@ -213,7 +213,7 @@ def _service(service: Document, target: str, revision: str) -> Iterator[Notifiab
 
 
 def _rejected(rejected: Document, health: Document, name: str, target: str) -> NotifiableState:
-    serves = "the last good version serves" if health["status"] == "Healthy" else f"it is {health['status']}"
+    serves = "the last good version serves" if health["status"] == HealthStatus.HEALTHY else f"it is {health['status']}"
     place = f" ({rejected['file']}:{rejected['line']})" if rejected["file"] else ""
     revision = rejected["revision"]
     text = f"{name} on {target}: {short(revision)} is rejected, {serves}: {rejected['reason']}{place}"
