@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from reconciler.forge.http import Answer, ForgeAway, ForgeRefused, Http, LoginRefused, Request
+from reconciler.forge.messages import CommitState, PullRequest
 
 
 def items(answer: Answer, *path: str) -> list[Any]:
@@ -57,6 +58,17 @@ def query_of(url: str) -> dict[str, str]:
 
 def is_revision(value: str) -> bool:
     return re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", value) is not None
+
+
+def state_of(states: Mapping[CommitState, str], theirs: str) -> CommitState | None:
+    """Ours for a forge's word, the first where it has one word for several; None for a word that we never say."""
+    return next((ours for ours, word in states.items() if word == theirs), None)
+
+
+def requests_into(base: str, found: Iterable[PullRequest]) -> tuple[PullRequest, ...]:
+    """Those into a branch, without what has no number or no revision. Each once: pages move while they are read."""
+    fine = (one for one in found if one.number and is_revision(one.head) and one.base == base)
+    return tuple({one.number: one for one in fine}.values())
 
 
 def login_of(http: Http, request: Request, *path: str) -> Any:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
-from reconciler.forge.answers import at, integer, is_ours, is_revision, items, login_of, text
+from reconciler.forge.answers import at, integer, is_ours, items, login_of, requests_into, state_of, text
 from reconciler.forge.caps import short_name, short_url
 from reconciler.forge.checks import Right, probe, reach
 from reconciler.forge.http import Answer, Http, Request
@@ -68,7 +68,7 @@ class AzureDevOps:
         mine = (_GENRE, _name(context))
         same = [one for one in items(answer, "value") if _name_of(one) == mine]
         last = max(same, key=lambda one: integer(one, "id"), default=None)
-        state = next((ours for ours, theirs in _STATES.items() if theirs == text(last, "state")), None)
+        state = state_of(_STATES, text(last, "state"))
         return CommitStatus(revision, context, state, text(last, "description")) if state else None
 
     def set_deployment(self, deployment: Deployment) -> None:
@@ -77,8 +77,7 @@ class AzureDevOps:
     def pull_requests(self, base: str) -> tuple[PullRequest, ...]:
         """The latest opened first: Azure DevOps does not say which changed."""
         query = {"searchCriteria.status": "active", "searchCriteria.targetRefName": f"refs/heads/{base}"}
-        found = (self._pull_request(item) for item in self._pages("/pullrequests", query))
-        return tuple({one.number: one for one in found if one and one.base == base}.values())
+        return requests_into(base, map(self._pull_request, self._pages("/pullrequests", query)))
 
     def comments(self, number: int) -> tuple[Comment, ...]:
         """The first one of each thread, which Azure DevOps gives all at once."""
@@ -120,10 +119,10 @@ class AzureDevOps:
             if len(found) < _PAGE:
                 return
 
-    def _pull_request(self, item: Any) -> PullRequest | None:
+    def _pull_request(self, item: Any) -> PullRequest:
         """Those of forks name their source; its absence alone makes none trusted."""
         number, branch = integer(item, "pullRequestId"), text(item, "sourceRefName")
-        request = PullRequest(
+        return PullRequest(
             number=number,
             head=text(item, "lastMergeSourceCommit", "commitId"),
             base=text(item, "targetRefName").removeprefix("refs/heads/"),
@@ -131,7 +130,6 @@ class AzureDevOps:
             title=text(item, "title"),
             url=f"{self._page}/pullrequest/{number}",
         )
-        return request if number and is_revision(request.head) else None
 
 
 def _name(context: str) -> str:

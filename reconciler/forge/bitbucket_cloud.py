@@ -9,7 +9,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from reconciler.forge.answers import at, integer, is_ours, is_revision, items, login_of, query_of, text
+from reconciler.forge.answers import (
+    at,
+    integer,
+    is_ours,
+    is_revision,
+    items,
+    login_of,
+    query_of,
+    requests_into,
+    state_of,
+    text,
+)
 from reconciler.forge.caps import short_name, short_url
 from reconciler.forge.checks import Right, probe, reach
 from reconciler.forge.http import Http, Request
@@ -67,7 +78,7 @@ class BitbucketCloud:
         key = quote(short_name(context, _MOST_KEY), safe="")
         path = f"{self._path}/commit/{quote(revision)}/statuses/build/{key}"
         found = self._http.ask(Request("GET", path, also_fine=(404,))).body
-        state = _read_state(found)
+        state = state_of(_STATES, text(found, "state"))
         return CommitStatus(revision, context, state, text(found, "description")) if state else None
 
     def set_deployment(self, deployment: Deployment) -> None:
@@ -76,8 +87,7 @@ class BitbucketCloud:
     def pull_requests(self, base: str) -> tuple[PullRequest, ...]:
         named = base.replace("\\", "\\\\").replace('"', '\\"')
         query = {"q": f'state="OPEN" AND destination.branch.name="{named}"', "sort": "-updated_on", "pagelen": "50"}
-        found = (self._pull_request(item) for item in self._pages(f"{self._path}/pullrequests", query))
-        return tuple({one.number: one for one in found if one and one.base == base}.values())
+        return requests_into(base, map(self._pull_request, self._pages(f"{self._path}/pullrequests", query)))
 
     def comments(self, number: int) -> tuple[Comment, ...]:
         us = login_of(self._http, Request("GET", "/user"), "uuid")
@@ -113,20 +123,18 @@ class BitbucketCloud:
             if not query:
                 return
 
-    def _pull_request(self, item: Any) -> PullRequest | None:
-        """None for one whose revision our repository does not have."""
+    def _pull_request(self, item: Any) -> PullRequest:
+        """Without a revision where our repository does not have it."""
         source, destination = (text(item, side, "repository", "uuid") for side in ("source", "destination"))
         is_trusted = source == destination != ""
-        head = self._revision(text(item, "source", "commit", "hash"), is_trusted=is_trusted)
-        request = PullRequest(
+        return PullRequest(
             number=integer(item, "id"),
-            head=head,
+            head=self._revision(text(item, "source", "commit", "hash"), is_trusted=is_trusted),
             base=text(item, "destination", "branch", "name"),
             is_trusted=is_trusted,
             title=text(item, "title"),
             url=text(item, "links", "html", "href"),
         )
-        return request if request.number and head else None
 
     def _revision(self, short: str, *, is_trusted: bool) -> str:
         """With all its digits; empty where there is none. What strangers propose is asked for once, found or not:
@@ -144,10 +152,6 @@ class BitbucketCloud:
         path = f"{self._path}/commit/{quote(short, safe='')}"
         whole = text(self._http.ask(Request("GET", path, {"fields": "hash"}, also_fine=(404,))).body, "hash")
         return whole if is_revision(whole) and whole.startswith(short) else ""
-
-
-def _read_state(build: Any) -> CommitState | None:
-    return next((ours for ours, theirs in _STATES.items() if theirs == text(build, "state")), None)
 
 
 def _comment(item: Any, us: Any) -> Comment:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, unquote
 
-from reconciler.forge.answers import at, integer, is_ours, is_revision, items, text
+from reconciler.forge.answers import at, integer, is_ours, items, requests_into, state_of, text
 from reconciler.forge.caps import short_name, short_url
 from reconciler.forge.checks import Right, given, lacking, reach
 from reconciler.forge.http import Answer, Http, Request
@@ -59,7 +59,7 @@ class BitbucketServer:
         query = {"key": short_name(context, _MOST)}
         path = f"{self._path}/commits/{quote(revision)}/builds"
         found = self._http.ask(Request("GET", path, query, also_fine=(404,))).body
-        state = _read_state(found)
+        state = state_of(_STATES, text(found, "state"))
         return CommitStatus(revision, context, state, text(found, "description")) if state else None
 
     def set_deployment(self, deployment: Deployment) -> None:
@@ -68,8 +68,7 @@ class BitbucketServer:
     def pull_requests(self, base: str) -> tuple[PullRequest, ...]:
         query = {"state": "OPEN", "at": f"refs/heads/{base}", "direction": "INCOMING", "order": "NEWEST"}
         pages = self._pages(f"{self._path}/pull-requests", {**query, "limit": "50"})
-        found = (_pull_request(item) for page in pages for item in items(page, "values"))
-        return tuple({one.number: one for one in found if one and one.base == base}.values())
+        return requests_into(base, (_pull_request(item) for page in pages for item in items(page, "values")))
 
     def comments(self, number: int) -> tuple[Comment, ...]:
         """They are told among all that happened, the newest first."""
@@ -106,14 +105,10 @@ class BitbucketServer:
             query = {**query, "start": str(start)}
 
 
-def _read_state(build: Any) -> CommitState | None:
-    return next((ours for ours, theirs in _STATES.items() if theirs == text(build, "state")), None)
-
-
-def _pull_request(item: Any) -> PullRequest | None:
+def _pull_request(item: Any) -> PullRequest:
     source, target = (integer(item, side, "repository", "id") for side in ("fromRef", "toRef"))
     links = at(item, "links", "self")
-    request = PullRequest(
+    return PullRequest(
         number=integer(item, "id"),
         head=text(item, "fromRef", "latestCommit"),
         base=text(item, "toRef", "id").removeprefix("refs/heads/"),
@@ -121,7 +116,6 @@ def _pull_request(item: Any) -> PullRequest | None:
         title=text(item, "title"),
         url=text(links[0], "href") if isinstance(links, list) and links else "",
     )
-    return request if request.number and is_revision(request.head) else None
 
 
 def _is_comment(item: Any) -> bool:

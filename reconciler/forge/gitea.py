@@ -6,11 +6,10 @@ Checked against Gitea 1.26.0. Forgejo follows Gitea's API as of 1.22.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
-from reconciler.forge.answers import at, integer, is_ours, is_revision, items, login_of, numbered_pages, text
+from reconciler.forge.answers import at, integer, is_ours, items, login_of, numbered_pages, requests_into, text
 from reconciler.forge.checks import Right, probe, reach
 from reconciler.forge.comments import MARK
 from reconciler.forge.http import ForgeAway, ForgeRefused, Http, LoginRefused, Request
@@ -83,8 +82,7 @@ class Gitea:
     def pull_requests(self, base: str) -> tuple[PullRequest, ...]:
         query = {"state": "open", "sort": "recentupdate", "base_branch": base, "limit": _PAGE}
         pages = numbered_pages(self._http, Request("GET", f"{self._path}/pulls", query), _MOST_PAGES)
-        found = {request.number: request for request in _pull_requests(pages) if request.base == base}
-        return tuple(found.values())
+        return requests_into(base, map(_pull_request, pages))
 
     def comments(self, number: int) -> tuple[Comment, ...]:
         """Gitea gives all of them at once, and lets who may write edit those of others: a stranger's copy of our mark
@@ -133,18 +131,15 @@ def superseded_in(version: str) -> str:
     return "skipped" if minor and int(minor[1]) >= 25 else "warning"
 
 
-def _pull_requests(found: Iterator[Any]) -> Iterator[PullRequest]:
-    for item in found:
-        request = PullRequest(
-            number=integer(item, "number"),
-            head=text(item, "head", "sha"),
-            base=text(item, "base", "ref"),
-            is_trusted=_is_trusted(item),
-            title=text(item, "title"),
-            url=text(item, "html_url"),
-        )
-        if request.number and is_revision(request.head):
-            yield request
+def _pull_request(item: Any) -> PullRequest:
+    return PullRequest(
+        number=integer(item, "number"),
+        head=text(item, "head", "sha"),
+        base=text(item, "base", "ref"),
+        is_trusted=_is_trusted(item),
+        title=text(item, "title"),
+        url=text(item, "html_url"),
+    )
 
 
 def _is_trusted(item: Any) -> bool:

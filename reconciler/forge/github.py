@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from reconciler.forge.answers import at, integer, is_ours, is_revision, items, login_of, numbered_pages, text
+from reconciler.forge.answers import at, integer, is_ours, items, login_of, numbered_pages, requests_into, text
 from reconciler.forge.checks import Right, probe, reach
 from reconciler.forge.github_scopes import check_token
 from reconciler.forge.http import Answer, ForgeRefused, Http, LoginRefused, Request
@@ -182,7 +182,7 @@ class GitHub:
         answer = self._ask(_request("GET", f"{self._path}/pulls", query, headers=headers))
         if known and answer.status == 304:
             return known
-        found = tuple(one for one in _pull_requests(items(answer)) if one.base == base)
+        found = requests_into(base, map(_pull_request, items(answer)))
         has_next = 'rel="next"' in answer.headers.get("link", "")
         page = self._pages[base, number] = _Page(answer.headers.get("etag", ""), found, has_next)
         return page
@@ -221,16 +221,13 @@ def _is_cap(error: ForgeRefused) -> bool:
     return error.status == 422 and re.search(r"maximum (number )?of (\d+ )?statuses", str(error)) is not None
 
 
-def _pull_requests(found: list[Any]) -> Iterator[PullRequest]:
-    for item in found:
-        own = integer(item, "base", "repo", "id")
-        request = PullRequest(
-            number=integer(item, "number"),
-            head=text(item, "head", "sha"),
-            base=text(item, "base", "ref"),
-            is_trusted=own != 0 and integer(item, "head", "repo", "id") == own,
-            title=text(item, "title"),
-            url=text(item, "html_url"),
-        )
-        if request.number and is_revision(request.head):
-            yield request
+def _pull_request(item: Any) -> PullRequest:
+    own = integer(item, "base", "repo", "id")
+    return PullRequest(
+        number=integer(item, "number"),
+        head=text(item, "head", "sha"),
+        base=text(item, "base", "ref"),
+        is_trusted=own != 0 and integer(item, "head", "repo", "id") == own,
+        title=text(item, "title"),
+        url=text(item, "html_url"),
+    )

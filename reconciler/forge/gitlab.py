@@ -7,11 +7,20 @@ cannot be told again that it waits.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any, Literal
 from urllib.parse import quote
 
-from reconciler.forge.answers import at, integer, is_ours, is_revision, items, login_of, numbered_pages, text
+from reconciler.forge.answers import (
+    at,
+    integer,
+    is_ours,
+    items,
+    login_of,
+    numbered_pages,
+    requests_into,
+    state_of,
+    text,
+)
 from reconciler.forge.caps import short_name, short_url
 from reconciler.forge.checks import Right, given, lacking, reach, untold
 from reconciler.forge.http import Answer, ForgeRefused, Http, LoginRefused, Request
@@ -65,7 +74,7 @@ class GitLab:
 
     def standing(self, revision: str, context: str) -> CommitStatus | None:
         last = self._last_status(revision, short_name(context, _MOST))
-        state = next((mine for mine, theirs in _STATES.items() if theirs == text(last, "status")), None)
+        state = state_of(_STATES, text(last, "status"))
         return CommitStatus(revision, context, state, text(last, "description")) if state else None
 
     def set_deployment(self, deployment: Deployment) -> None:
@@ -80,8 +89,7 @@ class GitLab:
     def pull_requests(self, base: str) -> tuple[PullRequest, ...]:
         query = {"state": "opened", "target_branch": base, "order_by": "updated_at", "sort": "desc", "per_page": "20"}
         pages = numbered_pages(self._http, Request("GET", f"{self._path}/merge_requests", query), _MOST_PAGES)
-        found = {request.number: request for request in _pull_requests(pages) if request.base == base}
-        return tuple(found.values())
+        return requests_into(base, map(_pull_request, pages))
 
     def comments(self, number: int) -> tuple[Comment, ...]:
         us = login_of(self._http, Request("GET", "/user"), "id")
@@ -166,19 +174,16 @@ def _steps(known: list[Any], revision: str, state: str) -> tuple[Literal["create
     return (integer(same, "id"),) if is_newest and state != "running" else ("create",)
 
 
-def _pull_requests(found: Iterator[Any]) -> Iterator[PullRequest]:
-    for item in found:
-        source, target = integer(item, "source_project_id"), integer(item, "target_project_id")
-        request = PullRequest(
-            number=integer(item, "iid"),
-            head=text(item, "sha"),
-            base=text(item, "target_branch"),
-            is_trusted=source == target != 0,
-            title=text(item, "title"),
-            url=text(item, "web_url"),
-        )
-        if request.number and is_revision(request.head):
-            yield request
+def _pull_request(item: Any) -> PullRequest:
+    source, target = integer(item, "source_project_id"), integer(item, "target_project_id")
+    return PullRequest(
+        number=integer(item, "iid"),
+        head=text(item, "sha"),
+        base=text(item, "target_branch"),
+        is_trusted=source == target != 0,
+        title=text(item, "title"),
+        url=text(item, "web_url"),
+    )
 
 
 def _comment(note: Any, us: Any) -> Comment:
