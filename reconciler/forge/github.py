@@ -18,7 +18,7 @@ from reconciler.forge.http import Answer, ForgeRefused, Http, LoginRefused, Requ
 from reconciler.forge.messages import Comment, CommitState, CommitStatus, Deployment, PullRequest
 from reconciler.report.findings import CheckResult
 
-_HEADERS = {"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28"}
+HEADERS = {"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28"}
 # A comment has at most 256 KiB, which also a pull request's first one has: no page is larger than `Http` reads.
 _PER_PAGE = "30"
 _PAGES_OF_PULL_REQUESTS = 10
@@ -213,7 +213,7 @@ def _request(
     headers: Mapping[str, str] | None = None,
     also_fine: tuple[int, ...] = (),
 ) -> Request:
-    return Request(method, path, query or {}, body, _HEADERS | dict(headers or {}), also_fine)
+    return Request(method, path, query or {}, body, HEADERS | dict(headers or {}), also_fine)
 
 
 def _is_cap(error: ForgeRefused) -> bool:

@@ -13,6 +13,7 @@ from urllib.parse import quote
 from reconciler.config.secret_files import path_of, read_lines
 from reconciler.errors import Retryable, SettingsError
 from reconciler.forge.answers import integer, text
+from reconciler.forge.github import HEADERS
 from reconciler.forge.http import ForgeAway, ForgeRefused, Http, LoginRefused, Request
 
 _KEY = "forge.app.key_file"
@@ -20,7 +21,6 @@ INSTALL = f"{sys.executable} -m pip install 'pyjwt[crypto]'"
 # GitHub takes at most ten minutes, and refuses what was issued in its future: clocks differ.
 _SIGNED_AGO, _SIGNED_FOR = 60, 540
 _RENEWED_BEFORE = 300.0
-_HEADERS = {"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28"}
 
 
 class AppKey:
@@ -75,7 +75,7 @@ class Installation:
         try:
             path = f"/app/installations/{self._configured or self._find()}/access_tokens"
             body = {"repositories": [self._repository.rpartition("/")[2]]}
-            answer = self._http.ask(Request("POST", path, body=body, headers=_HEADERS))
+            answer = self._http.ask(Request("POST", path, body=body, headers=HEADERS))
         except ForgeRefused as error:
             fix = f"install the app for {self._repository}, and check forge.app.installation"
             raise LoginRefused(f"{error}; {fix}") from None
@@ -86,7 +86,7 @@ class Installation:
 
     def _find(self) -> int:
         return integer(
-            self._http.ask(Request("GET", f"/repos/{quote(self._repository)}/installation", headers=_HEADERS)).body,
+            self._http.ask(Request("GET", f"/repos/{quote(self._repository)}/installation", headers=HEADERS)).body,
             "id",
         )
 
