@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reconciler.model import HealthStatus, ObjectChange, ObjectId, ReasonCode, Sync
+from reconciler.report.actions import short
 from reconciler.report.status import Document
 
 _FINE = (HealthStatus.HEALTHY, HealthStatus.SUSPENDED)
@@ -121,7 +122,7 @@ def fault(service: Document) -> str:
     if service["rejected"]:
         refused = service["rejected"]
         why = place(refused | {"message": refused["reason"]})
-        return f"rejected {refused['digest'].removeprefix('sha256:')[:8]}: {why}{changed}"
+        return f"rejected {short(refused['digest'])}: {why}{changed}"
     if service["blocked"]:
         return "Blocked: " + "; ".join(place(one) for one in service["blocked"]) + changed
     if service["kept"]:
