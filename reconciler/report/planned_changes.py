@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from reconciler.engines.arguments import options
 from reconciler.fault_isolation import caught
 from reconciler.host.capacity import WHOLE
 from reconciler.model import Desired, DesiredState, EffectiveSpec, NoOrigin, Observed, Origin, ServiceId
 from reconciler.report.diff import Change, running_spec, service_diff
+from reconciler.report.status import Document
 
 _MOST = 30
-Document = dict[str, Any]
 
 
 def changes_of(desired: DesiredState, observed: object) -> Mapping[ServiceId, list[Document]]:
