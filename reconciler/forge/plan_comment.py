@@ -14,7 +14,7 @@ from reconciler.forge.messages import MOST_DESCRIPTION, CommentSection, CommitSt
 from reconciler.model import ObjectChange
 from reconciler.report.actions import short
 from reconciler.report.convergence import full_name, manual_text, object_name, place
-from reconciler.report.planned import PlannedChange
+from reconciler.report.planned import FAULTS, PlannedChange
 from reconciler.report.redact import one_line, scrub_text
 from reconciler.report.status import Document
 
@@ -25,9 +25,8 @@ _LONGEST = 300
 # More than any comment takes, where it is cut at a line's end; and little enough for the outbox.
 _MOST_TEXT = 40_000
 _LONGEST_NAME = 140
-_FAULTS = (PlannedChange.BLOCKED, PlannedChange.REJECTED, PlannedChange.KEEP)
 _QUIET = (PlannedChange.NONE, PlannedChange.ELSEWHERE, PlannedChange.SUSPENDED)
-_ORDER = (*_FAULTS, PlannedChange.DELETE, PlannedChange.CHANGE, PlannedChange.CREATE, PlannedChange.WAIT)
+_ORDER = (*FAULTS, PlannedChange.DELETE, PlannedChange.CHANGE, PlannedChange.CREATE, PlannedChange.WAIT)
 _RESTART, _NO_RESTART = "restart", "change without a restart"
 _WORDS = {
     PlannedChange.CREATE: "start",
@@ -122,7 +121,7 @@ def _blocks(target: Document) -> Iterator[Sequence[str]]:
     yield _list("Faults", map(code, _faults(target)))
     yield _list("Deletions that a person must approve", _deletions(target))
     yield _list("Notes", map(code, _notes(target)))
-    yield [_unasked(target)] if _unasked(target) else []
+    yield _unasked(target)
     yield [_about(target["revision"]["desired"])]
 
 
@@ -203,7 +202,7 @@ def _amount(gpus: Document) -> str:
 
 def _why(service: Document) -> str:
     """The fields that differ with their lines, else what the plan says."""
-    if service["change"] in _FAULTS:
+    if service["change"] in FAULTS:
         return code(_fault(service))
     found = service["differences"]
     parts = [code(_difference(one)) for one in found[:_MOST_CHANGES]]
@@ -285,7 +284,7 @@ def _faults(target: Document) -> list[str]:
     """What git asks for and does not get, each with its line."""
     found = [place(one) for one in (*target["unreadable"], *target["refused"])]
     for service in _by_urgency(target):
-        if service["change"] in _FAULTS:
+        if service["change"] in FAULTS:
             found.append(f"{full_name(service)}: {_fault(service)}")
     for one in target["objects"]:
         found += [f"{object_name(one)}: {place(reason)}" for reason in one["reasons"]]
@@ -317,14 +316,14 @@ def _notes(target: Document) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _unasked(target: Document) -> str:
+def _unasked(target: Document) -> Sequence[str]:
     """What only the push will tell."""
     asking = {name for one in target["actions"] if one["action"] == "ask_preflight" for name in one["services"]}
     if not asking:
-        return ""
+        return ()
     shown = ", ".join(code(name, _LONGEST_NAME) for name in sorted(asking)[:_MOST_LINES])
     more = f" and {len(asking) - _MOST_LINES} more" if len(asking) > _MOST_LINES else ""
-    return f"The engine checks the arguments of {shown}{more} only when this is merged."
+    return (f"The engine checks the arguments of {shown}{more} only when this is merged.",)
 
 
 def _list(title: str, lines: Iterable[str]) -> Sequence[str]:

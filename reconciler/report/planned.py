@@ -40,7 +40,8 @@ class PlannedChange(StrEnum):
     SUSPENDED = "suspended"
 
 
-_FAULTS = (PlannedChange.BLOCKED, PlannedChange.REJECTED, PlannedChange.KEEP)
+FAULTS = (PlannedChange.BLOCKED, PlannedChange.REJECTED, PlannedChange.KEEP)
+"""What git asks for and does not get."""
 
 
 def has_faults(plan: Document) -> bool:
@@ -49,7 +50,7 @@ def has_faults(plan: Document) -> bool:
         not target["reachable"]
         or target["unreadable"]
         or target["refused"]
-        or any(service["change"] in _FAULTS for service in target["services"])
+        or any(service["change"] in FAULTS for service in target["services"])
         or any(one["reasons"] for one in target["objects"])
         for target in plan["targets"]
     )
@@ -184,7 +185,7 @@ def _change(service: Document, actions: list[Document]) -> PlannedChange:
 
 
 def _headline(service: Document, change: PlannedChange) -> str:
-    if change in _FAULTS or change is PlannedChange.SUSPENDED:
+    if change in FAULTS or change is PlannedChange.SUSPENDED:
         return fault(service) or str(service["health"]["message"])
     parts = dict.fromkeys((*service["outdated"], service["strategy"], service["step"]))
     return "; ".join(filter(None, parts)) or str(service["health"]["message"])
