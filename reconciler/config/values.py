@@ -72,6 +72,14 @@ def exclude_each_other(one: str, other: str) -> bool:
     return len(hosts) == 1 or "::" in hosts or (ANY[0] in hosts and not any(":" in host for host in hosts))
 
 
+def is_loopback(listen: str) -> bool:
+    """Does only this machine reach it? A name that is no address counts as no."""
+    try:
+        return ipaddress.ip_address(_plain(split_listen(listen)[0])).is_loopback
+    except ValueError:
+        return False
+
+
 def reachable(listen: str) -> str:
     """Host and port to connect to from this machine: `0.0.0.0` and `[::]` are not addresses to connect to."""
     host, port = split_listen(listen)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from reconciler.config.settings import HostSettings
-from reconciler.config.values import parse_listen
+from reconciler.config.values import is_loopback
 from reconciler.desired.access import is_scraped_port
 from reconciler.desired.origins import Origins, at
 from reconciler.desired.serving_options import is_stopped, may_have_none, wants_passthrough
 from reconciler.desired.support import Effect, Fact, SupportRow, TargetKind, Where, find_row
 from reconciler.engines.arguments import ends_tls
 from reconciler.engines.container import asks_for_key
-from reconciler.errors import SettingsError
 from reconciler.formats import json_values
 from reconciler.kserve.resolve import Resolved
 from reconciler.kserve.validation import is_decrypted
@@ -66,7 +64,7 @@ def _facts(case: Case) -> Iterator[Fact]:
         yield Fact.SCRAPED_PORT
     if not is_decrypted(case.resolved.defaulted):
         yield Fact.NOT_ENCRYPTED
-    if _is_loopback(case.target.routing.listen):
+    if is_loopback(case.target.routing.listen):
         yield Fact.PRIVATE
     recommended = _recommended(case.origins)
     if recommended is None or (GPU in recommended and case.target.gpus != ()):
@@ -83,13 +81,6 @@ def _recommended(origins: Origins) -> frozenset[str] | None:
         return None
     named = frozenset(kind for kind in kinds if isinstance(kind, str)) if isinstance(kinds, list) else frozenset()
     return named or None
-
-
-def _is_loopback(listen: str) -> bool:
-    try:
-        return ipaddress.ip_address(parse_listen(listen)[0]).is_loopback
-    except SettingsError:
-        return False
 
 
 ALL_FACTS = frozenset(Fact)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
@@ -10,7 +9,7 @@ from email.utils import parsedate_to_datetime
 from reconciler.config.forge import ForgeSettings, WebhookSettings
 from reconciler.config.secret_files import read_secret
 from reconciler.config.settings import Settings
-from reconciler.config.values import split_listen
+from reconciler.config.values import is_loopback
 from reconciler.errors import ReconcileError
 from reconciler.forge.checks import wanted
 from reconciler.forge.http import Http, Request
@@ -69,7 +68,7 @@ def check_webhooks(settings: Settings) -> Iterator[CheckResult]:
     """Their secrets are there, and the address may be reached by others."""
     for index, webhook in enumerate(settings.web.webhooks):
         yield from _webhook(webhook, f"web.webhooks[{index}]", settings)
-    if settings.web.webhooks and _is_loopback(settings.web.listen):
+    if settings.web.webhooks and is_loopback(settings.web.listen):
         message = f"web.listen: no forge reaches {settings.web.listen}"
         fix = (
             "let a reverse proxy with TLS on this host pass on /webhooks/, or listen on another address; without, a "
@@ -105,13 +104,3 @@ def _receiver(receiver: Receiver) -> CheckResult:
     except ReconcileError as error:
         return raised("notifications", error)
     return ok("notifications", f"{receiver.name}: has an https URL, {'signed' if is_signed else 'not signed'}")
-
-
-def _is_loopback(listen: str) -> bool:
-    host, _ = split_listen(listen)
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
