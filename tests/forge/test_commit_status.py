@@ -15,16 +15,12 @@ from reconciler.forge.description import cut, prefixed
 from reconciler.forge.messages import MOST_DESCRIPTION, CommitState, CommitStatus
 from reconciler.model import (
     NO_ORIGIN,
-    ClusterView,
     Deletion,
-    DesiredState,
     Guard,
     Health,
     HealthStatus,
     JudgedDeletions,
     ObjectChange,
-    ObjectId,
-    ObjectPlan,
     Origin,
     Reason,
     ReasonCode,
@@ -35,11 +31,12 @@ from reconciler.model import (
 from reconciler.report.convergence import convergence_of
 from reconciler.report.status import DaemonInfo, RefusedRevision, RevisionInfo, TargetReport, build_status
 from tests.support.report_world import (
-    HEALTHY,
     NEW,
     OLD,
     REVISION,
+    SETTINGS,
     TINY,
+    cluster,
     desired,
     observed,
     owned,
@@ -168,33 +165,15 @@ def test_held_deletions_are_an_error_with_what_approves_them() -> None:
 
 def test_object_of_a_cluster_that_is_refused_is_named() -> None:
     why = Reason(ReasonCode.REJECTED, "the webhook says no", Origin("a.yaml", 7))
-    route = ObjectPlan(
-        ObjectId("", "ConfigMap", "team", "settings"),
-        Sync.OUT_OF_SYNC,
-        HEALTHY,
-        origin=Origin("a.yaml", 1),
-        change=ObjectChange.CHANGE,
-        reasons=(why,),
-    )
-    plan = replace(planned(), objects={route.object: route})
-    one = TargetReport(DesiredState("a", REVISION, ()), ClusterView("a", 190.0, "v1.36.3"), plan, None)
-    state_, text = said(status_of(one))
+    refused = replace(SETTINGS, sync=Sync.OUT_OF_SYNC, change=ObjectChange.CHANGE, reasons=(why,))
+    state_, text = said(status_of(cluster(refused)))
     assert state_ is CommitState.FAILURE
     assert "ConfigMap team/settings: the webhook says no (a.yaml:7)" in text
 
 
 def test_field_that_an_api_server_refuses_is_named_with_its_line() -> None:
-    settings = ObjectPlan(
-        ObjectId("", "ConfigMap", "team", "settings"),
-        Sync.OUT_OF_SYNC,
-        HEALTHY,
-        origin=Origin("a.yaml", 1),
-        change=ObjectChange.CHANGE,
-        why="git changed data.x",
-    )
-    plan = replace(planned(), objects={settings.object: settings})
-    one = TargetReport(DesiredState("a", REVISION, ()), ClusterView("a", 190.0, "v1.36.3"), plan, None)
-    status = status_of(one)
+    changed = replace(SETTINGS, sync=Sync.OUT_OF_SYNC, change=ObjectChange.CHANGE, why="git changed data.x")
+    status = status_of(cluster(changed))
     why = "a.yaml:7: data.x: expected string"
     status["targets"][0] |= {"lastFailure": {"reason": why}, "lastError": f"apply_object failed: {why}"}
     state_, text = said(status)
@@ -203,16 +182,13 @@ def test_field_that_an_api_server_refuses_is_named_with_its_line() -> None:
 
 
 def test_cluster_of_unchanged_services_is_not_called_unchanged() -> None:
-    settings = ObjectPlan(ObjectId("", "ConfigMap", "team", "settings"), Sync.SYNCED, HEALTHY)
-    plan = replace(planned(), objects={settings.object: settings})
-    one = TargetReport(DesiredState("a", REVISION, ()), ClusterView("a", 190.0, "v1"), plan, None, applied=REVISION)
+    one = cluster(SETTINGS, applied=REVISION)
     assert said(status_of(one), {}) == (CommitState.SUCCESS, "no service changed")
 
 
 def test_cluster_that_another_daemon_acts_on_is_not_answered_for() -> None:
     plan = replace(planned(), notes=(Reason(ReasonCode.NOT_LEADER, "this daemon only looks", NO_ORIGIN),))
-    one = TargetReport(DesiredState("a", REVISION, ()), ClusterView("a", 190.0, "v1"), plan, None)
-    assert list(answers(status_of(one))) == []
+    assert list(answers(status_of(cluster(plan=plan)))) == []
 
 
 def test_refused_revision_is_answered_on_itself() -> None:

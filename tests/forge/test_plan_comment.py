@@ -23,22 +23,11 @@ from reconciler.forge.plan_comment import (
     plan_section,
     plan_status,
 )
-from reconciler.model import (
-    NO_ORIGIN,
-    Health,
-    HealthStatus,
-    ObjectChange,
-    ObjectId,
-    ObjectPlan,
-    Origin,
-    Reason,
-    ReasonCode,
-    Sync,
-)
+from reconciler.model import ObjectChange, ObjectId, Origin, Reason, ReasonCode, Sync
 from reconciler.report.planned import plan_document
+from tests.support.report_world import REVISION, SETTINGS, cluster, status_of
 
 Document = dict[str, Any]
-REVISION = "4f1c2ab" + "0" * 33
 
 
 def service(name: str = "granite", change: str = "change", **fields: Any) -> Document:
@@ -187,15 +176,9 @@ def test_arguments_that_no_engine_was_asked_about_are_named() -> None:
 
 
 def test_objects_of_a_cluster_are_listed_with_what_happens() -> None:
-    from tests.report.test_report_cluster import cluster
-    from tests.support.report_world import status_of
-
-    healthy = Health(HealthStatus.HEALTHY, Reason(ReasonCode.SERVING, "", NO_ORIGIN))
-    changed = ObjectPlan(
-        ObjectId("", "ConfigMap", "team", "settings"),
-        Sync.OUT_OF_SYNC,
-        healthy,
-        origin=Origin("a.yaml", 1),
+    changed = replace(
+        SETTINGS,
+        sync=Sync.OUT_OF_SYNC,
         change=ObjectChange.CHANGE,
         why="git changed it",
         lines=("data.a: 1 → 2",),

@@ -10,8 +10,6 @@ import pytest
 
 from reconciler.model import (
     NO_ORIGIN,
-    ClusterView,
-    DesiredState,
     Health,
     HealthStatus,
     ObjectChange,
@@ -26,23 +24,15 @@ from reconciler.report.convergence import convergence_of, only
 from reconciler.report.plan_text import plan_blocks
 from reconciler.report.planned import plan_document
 from reconciler.report.screen import show
-from reconciler.report.status import TargetReport
 from reconciler.report.text import status_blocks
-from tests.support.report_world import REVISION, planned, status_of
+from tests.support.report_world import SETTINGS, cluster, status_of
 
-HEALTHY = Health(HealthStatus.HEALTHY, Reason(ReasonCode.SERVING, "", NO_ORIGIN))
-SETTINGS = ObjectPlan(ObjectId("", "ConfigMap", "team", "settings"), Sync.SYNCED, HEALTHY, origin=Origin("a.yaml", 1))
 ROUTE = replace(SETTINGS, object=ObjectId("gateway.networking.k8s.io", "HTTPRoute", "team", "chat"))
 CHANGED = replace(ROUTE, sync=Sync.OUT_OF_SYNC, change=ObjectChange.CHANGE, why="git changed it")
 REFUSED = replace(CHANGED, reasons=(Reason(ReasonCode.REJECTED, "the webhook says no", Origin("a.yaml", 7)),))
 DEGRADED = replace(
     ROUTE, health=Health(HealthStatus.DEGRADED, Reason(ReasonCode.NOT_SERVING, "no listener", NO_ORIGIN))
 )
-
-
-def cluster(*objects: ObjectPlan) -> TargetReport:
-    plan = replace(planned(), objects={one.object: one for one in objects})
-    return TargetReport(DesiredState("a", REVISION, ()), ClusterView("a", 190.0, "v1.36.3"), plan, None)
 
 
 def text(blocks: Any) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from reconciler.config.settings import HostSettings, Routing, Settings, SourceSettings, Web
 from reconciler.model import (
     NO_ORIGIN,
     Capacity,
+    ClusterView,
     Desired,
     DesiredState,
     EffectiveSpec,
@@ -16,6 +18,8 @@ from reconciler.model import (
     Health,
     HealthStatus,
     Lease,
+    ObjectId,
+    ObjectPlan,
     Observed,
     Origin,
     Owned,
@@ -39,6 +43,7 @@ REVISION = "4f1c2ab" + "0" * 33
 SPEC = EffectiveSpec("quay.io/vllm:1", written("python", "-m", "vllm"), written("--port=8080", "--max-model-len=128"))
 TINY = ServiceId("demo", "tiny")
 HEALTHY = Health(HealthStatus.HEALTHY, Reason(ReasonCode.SERVING, "1 of 1 replicas serve", NO_ORIGIN))
+SETTINGS = ObjectPlan(ObjectId("", "ConfigMap", "team", "settings"), Sync.SYNCED, HEALTHY, origin=Origin("a.yaml", 1))
 
 
 def desired(service: ServiceId = TINY, digest: str = OLD, **fields: Any) -> Desired:
@@ -98,6 +103,13 @@ def report(**fields: Any) -> TargetReport:
         "plan": planned(verdict()),
         "routing": Routing(),
     }
+    return TargetReport(**(known | fields))
+
+
+def cluster(*objects: ObjectPlan, **fields: Any) -> TargetReport:
+    """One with these objects, and no services."""
+    plan = replace(planned(), objects={one.object: one for one in objects})
+    known = {"desired": state(), "observed": ClusterView("a", 190.0, "v1.36.3"), "plan": plan, "routing": None}
     return TargetReport(**(known | fields))
 
 
