@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from reconciler.forge.messages import MOST_DESCRIPTION, CommentSection, CommitState, CommitStatus
 from reconciler.model import ObjectChange
+from reconciler.model.names import listed
 from reconciler.report.actions import short
 from reconciler.report.convergence import full_name, manual_text, object_name, place
 from reconciler.report.planned import FAULTS, PlannedChange
@@ -321,9 +322,8 @@ def _unasked(target: Document) -> Sequence[str]:
     asking = {name for one in target["actions"] if one["action"] == "ask_preflight" for name in one["services"]}
     if not asking:
         return ()
-    shown = ", ".join(code(name, _LONGEST_NAME) for name in sorted(asking)[:_MOST_LINES])
-    more = f" and {len(asking) - _MOST_LINES} more" if len(asking) > _MOST_LINES else ""
-    return (f"The engine checks the arguments of {shown}{more} only when this is merged.",)
+    shown = listed([code(name, _LONGEST_NAME) for name in sorted(asking)], _MOST_LINES)
+    return (f"The engine checks the arguments of {shown} only when this is merged.",)
 
 
 def _list(title: str, lines: Iterable[str]) -> Sequence[str]:
