@@ -22,7 +22,7 @@ from reconciler.errors import NotUnderstood
 from reconciler.evaluation.evaluator import Evaluated, Evaluator
 from reconciler.evaluation.wire import dump_answers, load_request, receive, send
 from reconciler.fault_isolation import frames, named
-from reconciler.system.process_limits import limit_cpu, limit_memory
+from reconciler.system.process_limits import be_ended_first, limit_cpu, limit_memory
 
 OUT_OF_MEMORY = 78
 # What the daemon says is as long as all manifests together.
@@ -66,8 +66,7 @@ def end_with(lifeline: int) -> None:
 
 def confine(memory_bytes: int) -> None:
     """If the machine has no memory left, this is the process to end; and no image of it is kept: it knows Secrets."""
-    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-        file.write("1000")
+    be_ended_first()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     limit_memory(memory_bytes)
 

@@ -24,6 +24,7 @@ from reconciler.fault_isolation import unexpected
 from reconciler.loop.once import Preview, preview_each
 from reconciler.report import log as logs
 from reconciler.report.planned import plan_document
+from reconciler.system.process_limits import be_ended_first
 
 _NICE = 10
 _KEPT_SECONDS = 14 * 86_400.0
@@ -41,9 +42,7 @@ class ProposedPlansArguments:
 def main(lifeline: int) -> None:
     end_with(lifeline)
     os.nice(_NICE)
-    with suppress(OSError):
-        # Where memory gets short, this is what has to go.
-        Path("/proc/self/oom_score_adj").write_text("1000")
+    be_ended_first()
     # Only answers may reach standard output.
     out = os.dup(1)
     os.dup2(2, 1)

@@ -6,6 +6,7 @@ import ctypes
 import math
 import resource
 from contextlib import suppress
+from pathlib import Path
 
 # Ten thousand services take a tenth of each.
 MEMORY_BYTES = 2 << 30
@@ -25,6 +26,12 @@ def limit_cpu(seconds: float) -> None:
     soft = math.ceil(used.ru_utime + used.ru_stime + seconds)
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
+
+
+def be_ended_first() -> None:
+    """Where the machine has no memory left, this is the process to end."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 _M_ARENA_MAX = -8  # from malloc.h
