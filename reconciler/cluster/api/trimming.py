@@ -17,6 +17,7 @@ from typing import Any
 from reconciler.model.objects import KubeObject
 
 OUR_MANAGER = "reconciler"
+"""The field manager that we apply as."""
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 OWN_RECORD = "reconciler/service-record"
 """Type of the Secrets in which we remember what a service was: these we read."""

@@ -20,8 +20,6 @@ from reconciler.cluster.api.trimming import OUR_MANAGER
 from reconciler.cluster.objects.paths import EVERY, Path, Step
 from reconciler.model import KubeObject
 
-"""The field manager that we apply as."""
-
 Fields = Mapping[str, Any]
 """A node of `fieldsV1`."""
 
