@@ -18,6 +18,7 @@ from reconciler.cluster.rollout.deletion import (
     DeleteService,
     Leaving,
     SetStopAnnotation,
+    Step,
     next_step,
 )
 from reconciler.cluster.service_facts import held_gpus
@@ -171,9 +172,6 @@ def _pods(one: ObjectId, seen: ClusterObserved) -> tuple[KubeObject, ...]:
 def service_of(one: ObjectId) -> ServiceId | None:
     """The service that an object is."""
     return ServiceId(one.namespace, one.name) if (one.group, one.kind) == SERVICE else None
-
-
-Step = SetStopAnnotation | DeleteService | AwaitPods | AwaitFinalizers | Deleted
 
 
 def _pods_unseen(service: ServiceId | None, seen: ClusterObserved) -> Reason | None:
