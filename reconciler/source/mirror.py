@@ -307,7 +307,7 @@ class Mirror:
     def refuse(self, refused: RejectedRevision) -> None:
         """Record why a revision is not accepted. If the disk is full it is only checked again."""
         with contextlib.suppress(OSError):
-            write_file(self.folder.refused, json.dumps(asdict(refused), sort_keys=True).encode() + b"\n", 0o600)
+            _write(self.folder.refused, refused)
 
     def verified(self) -> VerifiedRevision | None:
         """The revision whose signatures were good last."""
@@ -316,7 +316,7 @@ class Mirror:
     def note_verified(self, verified: VerifiedRevision) -> None:
         """Record it. If the disk is full it is only verified again."""
         with contextlib.suppress(OSError):
-            write_file(self.folder.verified, json.dumps(asdict(verified), sort_keys=True).encode() + b"\n", 0o600)
+            _write(self.folder.verified, verified)
 
     def forget_refused(self) -> None:
         """Have it checked again."""
@@ -330,7 +330,7 @@ class Mirror:
         """
         try:
             self._here("update-ref", _ACCEPTED, accepted.revision)
-            write_file(self.folder.accepted, json.dumps(asdict(accepted), sort_keys=True).encode() + b"\n", 0o600)
+            _write(self.folder.accepted, accepted)
         except (OSError, GitFailed) as error:
             why = error.output.strip() if isinstance(error, GitFailed) else error.strerror
             raise Retryable(
@@ -345,6 +345,11 @@ def _read(path: Path, kind: type[_T]) -> _T | None:
         return kind(**{name: str(text) for name, text in found.items()})
     except (OSError, ValueError, TypeError):
         return None
+
+
+def _write(path: Path, noted: Accepted | RejectedRevision | VerifiedRevision) -> None:
+    """What `_read` reads. Raises OSError."""
+    write_file(path, json.dumps(asdict(noted), sort_keys=True).encode() + b"\n", 0o600)
 
 
 def _size(path: Path) -> int:
