@@ -14,6 +14,7 @@ from pathlib import Path
 from reconciler.config.forge import VerifySettings
 from reconciler.errors import Retryable, Terminal
 from reconciler.source.access import Folder, sync_folder, write_file
+from reconciler.system.files import sync_tree
 from reconciler.system.programs import NoAnswer, run_program
 
 GPG, SSH_KEYGEN = "gpg", "ssh-keygen"
@@ -120,8 +121,7 @@ def _build(place: Path, gpg: bytes, ssh: bytes) -> None:
         write_file(fresh / "allowed_signers", ssh, 0o600)
         if gpg:
             _import(fresh / "gnupg", gpg)
-        for file in (fresh / "gnupg").iterdir():
-            _sync(file)
+        sync_tree(fresh)
         fresh.rename(place)
         sync_folder(place.parent)
     except OSError as error:
@@ -174,8 +174,3 @@ def _gpg(*arguments: str) -> str:
     except NoAnswer as error:
         raise Retryable(f"source.verify: {error}") from None
     return (done.stdout + done.stderr).decode("utf-8", "replace")
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
