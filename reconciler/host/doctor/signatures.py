@@ -12,6 +12,7 @@ from reconciler.config.forge import VerifySettings
 from reconciler.host.doctor.ask import ask
 from reconciler.report.findings import CheckResult, ok, problem, warning
 from reconciler.report.redact import one_line
+from reconciler.report.text import counted
 from reconciler.source.trusted_keys import SSH_KEYGEN, PublicKey, find, list_keys, read_keys
 
 # It verifies SSH signatures since 2.34, and heeds the dates of allowed signers since 2.35.
@@ -46,17 +47,17 @@ def _allowed_signers(file: Path, data: bytes) -> CheckResult:
     if not lines:
         fix = f'echo "NAME $(cat KEY.pub)" >> {file}'
         return problem("signatures", f"source.verify.allowed_signers_file: {file} allows nobody", fix)
-    return ok("signatures", f"{file} has {_counted(len(lines), 'line')}")
+    return ok("signatures", f"{file} has {counted(len(lines), 'line')}")
 
 
 def _expiry(file: Path, keys: list[PublicKey], now: float) -> CheckResult:
     """How many of these keys count, and until when."""
     good = [key for key in keys if key.validity not in ("e", "r") and key.expires_at > now]
     if not good:
-        message = f"source.verify.gpg_keys_file: of {_counted(len(keys), 'key')} in {file} none is valid"
+        message = f"source.verify.gpg_keys_file: of {counted(len(keys), 'key')} in {file} none is valid"
         return problem("signatures", message, f"gpg --armor --export NAME > {file}, of keys that are")
     first = min(good, key=lambda key: key.expires_at)
-    text = f"{file} has {_counted(len(good), 'valid key')}"
+    text = f"{file} has {counted(len(good), 'valid key')}"
     if first.expires_at == math.inf:
         return ok("signatures", f"{text}; none expires")
     day = time.strftime("%Y-%m-%d", time.gmtime(first.expires_at))
@@ -66,7 +67,3 @@ def _expiry(file: Path, keys: list[PublicKey], now: float) -> CheckResult:
             "signatures", f"the key of {named} expires on {day}", f"extend it, and export it to {file} again"
         )
     return ok("signatures", f"{text}; the first that expires is of {named}, on {day}")
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
