@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.forge.gitea.server import PASSWORD, Gitea, basic
+from tests.support.signing import make_ssh_key
 
 Document = dict[str, Any]
 _NUMBERS = itertools.count(1)
@@ -51,9 +51,7 @@ class Account:
     def add_ssh_key(self, folder: Path) -> Path:
         """The private key of a new pair whose public key may push."""
         key = folder / "id_ed25519"
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(key)], check=True)
-        public = key.with_suffix(".pub").read_text().strip()
-        self.ask("POST", "/user/keys", {"title": f"key-{next(_NUMBERS)}", "key": public})
+        self.ask("POST", "/user/keys", {"title": f"key-{next(_NUMBERS)}", "key": make_ssh_key(key)})
         return key
 
     def new_repository(self, name: str = "models") -> ForgeRepository:

@@ -22,6 +22,7 @@ from tests.controlplane.api import wait_for
 from tests.controlplane.certificates import Authority
 from tests.controlplane.processes import Processes
 from tests.support.ports import free_port
+from tests.support.signing import make_ssh_key
 
 _NOBODY = 65534
 _START_SECONDS = 60
@@ -114,9 +115,7 @@ class Gitea:
         work = self.folder / "work"
         for name in ("conf", "data/ssh", "repos", "log", "home"):
             (work / name).mkdir(parents=True)
-        key = work / "data" / "ssh" / "host_ed25519"
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
-        public = key.with_suffix(".pub").read_text().rsplit(" ", 1)[0]
+        public = make_ssh_key(work / "data" / "ssh" / "host_ed25519")
         self.known_hosts.write_text(f"[127.0.0.1]:{self.ssh_port} {public}\n")
         certificate, private = self._certificate
         for name, file in (("tls.crt", certificate), ("tls.key", private)):
