@@ -4,31 +4,20 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.forge.gitea.account import ForgeRepository
+from tests.forge.gitea.demo import DEMO, forge_options
 from tests.support.git_repository import Repository
 
 pytestmark = [pytest.mark.forge, pytest.mark.timeout(600)]
 
 
 def demo(folder: Path, forge: ForgeRepository, python: Path) -> subprocess.CompletedProcess[str]:
-    token = folder / "token"
-    token.touch(0o600)
-    token.write_text(forge.owner.new_token())
-    options = {"--forge": forge.url, "--forge-kind": "gitea", "--token-file": token, "--python": python}
-    options |= {"--ca-file": forge.owner.gitea.ca_file, "--dir": folder / "demo"}
-    argv = [
-        sys.executable,
-        "-m",
-        "reconciler",
-        "demo",
-        "--once",
-        *(str(word) for pair in options.items() for word in pair),
-    ]
+    place = ("--python", str(python), "--dir", str(folder / "demo"))
+    argv = [*DEMO, "--once", *forge_options(folder, forge), *place]
     return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True)
 
 

@@ -19,7 +19,7 @@ from tests.forge.gitea.account import Account, Document, ForgeRepository
 from tests.forge.gitea.server import PASSWORD, Gitea, find_program
 
 ROOT = Path(__file__).parents[3]
-_DEMO = (sys.executable, "-m", "reconciler", "demo")
+DEMO = (sys.executable, "-m", "reconciler", "demo")
 
 
 def main(arguments: list[str]) -> int:
@@ -34,8 +34,8 @@ def main(arguments: list[str]) -> int:
         repository = Account.create(gitea).new_repository()
         say.tell(f"{gitea.url}/{repository.path} (user {repository.owner.name}, password {PASSWORD})")
         place = ("--dir", str(folder / "demo"))
-        stack.callback(subprocess.run, [*_DEMO, "--stop", *place], cwd=ROOT, stdout=subprocess.DEVNULL)
-        code = subprocess.run([*_DEMO, *_forge(folder, repository), *place, *arguments], cwd=ROOT).returncode
+        stack.callback(subprocess.run, [*DEMO, "--stop", *place], cwd=ROOT, stdout=subprocess.DEVNULL)
+        code = subprocess.run([*DEMO, *forge_options(folder, repository), *place, *arguments], cwd=ROOT).returncode
         say.act("What Gitea tells of each commit")
         told = [_told(repository, commit) for commit in reversed(repository.ask("GET", "/commits?stat=false"))]
         say.block("\n".join(told))
@@ -46,7 +46,8 @@ def main(arguments: list[str]) -> int:
     return code
 
 
-def _forge(folder: Path, repository: ForgeRepository) -> list[str]:
+def forge_options(folder: Path, repository: ForgeRepository) -> list[str]:
+    """Those that put a demo on a repository, whose owner's token is kept in the folder."""
     gitea = repository.owner.gitea
     token = folder / "token"
     token.touch(0o600)
