@@ -203,14 +203,15 @@ ensure_s3() { ensure_package "$S3_VENV" s3.txt "import moto" "moto, an S3 server
 # GitHub's description of its API (api.github.com.json), the schemas of its webhooks (webhooks.json), and examples of them
 # (webhook-examples.json).
 find_octokit() {
+  local folder=$CACHE/octokit-23.0.2-webhooks-7.6.1
   if [ -z "${RECONCILER_TEST_OCTOKIT:-}" ]; then
-    (ensure_octokit) || say "no description of GitHub's API to test with: see above"
-    export RECONCILER_TEST_OCTOKIT=$CACHE/octokit-23.0.2-webhooks-7.6.1
+    (ensure_octokit "$folder") || say "no description of GitHub's API to test with: see above"
+    export RECONCILER_TEST_OCTOKIT=$folder
   fi
 }
 
 ensure_octokit() (
-  folder=$CACHE/octokit-23.0.2-webhooks-7.6.1
+  folder=$1
   exec 8>"$CACHE/.octokit.lock"
   flock 8
   [ ! -e "$folder/complete" ] || exit 0
