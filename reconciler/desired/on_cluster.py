@@ -23,7 +23,7 @@ from reconciler.desired.serving_options import is_on_dashboard, is_stopped, read
 from reconciler.desired.spec import Surroundings, UnusableField, build_spec, find_container
 from reconciler.desired.volumes import build_file_mounts, build_mounts
 from reconciler.fault_isolation import caught
-from reconciler.kserve.names import RUNTIME_KINDS
+from reconciler.kserve.names import GROUP, RUNTIME_KINDS
 from reconciler.kserve.resolve import ClusterObjects, Resolved, resolve
 from reconciler.manifests import KNOWN_KINDS, OUR_API, Manifest, Manifests, duplicate_of, find_duplicates
 from reconciler.model import (
@@ -313,7 +313,7 @@ def _with_rendered(found: DesiredObject, resolved: Resolved) -> DesiredObject:
     if not resolved.pod:
         return found
     ref = resolved.runtime
-    runtime = ObjectId("serving.kserve.io", ref.kind, ref.namespace, ref.name) if ref else None
+    runtime = ObjectId(GROUP, ref.kind, ref.namespace, ref.name) if ref else None
     return replace(found, rendered=Rendered(dict(resolved.pod), resolved.deployment_mode, runtime))
 
 
