@@ -112,11 +112,11 @@ class HostTarget:
         self._stager = Stager(settings.storage, folder / "models", backend.fetcher, secrets, wake)
         find_image = self._images.find if self._images else lambda _: None
         lacks = Lacks(cache / "preflight")
-        self._is_proposed = is_proposed
         workloads = ProposedWorkloads if is_proposed else Workloads
         self._workloads = workloads(settings, cache, secrets, self._stager, closed, lacks, find_image)
         runner = PreflightRunner(cache / "preflight", wake, begin=backend.begin_preflight, lacks=lacks)
-        self._preflights = self._make_preflights(runner, Fits(folder / "fit", self._machine), closed)
+        checks = None if is_proposed else self._start_checks(closed)
+        self._preflights = Preflights(self._workloads, runner, wake, Fits(folder / "fit", self._machine), checks)
         self._guard = PortGuard(self._supervisor.owns, PortHolds())
         self._subjects = ProbeTargets(self._workloads.api_key, self._guard)
         limits = LivenessLimits(settings.liveness.interval, settings.liveness.timeout)
@@ -128,12 +128,9 @@ class HostTarget:
         )
         self._proxy_monitor = ProxyMonitor(self._proxy, self._supervisor, self._probes, witness, wake, take_refused)
 
-    def _make_preflights(self, runner: PreflightRunner, fits: Fits, closed: tuple[Path, ...]) -> Preflights:
+    def _start_checks(self, closed: tuple[Path, ...]) -> StartChecks:
         reader, drain_timeout = self._settings.replica_user or "", self._settings.rollout.drain_timeout
-        checks = StartChecks(self._workloads, self._supervisor, drain_timeout, reader, closed)
-        if self._is_proposed:
-            return Preflights(self._workloads, runner, self._wake, fits, None)
-        return Preflights(self._workloads, runner, self._wake, fits, checks)
+        return StartChecks(self._workloads, self._supervisor, drain_timeout, reader, closed)
 
     def lock(self, wait: float = 0.0) -> None:
         """Take over this host. Raises Terminal, naming the holder, while another process has it."""
