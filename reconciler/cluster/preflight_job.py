@@ -221,7 +221,7 @@ def read_job(job: KubeObject, pods: Sequence[KubeObject], log: str, events: Sequ
     ended = {each.get("type"): each for each in job.get("status", {}).get("conditions") or () if _holds(each)}
     pod = max(pods, key=lambda each: str(each["metadata"].get("creationTimestamp")), default=None)
     if ended and (answer := _answer_in(log, key)) is not None:
-        return _reading_of(answer)
+        return _outcome_of(answer)
     obstacle = _obstacle(pod, events)
     if "Complete" in ended:
         return JobOutcome(trouble="it ended, and its log holds no answer")
@@ -250,7 +250,7 @@ def _answer_in(log: str, key: str) -> Any:
         return None
 
 
-def _reading_of(answer: Any) -> JobOutcome:
+def _outcome_of(answer: Any) -> JobOutcome:
     try:
         if not (reason := str(answer.get("environment") or "")):
             return JobOutcome(verdict=read_verdict(answer))

@@ -82,14 +82,14 @@ class PreflightJobs:
             verdict = self._verdicts.get(asked.key)
             job = by_name.get((asked.namespace, job_name(asked.key)))
             if verdict is None and job is not None:
-                reading = self._reading(asked.key, job, found)
-                verdict = reading.verdict
-                if reading.waits:
+                outcome = self._outcome(asked.key, job, found)
+                verdict = outcome.verdict
+                if outcome.waits:
                     asking.add(desired.digest)
-                elif reading.final:
+                elif outcome.final:
                     mute.add(desired.digest)
-                elif reading.trouble:
-                    text = f"the image's vLLM cannot be asked: {reading.trouble}; it is tried again"
+                elif outcome.trouble:
+                    text = f"the image's vLLM cannot be asked: {outcome.trouble}; it is tried again"
                     troubles[desired.digest] = Reason(ReasonCode.PREFLIGHT_PENDING, text, desired.origin)
                     if not _is_due(job, self._client.transport.clock.now()):
                         asking.add(desired.digest)
@@ -114,15 +114,15 @@ class PreflightJobs:
         except TooLargeToAsk as error:
             raise Retryable(f"{action.service}: {error}") from None
 
-    def _reading(self, key: str, job: KubeObject, pods: tuple[KubeObject, ...]) -> JobOutcome:
+    def _outcome(self, key: str, job: KubeObject, pods: tuple[KubeObject, ...]) -> JobOutcome:
         if (known := self._read.get(key)) is not None and not known.waits:
             return known
         own = [pod for pod in pods if is_pod_of(pod, job)]
-        reading = read_job(job, own, self._log(own))
-        self._read[key] = reading
-        if reading.verdict is not None:
-            self._keep(key, reading.verdict)
-        return reading
+        outcome = read_job(job, own, self._log(own))
+        self._read[key] = outcome
+        if outcome.verdict is not None:
+            self._keep(key, outcome.verdict)
+        return outcome
 
     def _log(self, pods: list[KubeObject]) -> str:
         ended = [pod for pod in pods if (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")]

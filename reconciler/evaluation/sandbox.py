@@ -328,10 +328,10 @@ class Sandbox:
             os.close(theirs_alive)
         ours.settimeout(self._limits.stalled)
         worker = _Worker(process, ours, alive)
-        orders = WorkerArguments(self._targets, self._limits.memory_bytes, self._limits.cpu_seconds, self._is_sealed)
+        arguments = WorkerArguments(self._targets, self._limits.memory_bytes, self._limits.cpu_seconds, self._is_sealed)
         with suppress(OSError):
             # One that is gone already is found out about when it is asked.
-            send(ours, pickle.dumps(orders, 5))
+            send(ours, pickle.dumps(arguments, 5))
         return worker
 
     def _end(self) -> int:

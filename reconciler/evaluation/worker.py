@@ -44,11 +44,11 @@ def main(words: int, lifeline: int) -> None:
     """Answer until the daemon ends."""
     end_with(lifeline)
     with socket.socket(fileno=words) as told, suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        orders: WorkerArguments = pickle.loads(receive(told, _ANY_LENGTH))  # noqa: S301
-        confine(orders.memory_bytes)
+        arguments: WorkerArguments = pickle.loads(receive(told, _ANY_LENGTH))  # noqa: S301
+        confine(arguments.memory_bytes)
         send(told, build_id().encode())
         try:
-            answer(told, orders)
+            answer(told, arguments)
         except MemoryError:
             # Whatever uses the memory is still here: there may be none left to report it.
             os._exit(OUT_OF_MEMORY)
@@ -71,15 +71,15 @@ def confine(memory_bytes: int) -> None:
     limit_memory(memory_bytes)
 
 
-def answer(told: socket.socket, orders: WorkerArguments) -> None:
+def answer(told: socket.socket, arguments: WorkerArguments) -> None:
     """Each request is a revision; each result is the desired state of all targets, or the error."""
-    evaluators = {target.name: Evaluator(target, is_sealed=orders.is_sealed) for target in orders.targets}
+    evaluators = {target.name: Evaluator(target, is_sealed=arguments.is_sealed) for target in arguments.targets}
     before: dict[str, Evaluated] = {}
     # Garbage collection runs while no request is waiting.
     gc.disable()
     while True:
         data = receive(told, _ANY_LENGTH)
-        limit_cpu(orders.cpu_seconds)
+        limit_cpu(arguments.cpu_seconds)
         try:
             snapshot = load_request(data)
             now = {name: each.look(snapshot) for name, each in evaluators.items()}
