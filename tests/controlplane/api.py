@@ -156,7 +156,7 @@ def _group_path(api_version: str) -> str:
     return f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
 
 
-def wait_for(ask: Callable[[], T | None], seconds: float = 30, what: str = "") -> T:
+def wait_for(ask: Callable[[], T | None], seconds: float = 120, what: str = "") -> T:
     """What `ask` answers once it is true; an AssertionError of its own counts as not yet. Raises AssertionError."""
     deadline = time.monotonic() + seconds
     while True:
