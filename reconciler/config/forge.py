@@ -42,7 +42,6 @@ class ForgeSettings(Section):
         "hosts, of failures only; `none`",
     )
     group: TargetName = Field("fleet", description="Names the status of `aggregate`: `reconciler/GROUP`")
-    page: HttpsUrl | None = Field(None, description="Where people reach this daemon; statuses link to it")
     pull_requests: Literal["none", "plan"] = Field(
         "none", description="`plan`: answer pull requests with what they would change"
     )
@@ -64,7 +63,7 @@ class ForgeSettings(Section):
     @property
     def files(self) -> list[Path]:
         """Closed to services."""
-        return _files(self.token_file, self.app.key_file if self.app else None)
+        return files_of(self.token_file, self.app.key_file if self.app else None)
 
 
 class WebhookSettings(Section):
@@ -78,7 +77,7 @@ class WebhookSettings(Section):
 
     @property
     def files(self) -> list[Path]:
-        return _files(self.secret_file)
+        return files_of(self.secret_file)
 
 
 class NotificationSettings(Section):
@@ -96,7 +95,7 @@ class NotificationSettings(Section):
 
     @property
     def files(self) -> list[Path]:
-        return _files(self.url_file, self.secret_file)
+        return files_of(self.url_file, self.secret_file)
 
 
 class VerifySettings(Section):
@@ -119,5 +118,6 @@ class VerifySettings(Section):
         return self
 
 
-def _files(*places: str | None) -> list[Path]:
+def files_of(*places: str | None) -> list[Path]:
+    """Those of the places that are files."""
     return [Path(place) for place in places if place and not place.startswith(CREDENTIAL)]

@@ -55,7 +55,15 @@ from reconciler.config.values import (
     Variables,
     VersionRange,
     VolumeName,
-    WebListen,
+)
+from reconciler.config.web import (
+    AuthSettings,
+    OidcSettings,
+    PeerSettings,
+    TlsSettings,
+    TokenSettings,
+    TrustedProxySettings,
+    Web,
 )
 from reconciler.errors import SettingsError
 from reconciler.formats.strict_yaml import Tree, YamlProblem, load_one
@@ -434,17 +442,6 @@ _Target = Annotated[
 ]
 
 
-class Web(Section):
-    """The daemon's own HTTP side."""
-
-    listen: WebListen = Field(
-        "127.0.0.1:9464", description="Address of /healthz, /readyz, /metrics, /prometheus/sd and webhooks"
-    )
-    webhooks: tuple[WebhookSettings, ...] = Field(
-        (), description="Who may say that something was pushed, at `POST /webhooks/NAME`"
-    )
-
-
 class Log(Section):
     """The daemon's log."""
 
@@ -489,7 +486,7 @@ class Settings(Section):
     def closed(self) -> tuple[Path, ...]:
         """For the daemon alone: no service can read it."""
         files = [self._file, self.source.token_file, self.source.ssh_key_file, *self.forge.files]
-        files += [path for webhook in self.web.webhooks for path in webhook.files]
+        files += self.web.files
         files += [path for notification in self.notifications for path in notification.files]
         for target in self.targets:
             files += target.closed
@@ -552,7 +549,8 @@ def _known_keys() -> list[str]:
     )
     clusters = (ClusterSettings, ClusterRollout, IgnoredFields)
     forges = (ForgeSettings, GitHubApp, NotificationSettings, VerifySettings, WebhookSettings)
-    sections = (Settings, SourceSettings, *hosts, *clusters, Web, *forges, Log)
+    web = (Web, TlsSettings, AuthSettings, TokenSettings, OidcSettings, TrustedProxySettings, PeerSettings)
+    sections = (Settings, SourceSettings, *hosts, *clusters, *web, *forges, Log)
     for section in sections:
         keys += section.model_fields
     return keys

@@ -84,7 +84,7 @@ def _webhook(webhook: WebhookSettings, key: str, settings: Settings) -> Iterator
     if len(secret) < _SHORT_SECRET:
         fix = "make a longer one, here and at the forge: openssl rand -hex 32"
         yield warning("webhooks", f"{webhook.name}: a secret of {len(secret)} characters can be guessed", fix)
-    base = (settings.forge.page or "https://ADDRESS-OF-THIS-DAEMON").rstrip("/")
+    base = (settings.web.url or "https://ADDRESS-OF-THIS-DAEMON").rstrip("/")
     yield ok("webhooks", f"{webhook.name} ({webhook.kind}): its secret is there; {base}/webhooks/{webhook.name}")
 
 

@@ -51,9 +51,9 @@ class Answering:
         sends = _sends(settings, self._is_past)
         self.outbox = Outbox(settings.state_dir / OUTBOX)
         self._delivery = Delivery(self.outbox, sends, settings.forge.give_up_after)
-        self._settings, self._status = settings.forge, status
+        self._settings, self._status, self._url = settings.forge, status, settings.web.url or ""
         receivers = settings.notifications
-        self._notifier = Notifier(receivers, socket.gethostname(), self._settings.page or "") if receivers else None
+        self._notifier = Notifier(receivers, socket.gethostname(), self._url) if receivers else None
         self._since: dict[tuple[str, str], tuple[CommitState, float]] = {}
         self._baselines = self.outbox.baselines()
         self._pause = _LONGEST
@@ -177,7 +177,7 @@ class Answering:
             yield from self._closings(status, set())
             return
         per_service = self._settings.statuses == "service"
-        wanted = list(answers(status, before, per_service=per_service, url=self._settings.page or ""))
+        wanted = list(answers(status, before, per_service=per_service, url=self._url))
         self._forget_others(one for one, _ in wanted)
         for one, lasting in wanted:
             if self._lasts(one, lasting, now):
@@ -220,7 +220,7 @@ class Answering:
         refused = status["revision"].get("refused")
         revisions = (status["revision"]["desired"], refused["revision"] if refused else "")
         self._followed = frozenset(filter(None, revisions))
-        group, url = self._settings.group, self._settings.page or ""
+        group, url = self._settings.group, self._url
         newest = CommitStatus(status["revision"]["desired"], context_of(group), CommitState.PENDING, "")
         found = fleet_answer(status, before, group, self._last(newest), url)
         self._forget_others([found[0]] if found else [])

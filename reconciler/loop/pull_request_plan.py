@@ -45,7 +45,7 @@ def plan_and_comment(
     document = plan_document(found.status, found.plans)
     number = pull_request or _number(forge, settings, document["revision"]["desired"])
     progress(f"telling {forge.name}, pull request {number}")
-    send(forge, answers_to(document, number, group=group, url=settings.forge.page or ""))
+    send(forge, answers_to(document, number, group=group, url=settings.web.url or ""))
     return document
 
 

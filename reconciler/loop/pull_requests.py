@@ -225,7 +225,7 @@ class PullRequestPlans:
     def _answer(self, pull: PullRequest, found: Document) -> bool:
         """Into the outbox. False: nothing is said yet, and it is planned again."""
         if "plan" in found:
-            url = self._settings.forge.page or ""
+            url = self._settings.web.url or ""
             self._put(answers_to(found["plan"], pull.number, group=self._group, url=url))
             return True
         key = (pull.number, pull.head)

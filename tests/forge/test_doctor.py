@@ -77,7 +77,7 @@ def test_clock_is_compared_with_the_forges(
     there: LocalForge, forge: dict[str, Any], tmp_path: Path, skew: float, level: Level, words: str
 ):
     there.ahead = skew
-    known = settings(tmp_path, forge=ForgeSettings(**forge, page="https://gpu-1.example.com"))
+    known = settings(tmp_path, forge=ForgeSettings(**forge))
     assert only(found(doctor.check_forge, known), words).level is level
 
 
@@ -110,8 +110,8 @@ def test_token_that_others_may_read_is_a_warning(forge: dict[str, Any], tmp_path
 
 def webhooks(tmp_path: Path, text: str, listen: str = "0.0.0.0:9464") -> list[CheckResult]:
     one = WebhookSettings(name="push", kind="github", secret_file=str(secret(tmp_path / "hook", text)))
-    page = ForgeSettings(page="https://gpu-1.example.com/")
-    return found(doctor.check_webhooks, settings(tmp_path, web=Web(listen=listen, webhooks=(one,)), forge=page))
+    web = Web(listen=listen, webhooks=(one,), url="https://gpu-1.example.com/")
+    return found(doctor.check_webhooks, settings(tmp_path, web=web))
 
 
 def test_webhook_that_is_ready_names_its_url(tmp_path: Path):
