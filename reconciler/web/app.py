@@ -1,4 +1,4 @@
-"""The public endpoints: liveness, readiness, metrics, service discovery for replicas' metrics, and webhooks."""
+"""The public endpoints: the pages, liveness, readiness, metrics, service discovery for replicas' metrics, webhooks."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from reconciler.report.convergence import readiness
 from reconciler.web.control import Control
 from reconciler.web.json_responses import JSONResponse
 from reconciler.web.metrics import PASSED_ON, Metrics, find_replica, scrape_targets
+from reconciler.web.pages import page_routes
 from reconciler.web.webhooks import webhook_routes
 
 DISCOVERY = "/prometheus/sd"
@@ -76,6 +77,7 @@ def public_app(control: Control, metrics: Metrics, settings: Settings) -> Starle
             Route(DISCOVERY, discover_shared),
             Route(f"{PASSED_ON}/{{target}}/{{replica}}", pass_on, methods=["GET"]),
             *webhook_routes(settings, control, metrics),
+            *page_routes(control),
         ]
     )
 

@@ -19,7 +19,8 @@ from reconciler.web.metrics import Metrics
 from reconciler.web.server import WebSide
 from tests.support.git_repository import Repository
 from tests.support.world import eventually
-from tests.web.test_web import FakeLoop, get
+from tests.web.fake_loop import FakeLoop
+from tests.web.test_web import get
 from tests.web.test_webhook_flood import resident_bytes
 from tests.web.webhook_flood import Flood
 from tests.web.webhook_senders import configured, push, send

@@ -26,7 +26,7 @@ from reconciler.config.settings import Settings
 from reconciler.web.metrics import Metrics
 from reconciler.web.server import WebSide
 from tests.support.report_world import rejection, report, status_of, with_service
-from tests.web.test_web import FakeLoop
+from tests.web.fake_loop import FakeLoop
 
 COMMANDS = [
     "demo",

@@ -29,7 +29,7 @@ from reconciler.web.client import DaemonClient
 from reconciler.web.metrics import Metrics
 from reconciler.web.server import WebSide
 from tests.support.report_world import with_service
-from tests.web.test_web import FakeLoop
+from tests.web.fake_loop import FakeLoop
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
 ASKED = ByHand("alice", 100.0, "a disk is replaced", 4_000_000_000.0)

@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from pydantic import ValidationError
 
 from reconciler.config.settings import Settings, Web
 from reconciler.errors import Retryable, SettingsError, Terminal
-from reconciler.model import ByHand, ServiceId, Unreachable
+from reconciler.model import ServiceId, Unreachable
 from reconciler.report.requests import RequestCounts
 from reconciler.report.status import Document
 from reconciler.system.unix_sockets import answers, connect
@@ -50,88 +49,7 @@ from tests.support.report_world import (
     with_service,
 )
 from tests.support.world import eventually
-
-
-@dataclass
-class FakeLoop:
-    """Answers like the loop, and remembers what it was asked."""
-
-    document: Document = field(default_factory=lambda: status_of(report()))
-    asked: list[tuple[str, Any]] = field(default_factory=list)
-    age: float = 0.5
-    lines: list[str] = field(default_factory=lambda: ["one", "two", "HF_TOKEN=hunter2"])
-
-    def status(self) -> Document:
-        return self.document
-
-    def history(self, service: str | None, limit: int, **filters: object) -> list[dict[str, str]]:
-        self.asked.append(("history", (service, limit, *filters.values())))
-        return [{"event": "start"}]
-
-    def logs(self, service: str, lines: int) -> list[str]:
-        self.asked.append(("logs", service))
-        return self.lines[-lines:]
-
-    def request_sync(self) -> int:
-        self.asked.append(("sync", None))
-        return 2
-
-    def suspend(self, service: str | None, asked: ByHand) -> list[str]:
-        self.asked.append(("suspend", (service, asked)))
-        return [service or "*"]
-
-    def drain(self, asked: ByHand) -> None:
-        self.asked.append(("drain", asked))
-
-    def undrain(self, by: str) -> bool:
-        self.asked.append(("undrain", by))
-        return True
-
-    def resume(self, service: str | None, by: str) -> list[str]:
-        if service is None:
-            raise RuntimeError("a bug in the loop")
-        raise Retryable("the whole target is suspended")
-
-    def approve(self, hash_: str, target: str | None, asked: ByHand) -> list[str]:
-        self.asked.append(("approve", (hash_, target, asked)))
-        return [target or "a"]
-
-    def withdraw(self, hash_: str, target: str | None, asked: ByHand) -> list[str]:
-        self.asked.append(("withdraw", (hash_, target, asked)))
-        return [target or "a"]
-
-    def on_push(self) -> None:
-        self.asked.append(("push", None))
-
-    def on_pull_request(self) -> None:
-        self.asked.append(("pull request", None))
-
-    def heartbeat(self) -> float:
-        return self.age
-
-
-@pytest.fixture
-def loop() -> FakeLoop:
-    return FakeLoop()
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Settings:
-    # Deeper than the 107 bytes that the kernel allows for the path of a socket.
-    return settings(tmp_path / ("deep" * 25) / "state")
-
-
-@pytest.fixture
-def web(config: Settings, loop: FakeLoop) -> Iterator[WebSide]:
-    side = WebSide(config, loop, Metrics())
-    side.start()
-    yield side
-    side.stop()
-
-
-@pytest.fixture
-def client(web: WebSide, config: Settings) -> DaemonClient:
-    return DaemonClient(config.socket_path)
+from tests.web.fake_loop import FakeLoop
 
 
 def get(web: WebSide, path: str, method: str = "GET") -> tuple[int, str]:
@@ -185,7 +103,7 @@ def test_ready_means_one_pass_and_every_target_reached(web: WebSide, loop: FakeL
 
 
 def test_nothing_else_is_offered_to_the_network(web: WebSide) -> None:
-    for path in ("/status", "/sync", "/logs", "/", "/../healthz"):
+    for path in ("/status", "/sync", "/logs", "/../healthz"):
         assert get(web, path)[0] == 404
     assert get(web, "/healthz", "POST")[0] == 405
 

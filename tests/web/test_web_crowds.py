@@ -14,7 +14,9 @@ from reconciler.config.settings import Settings
 from reconciler.system.unix_sockets import connect
 from reconciler.web.metrics import Metrics
 from reconciler.web.server import WebSide
-from tests.web.test_web import FakeLoop, ask, get, settings
+from tests.support.report_world import settings
+from tests.web.fake_loop import FakeLoop
+from tests.web.test_web import ask, get
 
 pytestmark = pytest.mark.slow
 

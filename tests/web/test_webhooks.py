@@ -21,7 +21,8 @@ from reconciler.web.webhook_events import read_event
 from reconciler.web.webhooks import MOST_BYTES, WebhookResult
 from tests.support.examples import examples
 from tests.support.world import eventually
-from tests.web.test_web import FakeLoop, get
+from tests.web.fake_loop import FakeLoop
+from tests.web.test_web import get
 from tests.web.webhook_senders import (
     SECRET,
     SECRETS,

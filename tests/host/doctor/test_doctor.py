@@ -36,7 +36,7 @@ from tests.support.nvml.driver import GIB, Driver
 from tests.support.ports import free_port
 from tests.support.report_world import planned, report, status_of, verdict
 from tests.support.world import record
-from tests.web.test_web import FakeLoop
+from tests.web.fake_loop import FakeLoop
 
 # Most checks start the programs that they are about.
 pytestmark = pytest.mark.slow

@@ -1,0 +1,1 @@
+// Keeps what a page shows fresh.
