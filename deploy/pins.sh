@@ -13,7 +13,7 @@
 # | storage.txt, s3.txt | what fetches models; an S3 server for the tests |
 # | kubectl.txt | kubectl, whose kustomize the tests build with |
 # | go.txt | Go, which builds the control plane of the tests |
-# | node.txt | npm, which downloads GitHub's description of its API for the tests |
+# | node.txt | npm, which downloads GitHub's description of its API, and what judges the page, for the tests |
 #
 # torch-cpu.txt alone has no hashes: its builds are in no common index.
 set -euo pipefail

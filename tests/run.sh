@@ -9,6 +9,7 @@
 #   tests/run.sh e2e [ARGS]      tests with real git, real vLLM and real Envoy; ARGS go to pytest
 #   tests/run.sh host [ARGS]     tests on machines with a systemd of their own (root only); ARGS go to pytest
 #   tests/run.sh forge [ARGS]    tests on a real Gitea, which is built first; ARGS go to pytest
+#   tests/run.sh web [ARGS]      the daemon's page in a real browser; ARGS go to pytest
 #   tests/run.sh demo [--once]   the demo of a cluster, on the control plane of the tests: what deploy/demo.sh --cluster runs
 #   tests/run.sh forge-demo [--once]   the demo on a Gitea of the tests: what deploy/demo.sh --forge runs
 #   tests/run.sh bench           the benchmarks, as JSON; not part of everything
@@ -21,6 +22,8 @@
 # RECONCILER_TEST_S3             the same for moto[server]
 # RECONCILER_TEST_KUBECTL        the same for kubectl
 # RECONCILER_TEST_OCTOKIT        a folder with what ensure_octokit puts there
+# RECONCILER_TEST_PAGE_TOOLS     a folder with what ensure_page_tools puts there
+# RECONCILER_TEST_ARTEFACTS      a folder for pictures of the page, else one that is thrown away
 # RECONCILER_TEST_CONTROLPLANE   a folder that tests/controlplane/build.sh filled
 # RECONCILER_TEST_GITEA          a folder that tests/forge/gitea/build.sh filled
 # KUBEBUILDER_ASSETS             a folder with etcd, kube-apiserver and kubectl to test on instead of ours
@@ -76,7 +79,7 @@ build_wheel() {
 }
 
 # A test of several parts runs with the last of them: forge, then cluster.
-WITHOUT_PARTS='not e2e and not engine and not host and not cluster and not forge'
+WITHOUT_PARTS='not e2e and not engine and not host and not cluster and not forge and not web'
 
 unit() {
   find_compiler
@@ -129,6 +132,14 @@ forge() {
   check forge run_pytest forge -m forge -n 2 --dist worksteal "$@"
 }
 
+# One browser and one daemon serve all tests: they wait more than they compute.
+web() {
+  find_engine
+  find_chromium
+  find_page_tools
+  check web run_pytest web -m web "$@"
+}
+
 # NVIDIA's library has a stand-in in C.
 find_compiler() {
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v cc >/dev/null; then
@@ -159,6 +170,12 @@ find_podman() {
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v podman >/dev/null; then
     step "Installing podman, for the tests of containers" install_packages podman crun ||
       say "no containers to test: see above"
+  fi
+}
+
+find_chromium() {
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v chromium >/dev/null; then
+    step "Installing Chromium, for the tests of the page" install_packages chromium || say "no browser to test with: see above"
   fi
 }
 
@@ -231,6 +248,39 @@ SUMS
     tar -xzOf octokit-openapi-23.0.2.tgz package/generated/api.github.com.json >"$1/api.github.com.json" &&
     tar -xzOf octokit-webhooks-schemas-7.6.1.tgz package/schema.json >"$1/webhooks.json" &&
     tar -xzOf octokit-webhooks-examples-7.6.1.tgz package/api.github.com/index.json >"$1/webhook-examples.json" &&
+    touch "$1/complete"
+}
+
+# What judges the page: axe-core, whether all people can use it (axe.min.js), and TypeScript's compiler, its script (tsc).
+find_page_tools() {
+  local folder=$CACHE/axe-core-4.14.1-typescript-7.0.2
+  if [ -z "${RECONCILER_TEST_PAGE_TOOLS:-}" ]; then
+    (ensure_page_tools "$folder") || say "nothing to judge the page with: see above"
+    export RECONCILER_TEST_PAGE_TOOLS=$folder
+  fi
+}
+
+ensure_page_tools() (
+  folder=$1
+  exec 8>"$CACHE/.page-tools.lock"
+  flock 8
+  [ ! -e "$folder/complete" ] || exit 0
+  find_npm
+  step "Downloading axe-core and TypeScript, for the tests of the page (10 MB)" download_page_tools "$folder"
+)
+
+download_page_tools() {
+  local machine=x64
+  [ "$(uname -m)" != aarch64 ] || machine=arm64
+  mkdir -p "$SCRATCH/page-tools" "$1" && cd "$SCRATCH/page-tools" &&
+    npm_config_cache=$SCRATCH/npm npm pack --silent axe-core@4.14.1 "@typescript/typescript-linux-$machine@7.0.2" &&
+    sha256sum -c --quiet --ignore-missing - <<'SUMS' &&
+e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba564139745  axe-core-4.14.1.tgz
+c83d931ac9dd7549cde6e71246aa9d6a9812843023df3e277fe3b5dcf41dd0ea  typescript-typescript-linux-arm64-7.0.2.tgz
+7ecad6f67377e831856367ab062ef394f21506a611405bf8ac0ff039348637d3  typescript-typescript-linux-x64-7.0.2.tgz
+SUMS
+    tar -xzOf axe-core-4.14.1.tgz package/axe.min.js >"$1/axe.min.js" &&
+    tar -xzf "typescript-typescript-linux-$machine-7.0.2.tgz" -C "$1" --strip-components=2 package/lib &&
     touch "$1/complete"
 }
 
@@ -340,7 +390,8 @@ newest() {
   local place=$ROOT/.cache/newest
   step "Asking for the newest versions that pyproject.toml allows" deploy/pins.sh compile "$place/pins"
   export RECONCILER_PINS=$place/pins RECONCILER_VENV=$place/venv RECONCILER_CACHE=$CACHE/newest
-  unset RECONCILER_TEST_VLLM RECONCILER_TEST_STORAGE RECONCILER_TEST_S3 RECONCILER_TEST_KUBECTL RECONCILER_TEST_OCTOKIT
+  unset RECONCILER_TEST_VLLM RECONCILER_TEST_STORAGE RECONCILER_TEST_S3 RECONCILER_TEST_KUBECTL RECONCILER_TEST_OCTOKIT \
+    RECONCILER_TEST_PAGE_TOOLS
   rm -rf "$SCRATCH"
   exec tests/run.sh "$@"
 }
@@ -361,13 +412,14 @@ main() {
   find_sshd
   find_gpg
   case $part in
-    all) static; check wheel build_wheel; begin_builds; unit; cluster; e2e; host; forge ;;
+    all) static; check wheel build_wheel; begin_builds; unit; cluster; e2e; host; forge; web ;;
     fast) static; quick "$@" ;;
     unit) unit "$@" ;;
     cluster) cluster "$@" ;;
     e2e) e2e "$@" ;;
     host) host "$@" ;;
     forge) forge "$@" ;;
+    web) web "$@" ;;
     bench) bench ;;
     demo) find_control_plane; exec "$VENV/bin/python" -m tests.controlplane.demo "$@" ;;
     forge-demo)
@@ -375,7 +427,7 @@ main() {
       find_engine
       exec "$VENV/bin/python" -m tests.forge.gitea.demo --python "$RECONCILER_TEST_VLLM/bin/python" "$@"
       ;;
-    *) die "$part: no such part; the parts are all, fast, unit, cluster, e2e, host, forge, demo, forge-demo, bench and newest" ;;
+    *) die "$part: no such part; the parts are all, fast, unit, cluster, e2e, host, forge, web, demo, forge-demo, bench and newest" ;;
   esac
   finish
 }
