@@ -129,13 +129,13 @@ def test_two_pods_become_ready_and_one_takes_over_when_the_other_is_gone(
     _give_account(control_plane, folder / "secrets")
     pods = [Pod(name, folder, control_plane.server, config) for name in ("pod-a", "pod-b")]
     try:
-        wait_for(lambda: all(pod.answers("/readyz") == 200 for pod in pods), 60, "both pods are ready")
-        wait_for(lambda: api.find(_map(namespace, "a")), 30, "the object is applied")
+        wait_for(lambda: all(pod.answers("/readyz") == 200 for pod in pods), 120, "both pods are ready")
+        wait_for(lambda: api.find(_map(namespace, "a")), 120, "the object is applied")
         leader = next(pod for pod in pods if _holder(control_plane).startswith(pod.name))
         other = next(pod for pod in pods if pod is not leader)
         leader.kill()
         rig.push({"prod/b.yaml": config_map("b", x="2")})
-        wait_for(lambda: api.find(_map(namespace, "b")), 30, "the other one applies what comes now")
+        wait_for(lambda: api.find(_map(namespace, "b")), 120, "the other one applies what comes now")
         assert _holder(control_plane).startswith(other.name)
         assert other.answers("/healthz") == 200
     finally:

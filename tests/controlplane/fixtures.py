@@ -90,7 +90,7 @@ def real_node(control_plane: ControlPlane) -> Iterator[Node]:
         pytest.skip(str(error))
     object_of_node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
     try:
-        wait_for(lambda: _can_be_used(control_plane.api.find(object_of_node), 0), 60, "the kubelet is ready")
+        wait_for(lambda: _can_be_used(control_plane.api.find(object_of_node), 0), 120, "the kubelet is ready")
         yield node
     finally:
         control_plane.api.delete(object_of_node)

@@ -98,5 +98,5 @@ def test_vllm_in_a_deleted_pod_ends_its_stream_complete(
     api.delete(pod)
     wait_for(lambda: ready_endpoints(api, namespace) == 0)
     assert stream.is_complete()
-    wait_for(lambda: api.find(pod) is None, 60)
+    wait_for(lambda: api.find(pod) is None, 120)
     assert said(real_node) == ["preStop"]

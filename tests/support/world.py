@@ -43,7 +43,7 @@ def record(serial: str = "aaaaaaaa-0", port: int = 0, gpus: tuple[str, ...] = ()
     )
 
 
-def eventually(claim: Callable[[], object], within: float = 30.0) -> None:
+def eventually(claim: Callable[[], object], within: float = 120.0) -> None:
     """Wait for something that other processes bring about; the limit is only there so that a failure ends."""
     deadline = time.monotonic() + within
     while not claim():

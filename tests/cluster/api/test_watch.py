@@ -91,7 +91,7 @@ def test_kind_without_a_crd_is_absent_and_then_watched(watching: Watching, clien
     wait_for(lambda: found_in(watches, body))
     assert watches.snapshot().status("watched.example.com", "Thing").state is KindState.SYNCED
     client.delete(ObjectId.of(made), made["metadata"]["uid"])
-    wait_for(lambda: watches.snapshot().status("watched.example.com", "Thing").state is KindState.ABSENT, 60)
+    wait_for(lambda: watches.snapshot().status("watched.example.com", "Thing").state is KindState.ABSENT, 120)
 
 
 def test_own_writes_are_seen_at_once_and_never_come_back(watching: Watching, client: Client, namespace: str) -> None:

@@ -138,4 +138,4 @@ class Watcher:
             assert seen[-1] == expected[-1], f"{seen[-1]} is not {expected[-1]}"
             return True
 
-        wait_for(have_come, 20)
+        wait_for(have_come, 120)
