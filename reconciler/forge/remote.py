@@ -86,6 +86,13 @@ def find_remote(url: str, settings: ForgeSettings) -> Remote:
     return Remote(kind, _api(kind, host, before, settings), host, _checked(kind, settings.repository or "/".join(path)))
 
 
+def pages_of(remote: Remote) -> str:
+    """Base address of the forge's pages, without a slash at its end."""
+    if remote.host in _PUBLIC or remote.host.endswith(_GHE_CLOUD):
+        return f"https://{remote.host.removeprefix('api.')}"
+    return remote.api.removesuffix(_API_PATHS[remote.kind])
+
+
 def _host(address: Address, settings: ForgeSettings) -> str:
     """Of the forge's pages, with its port. That of ssh says nothing of https."""
     named = urlsplit(settings.url).netloc if settings.url else address.host
