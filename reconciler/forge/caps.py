@@ -13,5 +13,5 @@ def short_name(name: str, most: int) -> str:
 
 
 def short_url(url: str, most: int) -> str:
-    """Empty where it is too long: a part of a URL leads elsewhere."""
-    return url if len(url) <= most else ""
+    """The page instead of a place on it where that is too long; empty where both are, as other cuts lead elsewhere."""
+    return next((one for one in (url, url.partition("#")[0]) if len(one) <= most), "")

@@ -26,6 +26,7 @@ from reconciler.forge.messages import CommitState, CommitStatus
 from reconciler.model import HealthStatus, ReasonCode
 from reconciler.model.names import listed
 from reconciler.report.actions import short
+from reconciler.report.addresses import change_url
 from reconciler.report.convergence import (
     convergence_of,
     fault,
@@ -140,7 +141,7 @@ def answers(
     """Everything that is to be said now, each with how long it must have been so.
 
     `before`: by target, what the revision wanted that was answered before this one. Of a cluster that another daemon
-    acts on, nothing is said.
+    acts on, nothing is said. `url`: `web.url`.
     """
     revision = status["revision"]["desired"]
     refused = status["revision"].get("refused")
@@ -149,16 +150,19 @@ def answers(
             continue
         name = target["name"]
         if refused and refused["revision"] != revision:
-            yield CommitStatus(refused["revision"], context_of(name), CommitState.FAILURE, refusal(status), url), 0.0
+            page = change_url(url, refused["revision"], name)
+            yield CommitStatus(refused["revision"], context_of(name), CommitState.FAILURE, refusal(status), page), 0.0
         if not revision:
             continue
         known = (before or {}).get(name)
         said = say_target(status, target, known)
-        yield CommitStatus(revision, context_of(name), said.state, said.description, url), said.lasting
+        page = change_url(url, revision, name)
+        yield CommitStatus(revision, context_of(name), said.state, said.description, page), said.lasting
         for service in _told_services(target, known) if per_service and _is_current(status, target) else ():
             said = say_service(service, target)
             context = context_of(name, full_name(service))
-            yield CommitStatus(revision, context, said.state, said.description, url), said.lasting
+            page = change_url(url, revision, subject_of(context))
+            yield CommitStatus(revision, context, said.state, said.description, page), said.lasting
 
 
 def say_target(status: Document, target: Document, before: Digests | None = None) -> Said:

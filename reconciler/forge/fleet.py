@@ -17,6 +17,7 @@ from reconciler.forge.baseline import Digests
 from reconciler.forge.commit_status import Said, context_of, digests, is_news, refusal, say_target, subject_of
 from reconciler.forge.description import prefixed
 from reconciler.forge.messages import CommitState, CommitStatus
+from reconciler.report.addresses import change_url
 from reconciler.report.convergence import is_ours_to_tell
 from reconciler.report.status import Document
 
@@ -47,7 +48,7 @@ def fleet_answer(
         if found := _fault(status, target, before.get(target["name"])):
             revision, said = found
             text = prefixed(target["name"], said.description)
-            one = CommitStatus(revision, context_of(group), said.state, text, url)
+            one = CommitStatus(revision, context_of(group), said.state, text, change_url(url, revision, target["name"]))
             return one, max(said.lasting, spread(target["name"], revision))
     return _recovery(status, last)
 

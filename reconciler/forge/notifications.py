@@ -18,6 +18,7 @@ from reconciler.config.forge import NotificationSettings
 from reconciler.forge.messages import Notification
 from reconciler.model import HealthStatus
 from reconciler.report.actions import short
+from reconciler.report.addresses import change_url, public_url, service_address
 from reconciler.report.convergence import full_name, is_ours_to_tell
 from reconciler.report.redact import one_line, scrub_text
 from reconciler.report.status_parts import NOT_FETCHED, Document, timestamp
@@ -52,9 +53,9 @@ class NotifiableState:
 class Notifier:
     """What its receivers are to be told, of one status after another."""
 
-    def __init__(self, receivers: Sequence[NotificationSettings], daemon: str, page: str = "") -> None:
-        """`daemon`: what calls the daemon where no target is concerned; `page`: where to read more."""
-        self._receivers, self._daemon, self._page = receivers, daemon, page
+    def __init__(self, receivers: Sequence[NotificationSettings], daemon: str, url: str = "") -> None:
+        """`daemon`: what calls the daemon where no target is concerned; `url`: `web.url`."""
+        self._receivers, self._daemon, self._url = receivers, daemon, url
         self._since: Seen = {}
 
     def due(self, status: Document, said: Iterable[Notification], at: float) -> list[Notification]:
@@ -65,7 +66,7 @@ class Notifier:
         now = facts(status, (about for each in told.values() for about, state in each.items() if state != WELL))
         self._since = seen(self._since, now, at)
         return [
-            notification(fact, receiver.name, daemon=self._daemon, at=timestamp(at) or "", page=self._page)
+            notification(fact, receiver.name, daemon=self._daemon, at=timestamp(at) or "", url=self._url)
             for receiver in self._receivers
             for fact in due(now, self._since, told[receiver.name], at)
             if is_for(fact, receiver)
@@ -100,8 +101,8 @@ def is_for(fact: NotifiableState, receiver: NotificationSettings) -> bool:
     return not fact.service or any(_matches(fact.service, pattern) for pattern in receiver.services)
 
 
-def notification(fact: NotifiableState, receiver: str, *, daemon: str, at: str, page: str = "") -> Notification:
-    """`at`: RFC 3339."""
+def notification(fact: NotifiableState, receiver: str, *, daemon: str, at: str, url: str = "") -> Notification:
+    """`at`: RFC 3339; `url`: `web.url`."""
     return Notification(
         receiver=receiver,
         about=fact.about,
@@ -115,8 +116,17 @@ def notification(fact: NotifiableState, receiver: str, *, daemon: str, at: str, 
         service=fact.service,
         revision=fact.revision,
         code=fact.code,
-        url=page,
+        url=_page(fact, url),
     )
+
+
+def _page(fact: NotifiableState, url: str) -> str:
+    """Where to read more: of how a service is, on its own page; of what a revision did, on the revision's."""
+    if fact.event in ("service.degraded", "service.healthy"):
+        return public_url(url, service_address(fact.target, *fact.service.split("/")))
+    if fact.event.startswith(("service.", "deletions.", "revision.")):
+        return change_url(url, fact.revision, "/".join(filter(None, (fact.target, fact.service))))
+    return public_url(url, "/")
 
 
 def _source(status: Document) -> Iterator[NotifiableState]:

@@ -14,6 +14,7 @@ from reconciler.forge.messages import MOST_DESCRIPTION, CommentSection, CommitSt
 from reconciler.model import ObjectChange
 from reconciler.model.names import listed
 from reconciler.report.actions import short
+from reconciler.report.addresses import change_url
 from reconciler.report.convergence import full_name, manual_text, object_name, place
 from reconciler.report.planned import FAULTS, PlannedChange
 from reconciler.report.redact import one_line, scrub_text
@@ -81,7 +82,9 @@ def plan_status(target: Document, url: str = "") -> CommitStatus:
         state = CommitState.ERROR
     elif _faults(target):
         state = CommitState.FAILURE
-    return CommitStatus(target["revision"]["desired"], plan_context(target["name"]), state, _description(target), url)
+    revision, name = target["revision"]["desired"], target["name"]
+    page = change_url(url, revision, name)
+    return CommitStatus(revision, plan_context(name), state, _description(target), page)
 
 
 def failed_plan(revision: str, name: str, pull_request: int, why: str) -> tuple[CommitStatus, CommentSection]:

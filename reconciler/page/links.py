@@ -1,6 +1,6 @@
-"""Addresses that pages, commit statuses and messages link to: of our own pages, and of commits and lines at the forge.
+"""Where the forge shows commits and lines of git that pages link to. Pure.
 
-Pure. Where an address is not known it is empty, and there is no link.
+Our own addresses: `report/addresses.py`.
 """
 
 from __future__ import annotations
@@ -15,21 +15,6 @@ from reconciler.errors import ReconcileError
 from reconciler.forge.remote import Kind, Remote, find_remote, pages_of
 
 _REVISION = re.compile(r"[0-9a-f]{7,64}")
-
-
-def service_address(target: str, namespace: str, name: str, base: str = "") -> str:
-    """The page of a service; `base` is `web.url`, for who reads it elsewhere."""
-    return f"{_base(base)}/services/{'/'.join(map(_part, (target, namespace, name)))}"
-
-
-def change_address(revision: str, anchor: str = "", base: str = "") -> str:
-    """The page of a revision; `anchor` is a part of it: `TARGET` or `TARGET/NAMESPACE/NAME`."""
-    return f"{_base(base)}/changes/{_part(revision)}{f'#{quote(anchor)}' if anchor else ''}"
-
-
-def change_url(base: str, revision: str, anchor: str = "") -> str:
-    """The same for others; empty where `web.url` is not set or no revision is known."""
-    return change_address(revision, anchor, base) if base and revision else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +44,6 @@ def forge_links(settings: Settings) -> ForgeLinks:
         return ForgeLinks(find_remote(settings.source.url, settings.forge))
     except ReconcileError:
         return ForgeLinks()
-
-
-def _base(url: str) -> str:
-    return url.rstrip("/")
 
 
 def _part(text: str) -> str:

@@ -191,6 +191,13 @@ def test_cluster_that_another_daemon_acts_on_is_not_answered_for() -> None:
     assert list(answers(status_of(cluster(plan=plan)))) == []
 
 
+def test_status_links_to_what_the_page_says_of_its_subject() -> None:
+    told = answers(status_of(rejected()), {"a": {"demo/chat": OLD}}, per_service=True, url="https://box/")
+    found = {one.context: one.url for one, _ in told}
+    page = f"https://box/changes/{REVISION}"
+    assert found == {"reconciler/a": f"{page}#a", "reconciler/a/demo/tiny": f"{page}#a/demo/tiny"}
+
+
 def test_refused_revision_is_answered_on_itself() -> None:
     newer = "c" * 40
     info = RevisionInfo(REVISION, REVISION, error="x", refused=RefusedRevision(newer, "main is not signed"))
@@ -200,7 +207,7 @@ def test_refused_revision_is_answered_on_itself() -> None:
         "reconciler/a",
         CommitState.FAILURE,
         f"refused: main is not signed; {REVISION[:8]} is live",
-        "https://box",
+        f"https://box/changes/{newer}#a",
     )
     assert found[REVISION].state is CommitState.SUCCESS
 

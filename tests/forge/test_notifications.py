@@ -229,7 +229,8 @@ def test_service_is_told_of_at_most_twice_in_five_minutes(steps: list[tuple[Docu
 
 
 def test_each_receiver_is_told_what_it_has_not_heard():
-    notifier = Notifier((receiver(), NotificationSettings(name="prod", url_file="/x", services=("prod/*",))), "host")
+    receivers = (receiver(), NotificationSettings(name="prod", url_file="/x", services=("prod/*",)))
+    notifier = Notifier(receivers, "host", "https://box")
     said: list[Notification] = []
     for status, at in ((DEGRADED, 0.0), (UNREACHABLE, 10.0), (UNREACHABLE, 100.0), (WELL, 110.0), (WELL, 1000.0)):
         said += notifier.due(status, said, at)
@@ -243,3 +244,5 @@ def test_each_receiver_is_told_what_it_has_not_heard():
         ("prod", "target.recovered"),
     ]
     assert said[0].at == "1970-01-01T00:00:00.000Z"
+    assert said[0].url.startswith(f"https://box/services/{said[0].target}/")
+    assert said[1].url == "https://box/"

@@ -1,4 +1,4 @@
-"""Addresses of our own pages, and of commits and lines at the forge."""
+"""Addresses of commits and lines at each kind of forge."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from reconciler.config.forge import ForgeSettings
 from reconciler.forge.remote import Kind, find_remote
-from reconciler.page.links import ForgeLinks, change_address, change_url, service_address
+from reconciler.page.links import ForgeLinks
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 PLACES = {
@@ -97,15 +97,3 @@ def test_path_of_any_text_stays_below_the_repository_and_readable(kind: Kind, pa
     assert not set(address) & set("<>\"' \\\n")
     assert urlsplit(address)[:2] == ("https", "git.example.com")
     assert path.strip("/") in unquote(address, errors="surrogateescape")
-
-
-def test_own_addresses_quote_each_part_and_follow_the_base() -> None:
-    assert service_address("host", "team", "a/b c") == "/services/host/team/a%2Fb%20c"
-    assert change_address(REVISION) == f"/changes/{REVISION}"
-    assert change_url("https://models.example.com/", REVISION, "host/team/chat") == (
-        f"https://models.example.com/changes/{REVISION}#host/team/chat"
-    )
-
-
-def test_without_web_url_or_revision_others_get_no_address() -> None:
-    assert change_url("", REVISION) == change_url("https://models.example.com", "") == ""
