@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,8 +14,13 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
     from tests.page.browser import Visitor
+    from tests.page.installation import Installation
 
 MakeVisitor = Callable[..., "Visitor"]
+# Every kind of page, and what it shows.
+PATHS = {
+    "overview": "/",
+}
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +29,27 @@ def browser() -> Iterator[Browser]:
 
     with chromium() as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory, engine_python: Path, tiny_model: Path) -> Iterator[Installation]:
+    """It settled. Who changes it puts it back."""
+    from tests.page.installation import Installation
+
+    found = Installation(tmp_path_factory.mktemp("site"), engine_python, tiny_model)
+    found.start()
+    found.settle()
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="session")
+def artefacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for pictures of the pages."""
+    named = os.environ.get("RECONCILER_TEST_ARTEFACTS")
+    folder = Path(named) if named else tmp_path_factory.mktemp("artefacts")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 @pytest.fixture
@@ -40,3 +68,15 @@ def make_visitor(browser: Browser) -> Iterator[MakeVisitor]:
         visitor.close()
     for visitor in visitors:
         visitor.judge()
+
+
+@pytest.fixture(params=PATHS)
+def name(request: pytest.FixtureRequest) -> str:
+    """Of a page: each in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+def path(name: str, site: Installation) -> str:
+    """The address of that page."""
+    return PATHS[name].format(revision=site.repository.head())

@@ -1,0 +1,132 @@
+"""What people look at in the tests of the page: a real daemon with a service that serves, one that says hostile things
+and one that its engine refuses, all from a repository whose last commit is hostile, too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import shutil
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from reconciler.host.workload import home_of
+from tests.e2e.rig import Rig
+from tests.support.engine.fixtures import find_place
+
+GPU = "GPU-00000000-0000-0000-0000-000000000000"
+OPERATOR, VIEWER = "the-token-of-an-operator", "the-token-of-a-viewer"
+SECRET = "hf_abcdefghijklmnopqrst"
+SCRIPT = "<script>document.title = 'broken'</script>"
+BIDI, ANSI = "\u202egnp.exe\u2069", "\x1b[31mred\x1b[0m"
+SUBJECT = f"Serve {SCRIPT} {BIDI} {ANSI} <img src=x onerror=alert(1)>"
+LAST_LINE = "that was all of it"
+LOG = "\n".join((SCRIPT, BIDI, ANSI, f"\0\x07HF_TOKEN={SECRET}", "long " * 200_000, LAST_LINE, ""))
+REFUSED = f"--max-model-len={SCRIPT}"
+EDITED = r"--max-num-seqs=\d+"
+
+
+class Installation(Rig):
+    """`tiny` serves, `loud` serves and writes hostile lines into its log, `wrong` has an argument that is refused."""
+
+    def __init__(self, folder: Path, python: Path, model: Path) -> None:
+        loud = make_loud(folder / "loud", python)
+        engines = [
+            {"image": "vllm/vllm-openai-cpu:*", "python": str(python)},
+            {"image": "example.com/loud:*", "python": str(loud)},
+        ]
+        super().__init__(folder / "rig", python, model, gpus=(GPU,), target={"engines": engines})
+        tiny = self.read("demo/tiny.yaml").replace("cpu: 10m", "cpu: 10m\n          nvidia.com/gpu: 1")
+        tiny = tiny.replace("  annotations:\n", '  annotations:\n    reconciler/gpu-memory-fraction: "0.3"\n')
+        runtime = self.read("runtimes/vllm-cpu.yaml")
+        self.write(
+            {
+                "demo/tiny.yaml": tiny,
+                "demo/loud.yaml": tiny.replace("name: tiny\n", "name: loud\n").replace("vllm-cpu", "vllm-loud"),
+                "demo/wrong.yaml": tiny.replace("name: tiny\n", "name: wrong\n").replace(
+                    "--max-model-len=256", yaml.safe_dump(REFUSED).splitlines()[0].strip("'")
+                ),
+                "runtimes/vllm-loud.yaml": runtime.replace("name: vllm-cpu", "name: vllm-loud").replace(
+                    "vllm/vllm-openai-cpu:v0.32.0", "example.com/loud:1"
+                ),
+            },
+            SUBJECT,
+        )
+        self._share_cache()
+
+    @property
+    def address(self) -> str:
+        """Where the page is."""
+        return f"http://127.0.0.1:{self.web}"
+
+    @property
+    def operator(self) -> dict[str, Any]:
+        """What makes a visitor an operator."""
+        return {"extra_http_headers": {"Authorization": f"Bearer {OPERATOR}"}}
+
+    def write_config(self, **source: object) -> None:
+        """Two people may log in."""
+        super().write_config(**source)
+        config = yaml.safe_load(self.config.read_text())
+        config["web"] |= {"url": self.address, "auth": {"tokens": [_token("ada", OPERATOR), _token("bob", VIEWER)]}}
+        self.config.write_text(yaml.safe_dump(config))
+
+    def settle(self) -> None:
+        """Wait until all is as this repository can be."""
+        self.wait("two to serve", lambda: all(self.is_healthy(name) for name in ("tiny", "loud")))
+        self.wait("one to be refused", lambda: (self.service("wrong") or {}).get("rejected"))
+
+    def is_healthy(self, name: str) -> bool:
+        service = self.service(name)
+        return service is not None and (service["sync"], service["health"]["status"]) == ("Synced", "Healthy")
+
+    def _share_cache(self) -> None:
+        """vLLM looks at each model class once, for 8 s, and keeps what it saw."""
+        (target,) = self.settings.targets
+        known = find_place().folder / "vllm-cache"
+        for folder in (self.state_dir, self.state):
+            folder.mkdir(mode=0o700)
+        for engine in target.engines:
+            if known.is_dir():
+                shutil.copytree(known, Path(home_of(self.state, engine)) / ".cache" / "vllm", dirs_exist_ok=True)
+
+
+def make_loud(folder: Path, python: Path) -> Path:
+    """An interpreter that does the same as another one, but writes hostile lines before a server starts."""
+    (folder / "bin").mkdir(parents=True)
+    (folder / "lib").symlink_to((python.parents[1] / "lib").resolve())
+    shutil.copyfile(python.parents[1] / "pyvenv.cfg", folder / "pyvenv.cfg")
+    (folder / "log").write_text(LOG)
+    loud = folder / "bin" / "python"
+    say = f'case "$*" in *api_server*) cat {shlex.quote(str(folder / "log"))} >&2 ;; esac'
+    loud.write_text(f'#!/bin/sh\n{say}\nexec {shlex.quote(str(python))} "$@"\n')
+    loud.chmod(0o755)
+    return loud
+
+
+def _token(name: str, token: str) -> dict[str, Any]:
+    role = "operator" if token == OPERATOR else "viewer"
+    return {"name": name, "sha256": hashlib.sha256(token.encode()).hexdigest(), "role": role}
+
+
+def main() -> None:
+    """Run one to look at, until Enter is pressed."""
+    import tempfile
+
+    from tests.support.engine.fixtures import hold, make_model
+
+    place = find_place()
+    with tempfile.TemporaryDirectory() as folder, closing(hold(place)):
+        site = Installation(Path(folder) / "site", place.python, make_model(place))
+        site.start()
+        site.settle()
+        print(site.address, site.folder, flush=True)
+        input()
+        site.close()
+
+
+if __name__ == "__main__":
+    main()
