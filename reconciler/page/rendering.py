@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
+from jinja2.runtime import Context
+
+from reconciler.report.text import span
 
 STATIC = Path(__file__).parent / "static"
+MOST_CHARACTERS = 10_000
+"""So long is one text on a page: of a longer one that is its beginning."""
+
+# What a terminal acts on, what turns the direction of text, and what has no width. Tabs and line ends stay.
+_HIDDEN = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    r"\ud800-\udfff\U000e0000-\U000e007f]"
+)
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def render(page: str, **known: Any) -> str:
@@ -43,16 +57,83 @@ def short(revision: str) -> str:
     return revision[:8]
 
 
+def visible(text: str, most: int = MOST_CHARACTERS) -> str:
+    """A text from outside, cut, with what cannot be seen made visible: `␛` for an escape, `⟨U+202E⟩`.
+
+    Every text that a template puts out goes through it.
+    """
+    if len(text) > most:
+        text = f"{text[:most]}… ({len(text):,} characters)"
+    return text if text.isprintable() else _HIDDEN.sub(_shown, text)
+
+
+def _shown(found: re.Match[str]) -> str:
+    code = ord(found.group())
+    if code < 0x20:
+        return chr(0x2400 + code)
+    return "␡" if code == 0x7F else f"⟨U+{code:04X}⟩"
+
+
+def moment(at: str | float) -> datetime:
+    """Of an RFC 3339 text, or of seconds since 1970."""
+    return datetime.fromisoformat(at) if isinstance(at, str) else datetime.fromtimestamp(at, UTC)
+
+
+def machine_time(at: str | float) -> str:
+    """For `<time datetime=…>`."""
+    return moment(at).astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def utc(at: str | float) -> str:
+    """`2026-11-30 08:00:00 UTC`."""
+    return moment(at).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+@pass_context
+def age(context: Context, at: str | float) -> str:
+    """`5 min ago`, or `in 2 h`; seconds are counted from the page's `now`."""
+    passed = float(context["now"]) - moment(at).timestamp()
+    return f"{duration(passed)} ago" if passed > -1 else f"in {duration(-passed)}"
+
+
+def duration(seconds: float) -> str:
+    """A length of time as people write it."""
+    return span(seconds)
+
+
+def size(count: float) -> str:
+    """Bytes as people read them: `72.0 GiB`."""
+    value, unit = float(count), _UNITS[0]
+    for unit in _UNITS:
+        if abs(value) < 1024 or unit == _UNITS[-1]:
+            break
+        value /= 1024
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def _put_out(value: object) -> object:
+    return visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
+
 @cache
 def _environment() -> Environment:
     found = Environment(
         loader=PackageLoader("reconciler.page"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_put_out,
         trim_blocks=True,
         lstrip_blocks=True,
         auto_reload=False,
     )
-    found.filters["short"] = short
+    found.filters |= {
+        "short": short,
+        "visible": visible,
+        "machine_time": machine_time,
+        "utc": utc,
+        "age": age,
+        "duration": duration,
+        "bytes": size,
+    }
     found.globals["static"] = static_address
     return found

@@ -165,7 +165,7 @@ def stale_blocks(status: Document, now: float) -> Iterator[Block]:
         yield f"revision {short(refused['revision'])} is refused; {kept} until git has another."
         return
     read, started = status["revision"]["fetchedAt"], status["daemon"]["startedAt"]
-    ago = _span(now - datetime.fromisoformat(read or started).timestamp())
+    ago = span(now - datetime.fromisoformat(read or started).timestamp())
     yield ""
     if read:
         yield f"git was last read {ago} ago; its last revision stays in force until it can be read again."
@@ -173,7 +173,7 @@ def stale_blocks(status: Document, now: float) -> Iterator[Block]:
         yield f"git could not be read since the daemon started {ago} ago; the last revision before that stays in force."
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
     """A length of time, as precise as people want it."""
     for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from weakref import WeakValueDictionary
 
@@ -22,6 +21,7 @@ from reconciler.web.control import Control
 from reconciler.web.json_responses import JSONResponse
 from reconciler.web.metrics import PASSED_ON, Metrics, find_replica, scrape_targets
 from reconciler.web.pages import page_routes
+from reconciler.web.shared import Shared
 from reconciler.web.webhooks import webhook_routes
 
 DISCOVERY = "/prometheus/sd"
@@ -53,11 +53,11 @@ def public_app(control: Control, metrics: Metrics, settings: Settings) -> Starle
         return JSONResponse(scrape_targets(control.status(), address))
 
     # By the addresses of this host.
-    discoveries: dict[str, _Shared] = {}
+    discoveries: dict[str, Shared[Response]] = {}
 
     async def discover_shared(request: Request) -> Response:
         address = _address_of(request)
-        return await discoveries.setdefault(address, _Shared(partial(discover, address))).answer(request)
+        return await discoveries.setdefault(address, Shared(partial(discover, address))).get()
 
     slots = asyncio.Semaphore(_MOST_SCRAPES)
     # Of each path that is asked for just now.
@@ -72,8 +72,8 @@ def public_app(control: Control, metrics: Metrics, settings: Settings) -> Starle
     return Starlette(
         routes=[
             Route("/healthz", healthz),
-            Route("/readyz", _Shared(readyz).answer),
-            Route("/metrics", _Shared(scrape).answer),
+            Route("/readyz", _given(Shared(readyz))),
+            Route("/metrics", _given(Shared(scrape))),
             Route(DISCOVERY, discover_shared),
             Route(f"{PASSED_ON}/{{target}}/{{replica}}", pass_on, methods=["GET"]),
             *webhook_routes(settings, control, metrics),
@@ -82,26 +82,11 @@ def public_app(control: Control, metrics: Metrics, settings: Settings) -> Starle
     )
 
 
-class _Shared:
-    """One response for all requests of the same moment: those of ten thousand services take time and memory.
+def _given(shared: Shared[Response]) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(_: Request) -> Response:
+        return await shared.get()
 
-    It is worked out in a thread, one at a time: a crowd takes neither all threads nor more than one answer's time.
-    """
-
-    def __init__(self, work_out: Callable[[], Response]) -> None:
-        self._work_out = work_out
-        self._lock = asyncio.Lock()
-        self._known: Response | None = None
-        self._begun = 0.0
-
-    async def answer(self, _: Request) -> Response:
-        """What was worked out since the question came, never what was known before."""
-        asked = time.monotonic()
-        async with self._lock:
-            if self._known is None or self._begun < asked:
-                self._begun, self._known = time.monotonic(), None
-                self._known = await run_in_threadpool(self._work_out)
-            return self._known
+    return answer
 
 
 def _address_of(request: Request) -> str:

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from weakref import WeakValueDictionary
 
-import structlog
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from reconciler.page.overview import overview_document
-from reconciler.page.rendering import render, static_files, static_version
+from reconciler.page.rendering import static_files, static_version
 from reconciler.report.status import Document
 from reconciler.web.control import Control
-from reconciler.web.json_responses import JSONResponse
+from reconciler.web.page_responses import Made, make_page, response_of, wants_json
 from reconciler.web.security import HEADERS
-from reconciler.web.visitors import NOBODY_IN_PARTICULAR, Visitor
+from reconciler.web.shared import Shared
+from reconciler.web.visitors import NOBODY_IN_PARTICULAR, Role, Visitor
 
-log = structlog.get_logger()
 Build = Callable[[Control, Request], Document]
 _TYPES = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8", "svg": "image/svg+xml"}
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """`path` may hold parameters; `template` makes HTML of what `build` gives. `build` raises NotFound."""
+    """`path` may hold parameters; `template` makes HTML of what `build` gives.
+
+    `build` looks only at the path and the query of the request, and raises NotFound: visitors share what it gives.
+    """
 
     path: str
     template: str
@@ -53,42 +56,30 @@ def page_routes(control: Control) -> Iterator[Route]:
 
 
 def _endpoint(page: Page, control: Control) -> Callable[[Request], object]:
+    # By what a page follows from, of those that are asked for just now.
+    known: WeakValueDictionary[tuple[str, str, bool, Role], Shared[Made]] = WeakValueDictionary()
+
     async def answer(request: Request) -> Response:
-        return await run_in_threadpool(_answer, page, control, request)
+        visitor = visitor_of(request)
+        key = (request.url.path, request.url.query, wants_json(request), visitor.role)
+        shared = known.setdefault(key, Shared(partial(_make, page, control, request, visitor.role)))
+        return await run_in_threadpool(response_of, request, await shared.get(), visitor)
 
     return answer
 
 
-def _answer(page: Page, control: Control, request: Request) -> Response:
-    visitor = visitor_of(request)
+def _make(page: Page, control: Control, request: Request, role: Role) -> Made:
+    # All that have this role share it, so it knows nobody's name.
+    visitor = Visitor("", role)
     try:
-        return _response(request, page.template, page.build(control, request), visitor)
+        return make_page(request, page.template, page.build(control, request), visitor)
     except NotFound as error:
-        return message(request, 404, "Not found", str(error), visitor)
+        return make_page(request, "message", {"title": "Not found", "message": str(error)}, visitor, 404)
 
 
 def visitor_of(_: Request) -> Visitor:
     """Who asks."""
     return NOBODY_IN_PARTICULAR
-
-
-def message(request: Request, status: int, title: str, text: str, visitor: Visitor) -> Response:
-    """A page that says one thing."""
-    return _response(request, "message", {"title": title, "message": text}, visitor, status)
-
-
-def _response(request: Request, template: str, document: Document, visitor: Visitor, status: int = 200) -> Response:
-    headers = {**HEADERS, "Vary": "Accept"}
-    if wants_json(request):
-        return JSONResponse(document, status, headers)
-    text = render(template, document=document, visitor=visitor, here=request.url.path, host=socket.gethostname())
-    return Response(text.encode("utf-8", "replace"), status, headers, media_type="text/html; charset=utf-8")
-
-
-def wants_json(request: Request) -> bool:
-    """Browsers name text/html; who accepts JSON and not that gets JSON."""
-    accepted = request.headers.get("accept", "")
-    return "application/json" in accepted and "text/html" not in accepted
 
 
 def _static(request: Request) -> Response:
