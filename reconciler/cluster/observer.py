@@ -127,6 +127,7 @@ class Observer:
         expected = {one: _expected(wanted_by_id.get(one), remembered) for one in ids}
         skew = self._client.transport.clock.skew
         health = self._healths(expected, children, seen, now + skew)
+        speechless = self._speechless(desired, health, records)
         self._memory.keep(frozenset({*inventory.members, *(one.id for one in wanted)}))
         return ClusterObserved(
             target=self._name,
@@ -135,7 +136,7 @@ class Observer:
             gpus=total,
             free_gpus=total - held_gpus(pods),
             services={
-                one: facts_of(found, children.get(one, NO_CHILDREN), records.get(one), seen, one)
+                one: facts_of(found, children.get(one, NO_CHILDREN), records.get(one), seen, one, speechless.get(one))
                 for one, found in health.items()
             },
             quarantines=tuple(each for record in records.values() for each in record.quarantines),
@@ -153,7 +154,7 @@ class Observer:
             nodes=nodes,
             pods=pods,
             refusals=refusals,
-            speechless=self._speechless(desired, health, records),
+            speechless=speechless,
             answers=self._answers(desired, wanted_by_id, seen, pods),
             is_leader=leadership is None or leadership.is_ours,
             leader=leader_of(leadership) if leadership else "",

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from reconciler.cluster.health.children import Children
+from reconciler.cluster.health.fields import NO_CONDITION, OddField, conditions, count, mappings, text, time
 from reconciler.cluster.health.look import ServingHealth
+from reconciler.cluster.health.workload import newest_pods
 from reconciler.cluster.observed import SERVICE
 from reconciler.cluster.rollout.gpus import allocatable, is_holding, requests_of
 from reconciler.cluster.rollout.last_good import ServiceRecord
-from reconciler.model import GPU, KubeObject, ObjectId, PodFacts, ServiceFacts, ServiceId
+from reconciler.kserve.names import KSERVE_CONTAINER
+from reconciler.model import GPU, KubeObject, ObjectId, PodFacts, ProvenVersion, ServiceFacts, ServiceId
 
 
 def facts_of(
@@ -19,9 +23,11 @@ def facts_of(
     record: ServiceRecord | None,
     seen: Mapping[ObjectId, KubeObject],
     service: ServiceId,
+    token_fault: str | None,
 ) -> ServiceFacts:
     body: Mapping[str, Any] = seen.get(ObjectId(*SERVICE, service.namespace, service.name)) or {}
     good = record.last_good if record else None
+    newest = newest_pods(children) if health.is_acted_on else frozenset()
     return ServiceFacts(
         url=health.url,
         ready=health.ready,
@@ -30,22 +36,58 @@ def facts_of(
         live_digest=good.digest if good and health.serving else "",
         live_revision=good.revision if good and health.serving else "",
         origin=good.origin if good else ServiceFacts().origin,
-        pods=tuple(_pod(pod) for pod in sorted(children.pods, key=lambda pod: str(pod["metadata"]["name"]))),
+        pods=tuple(_pod(pod, newest) for pod in sorted(children.pods, key=lambda pod: str(pod["metadata"]["name"]))),
         status=body.get("status") or {},
+        promoted=ProvenVersion(good.digest, good.revision, good.at) if good else None,
+        phase=health.phase or "",
+        token_fault=token_fault,
     )
 
 
-def _pod(pod: KubeObject) -> PodFacts:
+def _pod(pod: KubeObject, newest: frozenset[str]) -> PodFacts:
     status: Mapping[str, Any] = pod.get("status") or {}
-    conditions = {each.get("type"): each.get("status") for each in status.get("conditions") or ()}
+    is_true = {each.get("type"): each.get("status") for each in status.get("conditions") or ()}
+    times = _times(pod)
     return PodFacts(
         name=pod["metadata"]["name"],
         phase=str(status.get("phase") or "Pending"),
         node=str(pod["spec"].get("nodeName") or ""),
-        ready=conditions.get("Ready") == "True",
+        ready=is_true.get("Ready") == "True",
         gpus=requests_of(pod["spec"]).get(GPU, 0) // 1000,
         message=str(status.get("message") or ""),
+        newest=pod["metadata"].get("uid") in newest,
+        since=times.draining_at or times.ready_at or times.started_at or times.created_at,
+        created_at=times.created_at,
+        started_at=times.started_at,
+        ready_at=times.ready_at,
+        draining_at=times.draining_at,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Times:
+    created_at: float | None = None
+    started_at: float | None = None
+    ready_at: float | None = None
+    draining_at: float | None = None
+
+
+def _times(pod: KubeObject) -> _Times:
+    """When a pod came how far. What no controller writes there says nothing."""
+    try:
+        ready = conditions(pod).get("Ready", NO_CONDITION)
+        servers = mappings(pod, "status", "containerStatuses")
+        server = next((each for each in servers if text(each, "name") == KSERVE_CONTAINER), None) or (*servers, {})[0]
+        ends = time(pod, "metadata", "deletionTimestamp")
+        grace = count(pod, "metadata", "deletionGracePeriodSeconds") or 0
+        return _Times(
+            created_at=time(pod, "metadata", "creationTimestamp"),
+            started_at=time(server, "state", "running", "startedAt"),
+            ready_at=ready.at if ready.is_true else None,
+            draining_at=None if ends is None else ends - grace,
+        )
+    except OddField:
+        return _Times()
 
 
 def held_gpus(pods: Iterable[KubeObject]) -> int:

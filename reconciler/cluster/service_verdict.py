@@ -56,7 +56,16 @@ def kept_as_it_is(s: ServiceInputs, decision: RolloutDecision, health: Health) -
     if goal.ask and s.desired.spec is not None:
         asks = (AskPreflight(s.desired.id, s.desired.digest, s.desired.spec, s.desired.origin, text),)
     strategy = decision.new.strategy if decision.new else ""
-    plan = ServicePlan(s.desired.id, Sync.OUT_OF_SYNC, health, text, strategy, goal.blocked, goal.rejected)
+    plan = ServicePlan(
+        s.desired.id,
+        Sync.OUT_OF_SYNC,
+        health,
+        text,
+        strategy,
+        goal.blocked,
+        goal.rejected,
+        applied=decision.live_digest,
+    )
     return Decided(said, (*records, *asks), plan, again_at(s, decision))
 
 
@@ -97,6 +106,7 @@ def service_verdict(
         strategy=new.strategy if new else "",
         blocked=decision.goal.blocked,
         rejected=decision.goal.rejected,
+        applied=decision.live_digest,
     )
 
 

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from reconciler.model import ReasonCode, Replica, Routed, Silence
 from reconciler.model.backoff import backoff
-from reconciler.model.crash_signs import blames_host
+from reconciler.model.crash_signs import BEFORE_READY, WHILE_SERVING, blames_host
 
 CRASH_WINDOW = 600.0
 CRASHES_THAT_DEGRADE = 3
@@ -62,7 +62,7 @@ def phase_of(replica: Replica, now: float, patience: Patience) -> ReplicaPhase:
 
 def failure(replica: Replica, now: float, patience: Patience) -> tuple[ReasonCode, str] | None:
     """A code and a message when a replica has failed, else None."""
-    when = "before it was ready" if replica.ready_at is None else "while it served"
+    when = BEFORE_READY if replica.ready_at is None else WHILE_SERVING
     if is_stopped_by_hand(replica):
         return (ReasonCode.STOPPED_MANUALLY, replica.drift)
     if not replica.alive:

@@ -15,7 +15,11 @@ from reconciler.model.observed import Quarantine
 
 @dataclass(frozen=True, slots=True)
 class PodFacts:
-    """One pod of a service. `since` is when it got into this phase, in seconds since the epoch."""
+    """One pod of a service. `since` is when it got into this phase, in seconds since the epoch.
+
+    `newest`: it is of what was applied last. `started_at` is when its server's container began to run, `ready_at` when
+    it got ready, `draining_at` when it was told to end; each None where it did not, or nobody says.
+    """
 
     name: str
     phase: str
@@ -24,12 +28,30 @@ class PodFacts:
     gpus: int = 0
     since: float | None = None
     message: str = ""
+    newest: bool = False
+    created_at: float | None = None
+    started_at: float | None = None
+    ready_at: float | None = None
+    draining_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProvenVersion:
+    """A version that proved itself, at which revision and when."""
+
+    digest: str
+    revision: str
+    at: float
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceFacts:
     """What runs of a service on a cluster. `live_digest` is that of the last good one, while that is what serves, and
-    `live_revision` the one at which it proved itself."""
+    `live_revision` the one at which it proved itself.
+
+    `phase` is that of the newest pod that has come least far. `token_fault` is why no token comes back from what is
+    ready and has not proved itself; empty: one does; None: it was not asked for one.
+    """
 
     url: str = ""
     ready: int = 0
@@ -40,6 +62,9 @@ class ServiceFacts:
     origin: Origin | NoOrigin = NO_ORIGIN
     pods: tuple[PodFacts, ...] = ()
     status: Mapping[str, Any] = field(default_factory=dict)
+    promoted: ProvenVersion | None = None
+    phase: str = ""
+    token_fault: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

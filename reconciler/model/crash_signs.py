@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+BEFORE_READY, WHILE_SERVING = "before it was ready", "while it served"
+"""When a replica failed, as the message of its failure says it."""
+
 # Of the system, and of vLLM when it looks at its GPU before and after it measured what it needs.
 _CROWDED_OUT = ("address already in use", "free memory on device", "error in memory profiling")
 

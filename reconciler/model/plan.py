@@ -23,7 +23,8 @@ class ServicePlan:
     `step` is what happens to it now, in one line. `strategy` says how a rollout will go and why. `blocked` lists all
     reasons that keep it from starting. `rejected` is the quarantine that keeps git's digest from being tried. `kept`
     says why it stays though git does not show it, or not for this target. `outdated` says what of the config changed
-    since what runs was started, or that a restart was asked for.
+    since what runs was started, or that a restart was asked for. `applied` is the digest of what a cluster was told
+    last, as far as that is still there.
     """
 
     service: ServiceId
@@ -35,6 +36,7 @@ class ServicePlan:
     rejected: Quarantine | None = None
     kept: Reason | None = None
     outdated: tuple[str, ...] = ()
+    applied: str = ""
 
 
 @dataclass(frozen=True, slots=True)

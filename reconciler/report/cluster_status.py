@@ -16,6 +16,7 @@ from reconciler.model import (
 from reconciler.report.kserve_status import UNKNOWN
 from reconciler.report.redact import scrub_text
 from reconciler.report.requests import RequestCounts
+from reconciler.report.stages import stages_document
 from reconciler.report.status_parts import (
     Document,
     TargetReport,
@@ -23,6 +24,7 @@ from reconciler.report.status_parts import (
     failures_of,
     health_document,
     last_failure,
+    promoted_document,
     reason_document,
     rejected_document,
     requests_document,
@@ -60,10 +62,24 @@ def _service(
     report: TargetReport,
     last_error: str,
 ) -> Document:
+    document = _without_stages(service, desired, verdict, facts, report, last_error)
+    return document | {"stages": stages_document(document, "cluster")}
+
+
+def _without_stages(
+    service: ServiceId,
+    desired: Desired | None,
+    verdict: ServicePlan | None,
+    facts: ServiceFacts,
+    report: TargetReport,
+    last_error: str,
+) -> Document:
+    good, applied = facts.promoted, verdict.applied if verdict else ""
     return {
         **described(service, desired, verdict, str(desired.origin if desired else facts.origin or ""), report),
         "liveDigest": facts.live_digest,
         "liveRevision": facts.live_revision,
+        "promoted": promoted_document(good.digest, good.revision, good.at, None) if good else None,
         "canary": None,
         "blocked": [reason_document(one) for one in (verdict.blocked if verdict else ())],
         "rejected": rejected_document(verdict.rejected) if verdict and verdict.rejected else None,
@@ -72,12 +88,15 @@ def _service(
         "warnings": [reason_document(one) for one in (desired.warnings if desired else ())],
         "lastError": last_error,
         "ready": f"{facts.ready}/{facts.desired}",
+        "desiredReplicas": facts.desired or (desired.replicas if desired else 0),
+        "phase": facts.phase,
+        "tokenFault": facts.token_fault if facts.token_fault is None else scrub_text(facts.token_fault),
         "lastFailure": last_failure(report.failures, service),
         "gpus": facts.gpus,
         "requests": requests_document(RequestCounts()),
         "fit": None,
         "staging": [],
-        "replicas": [_pod(one, facts) for one in facts.pods],
+        "replicas": [_pod(one, facts, applied) for one in facts.pods],
         "endpoints": {"host": facts.url, "path": "", "model": ""},
         **UNKNOWN,
         "url": facts.url,
@@ -87,11 +106,12 @@ def _service(
     }
 
 
-def _pod(pod: PodFacts, facts: ServiceFacts) -> Document:
+def _pod(pod: PodFacts, facts: ServiceFacts, applied: str) -> Document:
+    """`applied` is the digest that the newest pods are of; that of others is only known while they serve."""
     return {
         "id": pod.name,
         "phase": pod.phase,
-        "digest": facts.live_digest if pod.ready else "",
+        "digest": applied if pod.newest and applied else facts.live_digest if pod.ready else "",
         "canary": False,
         "port": None,
         "socket": "",
@@ -104,6 +124,12 @@ def _pod(pod: PodFacts, facts: ServiceFacts) -> Document:
         "routed": "Active" if pod.ready else "Absent",
         "exitCode": None,
         "since": timestamp(pod.since),
+        "outdated": False,
+        "createdAt": timestamp(pod.created_at),
+        "startedAt": timestamp(pod.started_at),
+        "readyAt": timestamp(pod.ready_at),
+        "drainingAt": timestamp(pod.draining_at),
+        "stoppingAt": None,
         "node": pod.node,
     }
 

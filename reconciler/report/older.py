@@ -39,9 +39,22 @@ _SERVICE: Document = {
     "liveRevision": "",
     "kept": None,
     "lastFailure": None,
+    "promoted": None,
+    "desiredReplicas": 0,
+    "stages": [],
     "requests": _COUNTS | {"rollout": _COUNTS | {"revision": ""}},
 }
-_REPLICA: Document = {"canary": False, "unresponsive": "", "socket": ""}
+_REPLICA: Document = {
+    "canary": False,
+    "unresponsive": "",
+    "socket": "",
+    "outdated": False,
+    "createdAt": None,
+    "startedAt": None,
+    "readyAt": None,
+    "drainingAt": None,
+    "stoppingAt": None,
+}
 
 
 def completed(status: Document) -> Document:

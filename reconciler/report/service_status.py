@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from reconciler.config.settings import Routing
 from reconciler.fault_isolation import caught
+from reconciler.host.translation import is_current
 from reconciler.model import (
     NO_ORIGIN,
     Desired,
@@ -26,6 +27,7 @@ from reconciler.model import (
 from reconciler.report.kserve_status import UNKNOWN, kserve_status, observed_service
 from reconciler.report.redact import scrub_text
 from reconciler.report.requests import RequestCounts
+from reconciler.report.stages import stages_document
 from reconciler.report.status_parts import (
     DEFAULT_METRICS_PATH,
     Document,
@@ -39,6 +41,7 @@ from reconciler.report.status_parts import (
     is_canary,
     last_failure,
     live_digest,
+    promoted_document,
     reason_document,
     rejected_document,
     replica_document,
@@ -95,6 +98,11 @@ def _is_ready(replica: Replica) -> bool:
 
 
 def _service(service: ServiceId, index: TargetIndex) -> Document:
+    document = _without_stages(service, index)
+    return document | {"stages": stages_document(document, "host")}
+
+
+def _without_stages(service: ServiceId, index: TargetIndex) -> Document:
     desired, verdict = index.desired.get(service), index.verdicts.get(service)
     replicas = sorted(index.replicas.get(service, []), key=lambda one: (one.created_at, one.id))
     route = index.routes.get(service)
@@ -107,6 +115,7 @@ def _service(service: ServiceId, index: TargetIndex) -> Document:
         **described(service, desired, verdict, _origin(service, index), index.report),
         "liveDigest": live_digest(replicas),
         "liveRevision": _live_revision(owned, live_digest(replicas)),
+        "promoted": _promoted(owned),
         "canary": canary,
         "blocked": [reason_document(one) for one in _blocked(desired, verdict)],
         "rejected": rejected_document(verdict.rejected) if verdict and verdict.rejected else None,
@@ -115,12 +124,15 @@ def _service(service: ServiceId, index: TargetIndex) -> Document:
         "warnings": [reason_document(one) for one in _warnings(desired, index.report.observed)],
         "lastError": _last_error(service, desired, verdict, index),
         "ready": f"{sum(_is_ready(one) for one in replicas)}/{_desired_replicas(service, index) + stable}",
+        "desiredReplicas": desired.replicas if desired else 0,
         "lastFailure": last_failure(index.report.failures, service),
         "gpus": gpus_held(replicas),
         "requests": requests_document(index.report.requests.get(service, RequestCounts())),
         "fit": fit_document(_fit(desired, index)),
         "staging": list(staging_documents(desired, index.report.observed)),
-        "replicas": [replica_document(one, is_canary(one, canary, route)) for one in replicas],
+        "replicas": [
+            replica_document(one, is_canary(one, canary, route), _is_outdated(one, index)) for one in replicas
+        ],
         "endpoints": _endpoints(service, index),
         **_as_kserve(service, replicas, index),
         "metricsPath": desired.metrics_path if desired else DEFAULT_METRICS_PATH,
@@ -157,6 +169,18 @@ def _live_revision(owned: Owned | None, digest: str) -> str:
     """The revision at which what serves proved itself; empty while it has not."""
     good = owned.promoted if owned else None
     return good.revision if good and good.digest == digest else ""
+
+
+def _promoted(owned: Owned | None) -> Document | None:
+    """The last version that proved itself."""
+    good = owned.promoted if owned else None
+    return promoted_document(good.digest, good.revision, good.at, good.replicas) if good else None
+
+
+def _is_outdated(replica: Replica, index: TargetIndex) -> bool:
+    seen = index.report.observed
+    change = seen.outdated.get((replica.service, replica.digest)) if isinstance(seen, Observed) else None
+    return change is not None and not is_current(replica.translation, change.translation)
 
 
 def _origin(service: ServiceId, index: TargetIndex) -> str:

@@ -128,6 +128,7 @@ def canary_document(desired: Desired | None, owned: Owned | None, route: Service
         "digest": digest,
         "percent": route.canary_percent if route is not None and serves else 0,
         "desiredPercent": wanted,
+        "replicas": desired.canary.replicas if desired.canary else desired.replicas,
     }
 
 
@@ -136,6 +137,11 @@ def is_canary(replica: Replica, canary: Document | None, route: ServiceRoute | N
     if canary and canary["digest"] == replica.digest:
         return True
     return route is not None and any(one.replica == replica.id for one in route.canary)
+
+
+def promoted_document(digest: str, revision: str, at: float, replicas: int | None) -> Document:
+    """A version that proved itself, with so many replicas; None: their number is not part of it."""
+    return {"digest": digest, "revision": revision, "replicas": replicas, "at": timestamp(at)}
 
 
 def timestamp(at: float | None) -> str | None:
@@ -196,8 +202,8 @@ def _staging_document(what: str, known: Staging | None) -> Document:
     }
 
 
-def replica_document(replica: Replica, is_canary: bool = False) -> Document:
-    """One replica as data."""
+def replica_document(replica: Replica, is_canary: bool = False, is_outdated: bool = False) -> Document:
+    """One replica as data. `is_outdated`: today's config would make something else of its digest."""
     since = replica.stopping_at or replica.draining_at or replica.ready_at or replica.created_at
     return {
         "id": str(replica.id),
@@ -215,6 +221,12 @@ def replica_document(replica: Replica, is_canary: bool = False) -> Document:
         "routed": replica.routed.value,
         "exitCode": replica.exit_code,
         "since": timestamp(since),
+        "outdated": is_outdated,
+        "createdAt": timestamp(replica.created_at),
+        "startedAt": timestamp(replica.created_at if replica.spawned else None),
+        "readyAt": timestamp(replica.ready_at),
+        "drainingAt": timestamp(replica.draining_at),
+        "stoppingAt": timestamp(replica.stopping_at),
     }
 
 

@@ -27,6 +27,7 @@ from reconciler.report.convergence import (
 from reconciler.report.delivery_text import delivery_lines
 from reconciler.report.redact import one_line
 from reconciler.report.revision_text import pending, revision_line, written_at
+from reconciler.report.stages import is_under_way, stages_line
 from reconciler.report.status import Document
 
 
@@ -62,6 +63,7 @@ def status_blocks(status: Document, *, wide: bool = False, detail: bool = False)
         if target["services"]:
             yield _services_table(target, wide)
         yield from _failures(target)
+        yield from _rollouts(target, detail)
         yield from _objects_line(target)
         if detail:
             yield from _replica_blocks(target)
@@ -107,6 +109,13 @@ def _failures(target: Document) -> Iterator[str]:
             tries = "once" if last["tries"] == 1 else f"{last['tries']} times"
             what = last["action"].replace("_", " ")
             yield one_line(f"  {name}: {what} failed {tries}, last at {last['at']}: {last['reason']}")
+
+
+def _rollouts(target: Document, detail: bool) -> Iterator[str]:
+    """The stages of rollouts that are under way; with `detail`, of the last ones too."""
+    for service in target["services"]:
+        if (detail and service["stages"]) or is_under_way(service["stages"]):
+            yield one_line(f"  {full_name(service)}: {stages_line(service['stages'])}")
 
 
 def _replica_blocks(target: Document) -> Iterator[Block]:
@@ -313,6 +322,8 @@ class Changes:
                 if service["step"] == "" or service["suspended"]
                 else f"{_state(service)}: {one_line(service['step'])}"
             )
+            if is_under_way(service["stages"]):
+                what = f"{what or _state(service)}; {stages_line(service['stages'], details=False)}"
             where = f"{target['name']} " if len(status["targets"]) > 1 else ""
             yield where + full_name(service), f"{where}{full_name(service)}: {what or _state(service)}"
 

@@ -356,6 +356,20 @@ def test_progress_names_only_what_changed() -> None:
     assert changes.since_last(gone) == ["demo/tiny: removed"]
 
 
+def test_stages_of_a_rollout_are_one_line_while_it_goes_on() -> None:
+    starting = replica(digest=NEW, number=2, ready_at=None, ready_now=False)
+    moving = verdict(sync=Sync.OUT_OF_SYNC, health=PROGRESSING, step="starting b-2")
+    seen = observed(replica(), starting, owned={TINY: owned()})
+    found = status_of(report(desired=state(desired(digest=NEW)), observed=seen, plan=planned(moving)))
+    line = "staged (done) → started (done) → first token (active: starting b-2) → switched → promoted → drained"
+    assert f"  demo/tiny: {line}\n" in plain(status_blocks(found))
+    assert Changes().since_last(found)[1] == (
+        f"demo/tiny: OutOfSync, Progressing: starting b-2; {line.replace(': starting b-2', '')}"
+    )
+    assert "staged" not in plain(status_blocks(status_of(report())))
+    assert "  demo/tiny: staged (done)" in plain(status_blocks(status_of(report()), detail=True))
+
+
 def test_columns_line_up_where_nobody_draws_them() -> None:
     other = ServiceId("production", "a-long-name")
     blocks: list[Block] = list(status_blocks(status_of(report(desired=state(desired(), desired(other))))))

@@ -10,6 +10,7 @@ from reconciler.cluster.health.children import Children, controller_of
 from reconciler.cluster.health.fields import (
     NO_CONDITION,
     Condition,
+    OddField,
     conditions,
     count,
     mapping,
@@ -80,6 +81,17 @@ def workloads(children: Children, context: PodContext) -> tuple[Workload, ...]:
         for each in children.deployments
     ]
     return tuple(sorted(made, key=lambda each: each.name))
+
+
+def newest_pods(children: Children) -> frozenset[str]:
+    """UIDs of the pods of the newest ReplicaSet of each Deployment. What is odd is of none."""
+    try:
+        sets, pods = _by_controller(children.replica_sets), _by_controller(children.pods)
+        found = [sorted(sets.get(text(each, "metadata", "uid"), ()), key=_age) for each in children.deployments]
+        newest = [text(each[-1], "metadata", "uid") for each in found if each]
+        return frozenset(text(pod, "metadata", "uid") for uid in newest for pod in pods.get(uid, ()))
+    except OddField:
+        return frozenset()
 
 
 def _by_controller(bodies: Sequence[KubeObject]) -> Mapping[str, list[KubeObject]]:
