@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import json
 import re
-import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlencode, urlsplit, urlunsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import urlencode
 
 import urllib3
 
 from reconciler import __version__
 from reconciler.errors import Retryable, Terminal
 from reconciler.report.redact import scrub_text
+from reconciler.system.outgoing_http import AnswerTooLong, connections, read_answer, tls_context
 
 _MOST_BYTES = 8 << 20
 _MOST_TEXT = 300
@@ -141,7 +140,7 @@ class Http:
 
     def _opened(self) -> urllib3.PoolManager:
         if self._pool is None:
-            self._pool = _pool(self._base, _tls(self._ca_file, self._ca_key), self._called)
+            self._pool = connections(self._base, tls_context(self._ca_file, self._ca_key), self._called)
         return self._pool
 
     def _send(self, request: Request, url: str, data: bytes | None, headers: Mapping[str, str]) -> tuple[Answer, bytes]:
@@ -168,12 +167,10 @@ class Http:
         return Answer(response.status, found, _decoded(raw)), raw
 
     def _read(self, response: urllib3.BaseHTTPResponse) -> bytes:
-        data = bytearray()
-        while piece := response.read(1 << 16):
-            data += piece
-            if len(data) > _MOST_BYTES:
-                raise ForgeAway(f"{self._called}: its answer has more than {_MOST_BYTES >> 20} MiB; trying again later")
-        return bytes(data)
+        try:
+            return read_answer(response, _MOST_BYTES)
+        except AnswerTooLong as error:
+            raise ForgeAway(f"{self._called}: {error}; trying again later") from None
 
     def _error(self, request: Request, answer: Answer, raw: bytes) -> Retryable | Terminal:
         what = f"{self._called}: {request.method} {request.path.partition('?')[0]}".rstrip()
@@ -194,62 +191,6 @@ class Http:
         if answer.status in (408, 409, 425) or answer.status >= 500 or answer.status < 200:
             return ForgeAway(f"{what}: {said}; trying again later")
         return ForgeRefused(f"{what}: {said}", answer.status)
-
-
-class _Hurried(ssl.SSLSocket):
-    """Its timeout is for all that follows: a byte now and then, or headers without end, do not prolong it."""
-
-    _ends: float | None = None
-
-    def settimeout(self, value: float | None, /) -> None:
-        super().settimeout(value)
-        self._ends = None if value is None else time.monotonic() + value
-
-    def recv_into(self, *arguments: Any, **named: Any) -> int:
-        self._shorten()
-        return super().recv_into(*arguments, **named)
-
-    def send(self, *arguments: Any, **named: Any) -> int:
-        self._shorten()
-        return super().send(*arguments, **named)
-
-    def _shorten(self) -> None:
-        if self._ends is None:
-            return
-        left = self._ends - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("timed out")
-        super().settimeout(left)
-
-
-def _pool(base: str, context: ssl.SSLContext, called: str) -> urllib3.PoolManager:
-    """Through the proxy of HTTPS_PROXY and NO_PROXY, as git goes. Raises Retryable."""
-    address, host = getproxies().get("https"), urlsplit(base).netloc
-    if not address or proxy_bypass(host):
-        return urllib3.PoolManager(num_pools=4, maxsize=4, ssl_context=context, retries=False)
-    proxy = urlsplit(address if "://" in address else f"http://{address}")
-    login = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}" if proxy.username else None
-    try:
-        return urllib3.ProxyManager(
-            urlunsplit((proxy.scheme, proxy.netloc.rpartition("@")[2], "", "", "")),
-            num_pools=4,
-            maxsize=4,
-            ssl_context=context,
-            retries=False,
-            proxy_headers=urllib3.make_headers(proxy_basic_auth=login),
-        )
-    except (urllib3.exceptions.HTTPError, ValueError):
-        raise Retryable(f"{called}: HTTPS_PROXY is no address of a proxy; write http://HOST:PORT") from None
-
-
-def _tls(ca_file: Path | None, key: str) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
-    except (OSError, ssl.SSLError) as error:
-        raise Retryable(f"{key}: {ca_file} cannot be used: {error}; it must hold PEM certificates") from None
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.sslsocket_class = _Hurried
-    return context
 
 
 def _decoded(raw: bytes) -> Any:
