@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from reconciler.config.forge import HttpsUrl, WebhookSettings, files_of
 from reconciler.config.section import Section
@@ -16,6 +18,7 @@ from reconciler.config.values import (
     SecretFile,
     TargetName,
     WebListen,
+    is_loopback,
     matching,
 )
 
@@ -105,7 +108,7 @@ class PeerSettings(Section):
     """Another daemon, whose page is part of the Overview here."""
 
     name: TargetName = Field(description="What the Overview calls it")
-    url: PageUrl = Field(description="Its `web.url`")
+    url: PageUrl = Field(description="Its `web.url`: its row leads there")
     token_file: SecretFile | None = Field(
         None, description="A token of its `web.auth.tokens` with the role `viewer`: a file or `credential:NAME`"
     )
@@ -114,6 +117,13 @@ class PeerSettings(Section):
     @property
     def files(self) -> list[Path]:
         return files_of(self.token_file)
+
+    @model_validator(mode="after")
+    def _token_is_not_for_all_to_read(self) -> PeerSettings:
+        host = urlsplit(self.url).hostname or ""
+        if self.token_file and self.url.startswith("http:") and not is_loopback(f"{host}:80"):
+            raise ValueError("token_file needs an https url: anybody on the way would read the token")
+        return self
 
 
 class Web(Section):
@@ -127,10 +137,20 @@ class Web(Section):
     )
     tls: TlsSettings | None = Field(None, description="TLS on this port")
     auth: AuthSettings = Field(default_factory=AuthSettings, description="Who may see the pages and act on them")
-    peers: tuple[PeerSettings, ...] = Field((), description="Other daemons, whose pages are summed up here")
+    peers: tuple[PeerSettings, ...] = Field(
+        (), max_length=2000, description="Other daemons, which the Overview shows in one row each"
+    )
     webhooks: tuple[WebhookSettings, ...] = Field(
         (), description="Who may say that something was pushed, at `POST /webhooks/NAME`"
     )
+
+    @field_validator("peers")
+    @classmethod
+    def _peers_have_names_of_their_own(cls, peers: tuple[PeerSettings, ...]) -> tuple[PeerSettings, ...]:
+        counts = Counter(peer.name for peer in peers)
+        if twice := [name for name, count in counts.items() if count > 1]:
+            raise ValueError(f"two have the name {twice[0]}; the Overview tells them apart by it")
+        return peers
 
     @model_validator(mode="after")
     def _oidc_leads_back(self) -> Web:

@@ -35,6 +35,18 @@ class SeesPullRequests(Protocol):
 
 def make_beside(settings: Settings, control: Control) -> tuple[Beside, ...]:
     """The parts that the config asks for; what they need is imported only then. Raises ReconcileError."""
+    return (*_of_the_forge(settings, control), *_of_the_page(settings))
+
+
+def _of_the_page(settings: Settings) -> tuple[Beside, ...]:
+    if not settings.web.peers:
+        return ()
+    from reconciler.web.peers import Peers
+
+    return (Peers(settings.web.peers),)
+
+
+def _of_the_forge(settings: Settings, control: Control) -> tuple[Beside, ...]:
     if not settings.forge.is_used and not settings.notifications:
         return ()
     from reconciler.loop.answering import Answering

@@ -180,6 +180,7 @@ class _StatusCollector(Collector):
             [((), not status["revision"]["error"])],
         )
         yield from _delivery_gauges(status)
+        yield from _peer_gauges(status)
         yield from _target_gauges(status)
         yield from _service_gauges(status)
         yield _requests(status)
@@ -194,6 +195,13 @@ def _delivery_gauges(status: Document) -> Iterator[Metric]:
         yield _gauge("reconciler_destination_ready", "1 when it takes messages", ("destination",), ready)
         yield _gauge("reconciler_outbox_waiting", "Messages that are not delivered yet", ("destination",), waiting)
         yield _gauge("reconciler_outbox_given_up", "Messages that nobody will get", (), [((), forge["deadCount"])])
+
+
+def _peer_gauges(status: Document) -> Iterator[Metric]:
+    """None where the page shows no other daemons."""
+    if peers := status.get("peers"):
+        up = [((one["name"],), one["reachable"]) for one in peers]
+        yield _gauge("reconciler_peer_up", "1 when the other daemon answered the last time", ("peer",), up)
 
 
 def _target_gauges(status: Document) -> Iterator[Metric]:

@@ -51,8 +51,11 @@ def make_page(
     attention: int | None = None,
     since: str = "",
 ) -> Made:
-    """`visitor`: of it only the role is shown. `attention`: how much needs a person; unknown on some pages."""
-    if wants_json(request):
+    """`visitor`: of it only the role is shown. `attention`: how much needs a person; unknown on some pages.
+
+    Without a template it is JSON.
+    """
+    if not template or wants_json(request):
         return Made(bytes(JSONResponse(document).body), status=status, is_json=True)
     text = render(
         template,

@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from reconciler.page.overview import overview_document
 from reconciler.page.rendering import static_files, static_version
+from reconciler.page.summary import ADDRESS, summary_document
 from reconciler.report.status import Document
 from reconciler.web.control import Control
 from reconciler.web.page_responses import Made, make_page, response_of, wants_json
@@ -29,7 +30,8 @@ _TYPES = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-
 class Page:
     """`path` may hold parameters; `template` makes HTML of what `build` gives.
 
-    `build` looks only at the path and the query of the request, and raises NotFound: visitors share what it gives.
+    Without a template it is JSON for whoever asks. `build` looks only at the path and the query of the request, and
+    raises NotFound: visitors share what it gives.
     """
 
     path: str
@@ -45,7 +47,14 @@ def _overview(control: Control, _: Request) -> Document:
     return overview_document(control.status())
 
 
-PAGES = (Page("/", "overview", _overview),)
+def _summary(control: Control, _: Request) -> Document:
+    return summary_document(control.status())
+
+
+PAGES = (
+    Page("/", "overview", _overview),
+    Page(ADDRESS, "", _summary),
+)
 
 
 def page_routes(control: Control) -> Iterator[Route]:

@@ -89,7 +89,8 @@ def exposed() -> dict[str, set[str]]:
     metrics.expect_webhook("forge", WebhookResult)
     found: dict[str, set[str]] = {}
     waiting = [{"destination": "forge", "count": 1, "since": None, "error": "away"}]
-    status = status_of(report()) | {"forge": {"waiting": waiting, "dead": [], "deadCount": 0, "error": ""}}
+    forge = {"waiting": waiting, "dead": [], "deadCount": 0, "error": ""}
+    status = status_of(report()) | {"forge": forge, "peers": [{"name": "b", "reachable": True}]}
     for line in metrics.text(status).decode().splitlines():
         if not line.startswith("#"):
             name, labels = re.fullmatch(r"(\w+)(?:\{(.*)\})? \S+", line).groups()  # type: ignore[union-attr]
@@ -123,6 +124,7 @@ def test_every_state_that_needs_a_person_has_an_alert() -> None:
         'fate="lost"',
         "reconciler_webhook_requests_total",
         "reconciler_destination_ready",
+        "reconciler_peer_up",
     ):
         assert part in asked
     assert all(rule["labels"]["severity"] in ("critical", "warning", "info") for rule in RULES)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import http.client
 import json
+from collections.abc import Mapping
 
 from reconciler.web.server import WebSide
 
 
-def get(web: WebSide, path: str, accept: str = "text/html,*/*;q=0.8") -> tuple[http.client.HTTPResponse, str]:
+def get(
+    web: WebSide, path: str, accept: str = "text/html,*/*;q=0.8", headers: Mapping[str, str] | None = None
+) -> tuple[http.client.HTTPResponse, str]:
     connection = http.client.HTTPConnection(*web.address, timeout=10)
-    connection.request("GET", path, headers={"Accept": accept})
+    connection.request("GET", path, headers={"Accept": accept, **(headers or {})})
     response = connection.getresponse()
     return response, response.read().decode()
 
