@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from reconciler.config.settings import Settings
 from reconciler.engines.probe import Probe
@@ -20,7 +21,8 @@ from reconciler.report.convergence import readiness
 from reconciler.web.control import Control
 from reconciler.web.json_responses import JSONResponse
 from reconciler.web.metrics import PASSED_ON, Metrics, find_replica, scrape_targets
-from reconciler.web.pages import page_routes
+from reconciler.web.pages import failed, not_found, page_routes
+from reconciler.web.security import PageSecurity
 from reconciler.web.shared import Shared
 from reconciler.web.webhooks import webhook_routes
 
@@ -29,7 +31,7 @@ DISCOVERY = "/prometheus/sd"
 _MOST_SCRAPES = 8
 
 
-def public_app(control: Control, metrics: Metrics, settings: Settings) -> Starlette:
+def public_app(control: Control, metrics: Metrics, settings: Settings) -> ASGIApp:
     """Everything that strangers can reach."""
     # Without a pass of the loop for so long, the daemon counts as stuck.
     max_heartbeat_age = max(60.0, 3 * settings.resync)
@@ -69,7 +71,7 @@ def public_app(control: Control, metrics: Metrics, settings: Settings) -> Starle
         async with lock, slots:
             return await run_in_threadpool(_pass_on, control, request.url.path)
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/healthz", healthz),
             Route("/readyz", _given(Shared(readyz))),
@@ -78,8 +80,10 @@ def public_app(control: Control, metrics: Metrics, settings: Settings) -> Starle
             Route(f"{PASSED_ON}/{{target}}/{{replica}}", pass_on, methods=["GET"]),
             *webhook_routes(settings, control, metrics),
             *page_routes(control),
-        ]
+        ],
+        exception_handlers={404: not_found, Exception: failed},
     )
+    return PageSecurity(app, settings.web)
 
 
 def _given(shared: Shared[Response]) -> Callable[[Request], Awaitable[Response]]:

@@ -16,7 +16,6 @@ from reconciler import __version__
 from reconciler.page.rendering import render
 from reconciler.report.status import Document
 from reconciler.web.json_responses import JSONResponse
-from reconciler.web.security import HEADERS
 from reconciler.web.visitors import Visitor
 
 # Where in a page stands what differs from visitor to visitor, so that all else is made once for all of them. Nobody
@@ -81,7 +80,7 @@ def message(request: Request, status: int, title: str, text: str, visitor: Visit
 
 def response_of(request: Request, made: Made, visitor: Visitor) -> Response:
     """The page for one of its visitors."""
-    headers = {**HEADERS, "Vary": "Accept, Cookie"}
+    headers = {"Vary": "Accept, Cookie"}
     if made.status == 200:
         headers["ETag"] = tag = _tag(made, visitor)
         if tag in (one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(",")):

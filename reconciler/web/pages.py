@@ -17,8 +17,7 @@ from reconciler.page.rendering import static_files, static_version
 from reconciler.page.summary import ADDRESS, summary_document
 from reconciler.report.status import Document
 from reconciler.web.control import Control
-from reconciler.web.page_responses import Made, make_page, response_of, wants_json
-from reconciler.web.security import HEADERS
+from reconciler.web.page_responses import Made, make_page, message, response_of, wants_json
 from reconciler.web.shared import Shared
 from reconciler.web.visitors import NOBODY_IN_PARTICULAR, Role, Visitor
 
@@ -86,6 +85,17 @@ def _make(page: Page, control: Control, request: Request, role: Role) -> Made:
         return make_page(request, "message", {"title": "Not found", "message": str(error)}, visitor, 404)
 
 
+def not_found(request: Request, _: Exception) -> Response:
+    """There is no such address."""
+    return message(request, 404, "Not found", "There is no such page.", NOBODY_IN_PARTICULAR)
+
+
+def failed(request: Request, error: Exception) -> Response:
+    """A bug of ours; the traceback is in the log."""
+    text = f"{type(error).__name__}: this is a bug in the reconciler, whose traceback is in the daemon's log."
+    return message(request, 500, "Internal error", text, NOBODY_IN_PARTICULAR)
+
+
 def visitor_of(_: Request) -> Visitor:
     """Who asks."""
     return NOBODY_IN_PARTICULAR
@@ -94,8 +104,6 @@ def visitor_of(_: Request) -> Visitor:
 def _static(request: Request) -> Response:
     content = static_files().get(request.path_params["name"])
     if content is None or request.path_params["version"] != static_version():
-        return Response("no such file\n", 404, HEADERS)
+        return Response("no such file\n", 404)
     kind = _TYPES[request.path_params["name"].rpartition(".")[2]]
-    return Response(
-        content, headers={**HEADERS, "Cache-Control": "public, max-age=31536000, immutable"}, media_type=kind
-    )
+    return Response(content, headers={"Cache-Control": "public, max-age=31536000, immutable"}, media_type=kind)

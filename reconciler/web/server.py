@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import h11
 import structlog
 import uvicorn
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from reconciler.config.settings import Settings
@@ -258,7 +258,7 @@ class _WebServer(uvicorn.Server):
                 self._loop.call_soon_threadsafe(self._ended.set)
 
 
-def _server(app: Starlette, protocol: type[asyncio.Protocol]) -> _WebServer:
+def _server(app: ASGIApp, protocol: type[asyncio.Protocol]) -> _WebServer:
     config = uvicorn.Config(
         app,
         http=protocol,
