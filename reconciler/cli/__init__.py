@@ -3,7 +3,7 @@
 Everything heavy is imported inside the commands: `--help` must be fast.
 
 passes   run, plan, sync, diff: make passes, or show what one would do
-daemon   status, history, logs, suspend, resume, restart: ask the daemon that runs
+daemon   status, open, history, logs, suspend, resume, restart: ask the daemon that runs
 local    render, validate, init, demo, version: need no daemon
 doctor   doctor: check the targets of the config
 host     host doctor, drain, undrain, install, uninstall
@@ -97,6 +97,7 @@ for _command in (
     passes.sync,
     passes.diff,
     daemon.status,
+    daemon.open_page,
     daemon.history,
     daemon.suspend,
     daemon.resume,

@@ -1,4 +1,4 @@
-"""Commands that need a running daemon: status, history, suspend, resume, restart, logs."""
+"""Commands that need a running daemon: status, open, history, suspend, resume, restart, logs."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from reconciler.cli.shared import (
     outdated_daemon,
     print_json,
     reason_option,
+    settings_of,
     show,
     tell,
     to_seconds,
@@ -139,6 +140,43 @@ def _redraw(states: Iterable[Document | str], *, detail: bool) -> int:
                 shown = tuple(_status_text(state, detail=detail))
             live.update(renderable((*away, *shown)), refresh=True)
     return OK
+
+
+@click.command("open")
+@click.argument("service", required=False)
+@click.option("--target", help="The one that runs it, where several do.")
+@options(output=("text", "json"))
+def open_page(config: str | None, service: str | None, target: str | None, output: str) -> int:
+    """Print the address of the page of SERVICE, or of the Overview.
+
+    It begins with `web.url` of the config, or else with the address that the daemon listens on.
+    """
+    from reconciler.report.addresses import public_url
+
+    address = _page_of(client_of(config), service, target) if service else "/"
+    url = public_url(settings_of(config).web.address, address)
+    if output == "json":
+        print_json({"schema": "reconciler.open/v1", "url": url})
+    else:
+        click.echo(url)
+    return OK
+
+
+def _page_of(client: DaemonClient, service: str, target: str | None) -> str:
+    """Raises UnknownService, and UsageError where several targets have it."""
+    from reconciler.report.addresses import service_address
+    from reconciler.report.convergence import only
+    from reconciler.web.client import resolve_service
+
+    document = client.status()
+    name = resolve_service(document, service)
+    found = [one["name"] for one in only(document, name)["targets"]]
+    chosen = [one for one in found if target in (None, one)]
+    if not chosen:
+        raise click.UsageError(f"{name} is not on {target}, but on {', '.join(found)}")
+    if len(chosen) > 1:
+        raise click.UsageError(f"{name} is on several targets; add one of: --target {', --target '.join(chosen)}")
+    return service_address(chosen[0], *name.split("/", 1))
 
 
 def _since(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:

@@ -20,6 +20,7 @@ from reconciler.config.values import (
     WebListen,
     is_loopback,
     matching,
+    reachable,
 )
 
 PageUrl = Annotated[str, matching(r"https?://[^\s@?#]+", "a URL without a query: https://models.example.com")]
@@ -157,6 +158,11 @@ class Web(Section):
         if self.auth.oidc and not self.url:
             raise ValueError("auth.oidc needs url, where a login leads back to")
         return self
+
+    @property
+    def address(self) -> str:
+        """Where people reach the page: `url`, or else what this machine reaches. Without a slash at its end."""
+        return (self.url or f"{'https' if self.tls else 'http'}://{reachable(self.listen)}").rstrip("/")
 
     @property
     def files(self) -> list[Path]:

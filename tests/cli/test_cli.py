@@ -36,6 +36,7 @@ COMMANDS = [
     "host",
     "init",
     "logs",
+    "open",
     "plan",
     "render",
     "restart",
@@ -462,6 +463,26 @@ def test_sync_gives_up_when_the_time_is_over(shell: Shell, loop: FakeLoop) -> No
     answer = shell("sync", "--timeout", "300ms")
     assert answer.returncode == 1
     assert "not converged after 0.3 s" in answer.stderr
+
+
+def test_open_prints_the_address_of_a_page(shell: Shell, loop: FakeLoop) -> None:
+    config = yaml.safe_load(shell.config.read_text())
+    shell.config.write_text(yaml.safe_dump(config | {"web": {"listen": "[::]:9464", "url": "https://models.example/"}}))
+    assert shell("open").stdout == "https://models.example/\n"
+    assert shell("open", "tiny").stdout == "https://models.example/services/a/demo/tiny\n"
+    answer = json.loads(shell("open", "demo/tiny", "-o", "json").stdout)
+    assert answer == {"schema": "reconciler.open/v1", "url": "https://models.example/services/a/demo/tiny"}
+    assert shell("open", "tinny").returncode == 2
+
+
+def test_open_asks_which_target_where_several_have_the_service(shell: Shell, loop: FakeLoop) -> None:
+    one = loop.document["targets"][0]
+    loop.document = loop.document | {"targets": [one, one | {"name": "b"}]}
+    answer = shell("open", "tiny")
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert "demo/tiny is on several targets; add one of: --target a, --target b" in answer.stderr
+    assert shell("open", "tiny", "--target", "b").stdout.endswith("/services/b/demo/tiny\n")
+    assert "is not on c, but on a, b" in shell("open", "tiny", "--target", "c").stderr
 
 
 def test_history_is_a_table_or_json(shell: Shell, loop: FakeLoop) -> None:

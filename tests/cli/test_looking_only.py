@@ -52,6 +52,7 @@ READING = [
     ("plan", "--revision", "main"),
     ("diff",),
     ("status",),
+    ("open",),
     ("history",),
     ("logs", "tiny"),
     ("doctor",),

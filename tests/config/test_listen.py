@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from reconciler.config.values import exclude_each_other, parse_listen, reachable, split_listen
+from reconciler.config.web import Web
 
 
 @pytest.mark.parametrize(
@@ -64,3 +65,17 @@ def test_listeners_exclude_each_other_as_the_kernel_does(one: str, other: str, e
 )
 def test_people_are_told_an_address_that_can_be_reached(listen: str, shown: str) -> None:
     assert reachable(listen) == shown
+
+
+@pytest.mark.parametrize(
+    ("settings", "address"),
+    [
+        ({}, "http://127.0.0.1:9464"),
+        ({"listen": "[::]:9464"}, "http://127.0.0.1:9464"),
+        ({"listen": "[fd00::5]:9464"}, "http://[fd00::5]:9464"),
+        ({"tls": {"certificate_file": "/c.pem", "key_file": "/k.pem"}}, "https://127.0.0.1:9464"),
+        ({"url": "https://models.example/gpu-1/"}, "https://models.example/gpu-1"),
+    ],
+)
+def test_page_has_an_address_that_can_be_opened(settings: dict[str, object], address: str) -> None:
+    assert Web.model_validate(settings).address == address
