@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# From nothing to a model served by `git push`, on this machine and without a GPU. Options go to `reconciler demo`:
+# From nothing to a model served by `git push`, on this machine and without a GPU. Options go to `reconciler demo`.
+# It prints the address of the daemon's page when it begins: open that to watch.
 #
 #   deploy/demo.sh              show it, leave it running, say how to go on
 #   deploy/demo.sh --once       show it and clean up; exit code 0 only if every step was as promised

@@ -15,6 +15,7 @@ from pathlib import Path
 import yaml
 
 from reconciler.config.settings import Settings
+from reconciler.config.values import reachable
 from reconciler.demo.repository import RemoteRepository
 from reconciler.errors import SettingsError, Terminal
 from reconciler.host.routing.envoy import EnvoyProxy
@@ -192,8 +193,14 @@ def _config(place: DemoFolder, python: Path, proxy: str, web: str) -> dict[str, 
         "source": {"url": str(place.repository), "branch": "main", "interval": "10s"},
         "targets": [target],
         "state_dir": str(place.folder / "state"),
-        "web": {"listen": web},
+        # Statuses on commits link to it.
+        "web": {"listen": web, "url": f"http://{web}"},
     }
+
+
+def page_address(settings: Settings) -> str:
+    """Where people look at this daemon."""
+    return settings.web.url or f"http://{reachable(settings.web.listen)}"
 
 
 def is_free(address: str) -> bool:

@@ -90,10 +90,12 @@ class Story:
             # Impatient, so that a demo does not take long: 30 s are better where it matters.
             "rollout": {"min_ready": "2s"},
         }
+        listen = f"127.0.0.1:{free_port()}"
+        self.page = f"http://{listen}"
         settings = {
             "source": {"url": str(self.repository), "branch": "main", "interval": "1s"},
             "state_dir": str(folder / "state"),
-            "web": {"listen": f"127.0.0.1:{free_port()}"},
+            "web": {"listen": listen, "url": self.page},
             "targets": [target],
         }
         self.config.write_text(yaml.safe_dump(settings))
@@ -111,6 +113,7 @@ class Story:
         files = {"prod/cluster.yaml": CLUSTER, "prod/runtime.yaml": RUNTIME, "prod/chat.yaml": service("--seed=1")}
         revision = self.push("Serve chat", files)
         self._start()
+        self.say.tell(f"the daemon runs; its page: {self.page} (open it now: each step below moves there as well)")
         self.wait("the service to be promoted", lambda status: _is_applied(status, revision))
         self.say.tell(f"{SERVICE} is {self._now()['health']['status']}, {self._now()['ready']} ready")
 

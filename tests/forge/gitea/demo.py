@@ -59,7 +59,8 @@ def forge_options(folder: Path, repository: ForgeRepository) -> list[str]:
 def _told(repository: ForgeRepository, commit: Document) -> str:
     subject = commit["commit"]["message"].splitlines()[0]
     statuses = [
-        f"  {each['context']} {each['status']}: {each['description']}" for each in repository.statuses(commit["sha"])
+        f"  {each['context']} {each['status']}: {each['description']} {each['target_url']}"
+        for each in repository.statuses(commit["sha"])
     ]
     return "\n".join([f"{commit['sha'][:8]} {subject}", *statuses])
 
