@@ -135,6 +135,7 @@ forge() {
 # One browser and one daemon serve all tests: they wait more than they compute.
 web() {
   find_engine
+  find_compiler
   find_chromium
   find_page_tools
   check web run_pytest web -m web "$@"

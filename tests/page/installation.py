@@ -5,19 +5,20 @@ and one that its engine refuses, all from a repository whose last commit is host
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
 import shutil
-from contextlib import closing
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import yaml
 
 from reconciler.host.workload import home_of
 from tests.e2e.rig import Rig
 from tests.support.engine.fixtures import find_place
+from tests.support.nvml.driver import GIB, Driver
 
-GPU = "GPU-00000000-0000-0000-0000-000000000000"
 OPERATOR, VIEWER = "the-token-of-an-operator", "the-token-of-a-viewer"
 SECRET = "hf_abcdefghijklmnopqrst"
 SCRIPT = "<script>document.title = 'broken'</script>"
@@ -30,15 +31,21 @@ EDITED = r"--max-num-seqs=\d+"
 
 
 class Installation(Rig):
-    """`tiny` serves, `loud` serves and writes hostile lines into its log, `wrong` has an argument that is refused."""
+    """`tiny` serves, `loud` serves and writes hostile lines into its log, `wrong` has an argument that is refused.
+
+    Of three GPUs one is ours, one has MIG parts, and of one somebody else uses most.
+    """
 
     def __init__(self, folder: Path, python: Path, model: Path) -> None:
+        self.driver = Driver(folder / "gpus", gpus=3)
+        self.driver.partition(self.driver.uuids[1], "1g.6gb", "2g.12gb")
+        self.driver.hold(self.driver.uuids[2], os.getpid(), 20 * GIB, listed=True)
         loud = make_loud(folder / "loud", python)
         engines = [
             {"image": "vllm/vllm-openai-cpu:*", "python": str(python)},
             {"image": "example.com/loud:*", "python": str(loud)},
         ]
-        super().__init__(folder / "rig", python, model, gpus=(GPU,), target={"engines": engines})
+        super().__init__(folder / "rig", python, model, target={"engines": engines, "gpus": "auto"})
         tiny = self.read("demo/tiny.yaml").replace("cpu: 10m", "cpu: 10m\n          nvidia.com/gpu: 1")
         tiny = tiny.replace("  annotations:\n", '  annotations:\n    reconciler/gpu-memory-fraction: "0.3"\n')
         runtime = self.read("runtimes/vllm-cpu.yaml")
@@ -66,6 +73,11 @@ class Installation(Rig):
     def operator(self) -> dict[str, Any]:
         """What makes a visitor an operator."""
         return {"extra_http_headers": {"Authorization": f"Bearer {OPERATOR}"}}
+
+    def start(self, *, crashing: bool = False) -> None:
+        """With the driver of the GPUs."""
+        with mock.patch.dict(os.environ, self.driver.env()):
+            super().start(crashing=crashing)
 
     def write_config(self, **source: object) -> None:
         """Two people may log in."""
@@ -110,23 +122,3 @@ def make_loud(folder: Path, python: Path) -> Path:
 def _token(name: str, token: str) -> dict[str, Any]:
     role = "operator" if token == OPERATOR else "viewer"
     return {"name": name, "sha256": hashlib.sha256(token.encode()).hexdigest(), "role": role}
-
-
-def main() -> None:
-    """Run one to look at, until Enter is pressed."""
-    import tempfile
-
-    from tests.support.engine.fixtures import hold, make_model
-
-    place = find_place()
-    with tempfile.TemporaryDirectory() as folder, closing(hold(place)):
-        site = Installation(Path(folder) / "site", place.python, make_model(place))
-        site.start()
-        site.settle()
-        print(site.address, site.folder, flush=True)
-        input()
-        site.close()
-
-
-if __name__ == "__main__":
-    main()
