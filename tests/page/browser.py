@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,15 @@ def tools() -> Path:
     if not Path(folder, "complete").is_file():
         pytest.skip("nothing to judge the page with: run tests/run.sh web once, or set RECONCILER_TEST_PAGE_TOOLS")
     return Path(folder)
+
+
+def until(page: Page, claim: Callable[[], object]) -> None:
+    """Wait for what comes about in or because of a page; the limit is only there so that a failure ends."""
+    for _ in range(600):
+        if claim():
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"did not come about; the page is\n{page.locator('body').inner_text()}")
 
 
 class Visitor:
