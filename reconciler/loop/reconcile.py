@@ -139,6 +139,7 @@ class Reconciler:
             drained,
             failures=self.failures.now(),
             approvals=self._deletions.approvals,
+            reached_at=self.report.reached_at if isinstance(observed, Unreachable) else observed.at,
         )
         return one_pass
 

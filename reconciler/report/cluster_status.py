@@ -117,6 +117,7 @@ def _pod(pod: PodFacts, facts: ServiceFacts, applied: str) -> Document:
         "socket": "",
         "tls": False,
         "gpus": [],
+        "gpuCount": pod.gpus,
         "gpuFraction": None,
         "image": "",
         "inFlight": None,

@@ -7,11 +7,11 @@ last revision stays in force. The text is public: it holds no path and no addres
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reconciler.model import HealthStatus, ObjectChange, ObjectId, ReasonCode, Sync
+from reconciler.model import HealthStatus, ObjectChange, ObjectId, ProxyBreak, ReasonCode, Sync
 from reconciler.report.actions import short
 from reconciler.report.status import Document
 
@@ -19,6 +19,12 @@ _FINE = (HealthStatus.HEALTHY, HealthStatus.SUSPENDED)
 # What hangs is replaced.
 _REPLACED = (ReasonCode.SILENT, ReasonCode.HUNG)
 _LASTING = (ObjectChange.NONE, ObjectChange.KEEP)
+PROXY_FAULTS: Mapping[str, str] = {
+    ProxyBreak.HUNG: "the proxy is unresponsive and is being replaced",
+    ProxyBreak.DEAF: (
+        "the proxy serves, but its admin socket is lost; the next change replaces it, which cuts its requests"
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +189,13 @@ def _target_faults(status: Document) -> Iterator[str]:
                 yield f"{object_name(one)}: {why}"
 
 
+def proxy_fault(target: Document) -> str:
+    """Why requests may not reach a host's services; empty where they do, or where there are none."""
+    if not target["reachable"] or target["kind"] != "host" or not target["services"] or target["proxyReady"]:
+        return ""
+    return PROXY_FAULTS.get(target["proxyFault"], "the proxy is not responding")
+
+
 def unknown_because(target: Document) -> str:
     """Why the state of a target is unknown."""
     if target["passError"]:
@@ -263,7 +276,7 @@ def _targets(status: Document) -> Iterator[str]:
             yield f"target {target['name']}: its last pass failed"
         elif not target["reachable"]:
             yield f"target {target['name']}"
-        elif target["kind"] == "host" and target["services"] and not target["proxyReady"]:
+        elif proxy_fault(target):
             yield f"target {target['name']}: its proxy is not responding"
         elif target["lastError"]:
             yield f"target {target['name']}: its last pass failed in part"

@@ -31,7 +31,9 @@ _TARGET: Document = {
     "kind": "host",
     "objects": [],
     "deletions": {"held": None, "approvals": []},
+    "reachedAt": None,
 }
+_DEVICE: Document = {"profile": "", "use": None}
 _SERVICE: Document = {
     "suspension": None,
     "outdated": [],
@@ -49,6 +51,7 @@ _REPLICA: Document = {
     "unresponsive": "",
     "socket": "",
     "outdated": False,
+    "gpuCount": None,
     "createdAt": None,
     "startedAt": None,
     "readyAt": None,
@@ -75,7 +78,9 @@ def _renamed(value: Any) -> Any:
 
 def _target(target: Document) -> Document:
     services = [_service(one) for one in target["services"]]
-    return {**_TARGET, **target, "revision": {**_REVISION, **target["revision"]}, "services": services}
+    gpus = target["gpus"] | {"devices": [{**_DEVICE, **one} for one in target["gpus"]["devices"]]}
+    revision = {**_REVISION, **target["revision"]}
+    return {**_TARGET, **target, "revision": revision, "gpus": gpus, "services": services}
 
 
 def _service(service: dict[str, Any]) -> Document:

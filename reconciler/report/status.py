@@ -139,6 +139,7 @@ def _common(report: TargetReport, revision: RevisionInfo) -> Document:
         "reason": _unreachable_reason(report),
         "passError": scrub_text(report.pass_error),
         "observedAt": timestamp(report.observed.at) if report.observed else None,
+        "reachedAt": timestamp(_reached_at(report)),
         "revision": _target_revision(report, revision),
         "suspended": EVERYTHING in report.suspended,
         "suspension": manual_document(report.suspensions.get(EVERYTHING)),
@@ -152,6 +153,10 @@ def _common(report: TargetReport, revision: RevisionInfo) -> Document:
         "lastError": failures_of(report.last_results).get(None, ""),
         "lastFailure": last_failure(report.failures, None),
     }
+
+
+def _reached_at(report: TargetReport) -> float | None:
+    return report.observed.at if isinstance(report.observed, Observed | ClusterView) else report.reached_at
 
 
 def _cordon(desired: DesiredState | None) -> Document | None:

@@ -20,6 +20,7 @@ from reconciler.model import (
     DesiredState,
     FailedAction,
     Fit,
+    GpuUse,
     Health,
     HealthStatus,
     Observed,
@@ -75,7 +76,8 @@ Document = dict[str, Any]
 
 
 def gpus_document(observed: Observed | None) -> Document:
-    """`leased` counts devices of which anything is leased, whole or in part."""
+    """`leased` counts devices of which anything is leased, whole or in part. `use` is None where it was not read: it
+    is only while a replica has to start."""
     if observed is None:
         return {"total": None, "leased": None, "devices": []}
     holders: dict[str, list[Replica]] = {}
@@ -87,13 +89,29 @@ def gpus_document(observed: Observed | None) -> Document:
             "uuid": gpu.uuid,
             "kind": gpu.kind,
             "name": gpu.name,
+            "profile": gpu.profile,
             "memoryBytes": gpu.memory_bytes,
             "parent": gpu.parent,
             "leases": [{"replica": str(one.id), "fraction": gpu_fraction(one)} for one in holders.get(gpu.uuid, ())],
+            "use": _use_document(observed.capacity.gpu_use.get(gpu.uuid)),
         }
         for gpu in observed.capacity.gpus
     ]
     return {"total": len(devices), "leased": len(holders), "devices": devices}
+
+
+def _use_document(use: GpuUse | None) -> Document | None:
+    """Bytes mean nothing beside a `fault`. `strangers` are processes of no replica."""
+    if use is None:
+        return None
+    return {
+        "usableBytes": use.usable_bytes,
+        "freeBytes": use.free_bytes,
+        "strangers": [
+            {"pid": one.pid, "name": scrub_text(one.name), "memoryBytes": one.memory_bytes} for one in use.strangers
+        ],
+        "fault": scrub_text(use.fault),
+    }
 
 
 def gpu_fraction(replica: Replica) -> float | None:
@@ -214,6 +232,7 @@ def replica_document(replica: Replica, is_canary: bool = False, is_outdated: boo
         "socket": replica.socket,
         "tls": ends_tls(replica.spec.command_line),
         "gpus": list(replica.lease.gpus),
+        "gpuCount": len(replica.lease.gpus),
         "gpuFraction": gpu_fraction(replica),
         "image": replica.image,
         "inFlight": replica.in_flight,
@@ -288,7 +307,7 @@ class TargetReport:
     `applied` is the revision that this target reached; empty means the source's. `suspensions` tell more of what is
     suspended, by the same names; `drained`: who drained the whole host. `requests`: their outcomes.
     `pass_error`: why the latest pass failed; empty when it did not. `closed_paths` counts requests for paths that are
-    not open. `approvals` are of deletions that are not done yet.
+    not open. `approvals` are of deletions that are not done yet. `reached_at`: when it was last reached, if ever.
     """
 
     desired: DesiredState | None
@@ -306,6 +325,7 @@ class TargetReport:
     pass_error: str = ""
     closed_paths: int = 0
     approvals: tuple[Approval, ...] = ()
+    reached_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

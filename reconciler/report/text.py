@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from reconciler.config.values import reachable
-from reconciler.model import GPU, HealthStatus, ProxyBreak, ReasonCode
+from reconciler.model import GPU, HealthStatus, ReasonCode
 from reconciler.report.actions import short
 from reconciler.report.convergence import (
+    PROXY_FAULTS,
     convergence_of,
     fault,
     full_name,
@@ -40,13 +41,6 @@ class Table:
 
 
 Block = str | Table
-
-_PROXY_FAULTS: Mapping[str, str] = {
-    ProxyBreak.HUNG: "the proxy is unresponsive and is being replaced",
-    ProxyBreak.DEAF: (
-        "the proxy serves, but its admin socket is lost; the next change replaces it, which cuts its requests"
-    ),
-}
 
 # ---------------------------------------------------------------- status
 
@@ -204,7 +198,7 @@ def _target_line(target: Document) -> str:
     parts += (
         []
         if target["proxyReady"] or target["kind"] == "cluster"
-        else [_PROXY_FAULTS.get(target["proxyFault"], "the proxy is not responding")]
+        else [PROXY_FAULTS.get(target["proxyFault"], "the proxy is not responding")]
     )
     return ", ".join(parts)
 
