@@ -1,12 +1,92 @@
-"""The Overview: all targets and services, and what needs a person first. Pure."""
+"""The Overview: what needs a person first, all targets, and the services that the address asks for. Pure."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+
+from reconciler.page.attention import attention
+from reconciler.page.gpus import gpus_of
+from reconciler.page.service_table import Query, read_query, services_table
+from reconciler.report.convergence import object_fault, object_name, other_objects
 from reconciler.report.status import Document
 
 SCHEMA = "reconciler.page.overview/v1"
+_MOST_ITEMS = 50
+_MOST_OBJECTS = 200
 
 
-def overview_document(status: Document) -> Document:
-    """What the Overview shows, from the status document."""
-    return {"schema": SCHEMA, "revision": status["revision"], "targets": status["targets"]}
+def overview_document(status: Document, asked: Mapping[str, str], stuck: str = "") -> Document:
+    """What the Overview shows, from the status document. `asked`: the query of its address.
+
+    `stuck`: why what is shown may be old; empty: it is not.
+    """
+    query, ignored = read_query(asked, status)
+    items = attention(status, stuck)
+    return {
+        "schema": SCHEMA,
+        "daemon": status["daemon"],
+        "source": _source(status),
+        "attention": {"total": len(items), "items": [item.document for item in items[:_MOST_ITEMS]]},
+        "targets": [_target(target) for target in status["targets"]],
+        "query": query.document,
+        "ignored": ignored,
+        "services": services_table(status, query),
+        "objects": _objects(status),
+    }
+
+
+def _source(status: Document) -> Document:
+    """`awaySince`: when git was last read, while it cannot be read now; the daemon's start if it never was."""
+    revision = status["revision"]
+    refused = revision["refused"]
+    is_away = bool(revision["error"]) and not (refused and refused["reason"] == revision["error"])
+    return {
+        "desired": revision["desired"],
+        "applied": revision["applied"],
+        "subject": revision["subject"],
+        "fetchedAt": revision["fetchedAt"],
+        "error": revision["error"],
+        "awaySince": (revision["fetchedAt"] or status["daemon"]["startedAt"]) if is_away else None,
+        "refused": refused,
+        "fullyApplied": revision["fullyApplied"],
+    }
+
+
+def _target(target: Document) -> Document:
+    healths = Counter(service["health"]["status"] for service in target["services"])
+    return {
+        "name": target["name"],
+        "kind": target["kind"],
+        "version": target.get("version", ""),
+        "reachable": target["reachable"],
+        # Until a pass has looked at it, it is neither reachable nor away.
+        "isKnown": target["observedAt"] is not None,
+        "reason": target["passError"] or target["reason"],
+        "observedAt": target["observedAt"],
+        # Everything in it is Unknown since then; None: it was not reached since the daemon started.
+        "reachedAt": target["reachedAt"],
+        "revision": target["revision"],
+        "suspension": target["suspension"],
+        "suspended": target["suspended"],
+        "drained": target["drained"],
+        "cordoned": target["cordoned"],
+        "notes": target["notes"],
+        "services": {
+            name: {"count": count, "address": Query(target=target["name"], health=name).address()}
+            for name, count in sorted(healths.items())
+        },
+        "gpus": gpus_of(target),
+    }
+
+
+def _objects(status: Document) -> Document:
+    """Objects of clusters that belong to no service, those out of sync first."""
+    found = [(target["name"], one) for target in status["targets"] for one in other_objects(target)]
+    ordered = sorted(found, key=lambda pair: not object_fault(pair[1]))
+    return {"all": len(found), "rows": [_object(name, one) for name, one in ordered[:_MOST_OBJECTS]]}
+
+
+def _object(target: str, one: Document) -> Document:
+    kept = ("group", "kind", "namespace", "name", "origin", "sync", "health", "change")
+    return {"target": target, "title": object_name(one), "fault": object_fault(one)} | {key: one[key] for key in kept}

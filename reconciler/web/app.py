@@ -83,6 +83,7 @@ def public_app(control: Control, metrics: Metrics, settings: Settings) -> ASGIAp
         ],
         exception_handlers={404: not_found, Exception: failed},
     )
+    app.state.max_heartbeat_age = max_heartbeat_age
     return PageSecurity(app, settings.web)
 
 

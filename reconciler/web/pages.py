@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from reconciler.page.gpus import gpus_document
 from reconciler.page.overview import overview_document
 from reconciler.page.rendering import static_files, static_version
 from reconciler.page.summary import ADDRESS, summary_document
@@ -42,8 +43,14 @@ class NotFound(Exception):
     """There is no such page; the message says what to do."""
 
 
-def _overview(control: Control, _: Request) -> Document:
-    return overview_document(control.status())
+def _overview(control: Control, request: Request) -> Document:
+    age, oldest = control.heartbeat(), request.app.state.max_heartbeat_age
+    stuck = f"no pass of some target for {age:.0f} s: what is shown may be old" if age > oldest else ""
+    return overview_document(control.status(), request.query_params, stuck)
+
+
+def _gpus(control: Control, _: Request) -> Document:
+    return gpus_document(control.status())
 
 
 def _summary(control: Control, _: Request) -> Document:
@@ -52,6 +59,7 @@ def _summary(control: Control, _: Request) -> Document:
 
 PAGES = (
     Page("/", "overview", _overview),
+    Page("/gpus", "gpus", _gpus),
     Page(ADDRESS, "", _summary),
 )
 

@@ -1,0 +1,116 @@
+"""The GPUs of all targets: who leases which, what of their memory is free, and processes that are not ours. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from reconciler.model import GPU, ReplicaId
+from reconciler.report.addresses import service_address
+from reconciler.report.status import Document
+
+SCHEMA = "reconciler.page.gpus/v1"
+
+
+def gpus_document(status: Document) -> Document:
+    """What the page shows."""
+    return {"schema": SCHEMA, "targets": [_target(target) for target in status["targets"]]}
+
+
+def _target(target: Document) -> Document:
+    return {
+        "name": target["name"],
+        "kind": target["kind"],
+        "reachable": target["reachable"],
+        "isKnown": target["observedAt"] is not None,
+        "reason": target["passError"] or target["reason"],
+        "observedAt": target["observedAt"],
+        "reachedAt": target["reachedAt"],
+        **gpus_of(target),
+        "nodes": list(_nodes(target)),
+    }
+
+
+def gpus_of(target: Document) -> Document:
+    """Its GPUs, each with its MIG parts below it; `total` is None where it is not known."""
+    gpus = target["gpus"]
+    parts: dict[str, list[Document]] = {}
+    whole = []
+    for device in gpus["devices"]:
+        parts.setdefault(device["parent"], []).append(device) if device["parent"] else whole.append(device)
+    devices = [_device(one, target["name"], parts.pop(one["uuid"], ())) for one in whole]
+    # A GPU in MIG mode is no device of its own.
+    devices += [_parent(uuid, target["name"], found) for uuid, found in parts.items()]
+    return {
+        "total": gpus["total"],
+        "leased": gpus["leased"],
+        "isMemoryKnown": any(one["use"] for one in gpus["devices"]),
+        "devices": devices,
+    }
+
+
+def _parent(uuid: str, target: str, parts: Iterable[Document]) -> Document:
+    """A GPU that is known by its parts alone."""
+    nothing = {"uuid": uuid, "kind": "", "name": "", "profile": "", "memoryBytes": 0, "leases": [], "use": None}
+    return _device(nothing, target, parts)
+
+
+def _device(device: Document, target: str, parts: Iterable[Document]) -> Document:
+    leases = [_lease(one, target) for one in device["leases"]]
+    return {
+        "uuid": device["uuid"],
+        "name": device["name"],
+        "kind": "" if device["kind"] == GPU else device["kind"].rpartition("/")[2],
+        "profile": device["profile"],
+        "memoryBytes": device["memoryBytes"] or None,
+        "leased": round(sum(one["fraction"] for one in leases), 3),
+        "leases": leases,
+        **_use(device["use"]),
+        "parts": [_device(one, target, ()) for one in parts],
+    }
+
+
+def _lease(lease: Document, target: str) -> Document:
+    service = ReplicaId.parse(lease["replica"]).service
+    return {
+        "replica": lease["replica"],
+        "service": str(service),
+        "address": service_address(target, service.namespace, service.name),
+        "fraction": lease["fraction"],
+    }
+
+
+def _use(use: Document | None) -> Document:
+    """Bytes are None where they were not read. `strangersBytes` is what the driver says of processes not ours."""
+    if use is None or use["fault"]:
+        fault = use["fault"] if use else ""
+        return {"usableBytes": None, "freeBytes": None, "strangers": [], "strangersBytes": None, "fault": fault}
+    known = [one["memoryBytes"] for one in use["strangers"] if one["memoryBytes"] is not None]
+    return {
+        "usableBytes": use["usableBytes"],
+        "freeBytes": use["freeBytes"],
+        "strangers": use["strangers"],
+        "strangersBytes": sum(known) if len(known) == len(use["strangers"]) else None,
+        "fault": "",
+    }
+
+
+def _nodes(target: Document) -> Iterator[Document]:
+    """The nodes of a cluster on which our pods hold GPUs."""
+    if target["kind"] != "cluster":
+        return
+    held: dict[str, list[Document]] = {}
+    for service in target["services"]:
+        for pod in service["replicas"]:
+            if pod["node"] and pod["gpuCount"]:
+                held.setdefault(pod["node"], []).append(_pod(pod, service, target["name"]))
+    for node, pods in sorted(held.items()):
+        yield {"name": node, "held": sum(one["gpus"] for one in pods), "pods": pods}
+
+
+def _pod(pod: Mapping[str, object], service: Document, target: str) -> Document:
+    return {
+        "replica": pod["id"],
+        "service": f"{service['namespace']}/{service['name']}",
+        "address": service_address(target, service["namespace"], service["name"]),
+        "gpus": pod["gpuCount"],
+    }
