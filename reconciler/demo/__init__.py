@@ -26,7 +26,6 @@ from reconciler.demo.place import (
     kept_listen,
     make_model,
     open_folder,
-    page_address,
     write_config,
 )
 from reconciler.demo.repository import Repository, find_layout
@@ -114,7 +113,7 @@ def _prepare(options: DemoOptions, place: DemoFolder, say: Narrator) -> Story:
     if not daemon.is_running():
         daemon.start()
         say.tell(f"the daemon runs; its log: {place.log}")
-    say.tell(f"its page: {page_address(settings)} (open it now: each step below moves there as well)")
+    say.tell(f"its page: {settings.web.address} (open it now: each step below moves there as well)")
     return story
 
 
@@ -164,7 +163,7 @@ def _say_goodbye(story: Story, place: DemoFolder, say: Narrator) -> None:
     say.block(
         f"""ask it     curl http://{story.address}/v1/completions -H 'Content-Type: application/json' \\
              -d '{{"model": "tiny", "prompt": "hello", "max_tokens": 16}}'
-look       {page_address(story.settings)}, or {command_line(place, "status")}
+look       {story.settings.web.address}, or {command_line(place, "status")}
 change it  git clone {story.repository.origin} models && cd models
            edit demo/tiny.yaml, commit, git push
 end it     {_stop_line(place)}"""

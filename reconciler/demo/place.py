@@ -15,7 +15,6 @@ from pathlib import Path
 import yaml
 
 from reconciler.config.settings import Settings
-from reconciler.config.values import reachable
 from reconciler.demo.repository import RemoteRepository
 from reconciler.errors import SettingsError, Terminal
 from reconciler.host.routing.envoy import EnvoyProxy
@@ -196,11 +195,6 @@ def _config(place: DemoFolder, python: Path, proxy: str, web: str) -> dict[str, 
         # Statuses on commits link to it.
         "web": {"listen": web, "url": f"http://{web}"},
     }
-
-
-def page_address(settings: Settings) -> str:
-    """Where people look at this daemon."""
-    return settings.web.url or f"http://{reachable(settings.web.listen)}"
 
 
 def is_free(address: str) -> bool:

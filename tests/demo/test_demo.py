@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from reconciler.config.settings import Settings, Web
+from reconciler.config.settings import Settings
 from reconciler.demo import run
 from reconciler.demo.narrator import Narrator
 from reconciler.demo.place import (
@@ -20,13 +20,11 @@ from reconciler.demo.place import (
     find_interpreter,
     is_free,
     open_folder,
-    page_address,
     write_config,
 )
 from reconciler.demo.repository import Repository, find_layout
 from reconciler.errors import SettingsError, Terminal
 from tests.support.git_repository import git
-from tests.support.report_world import settings
 
 MANIFEST = "demo/tiny.yaml"
 
@@ -115,11 +113,7 @@ def test_config_is_what_the_daemon_reads_and_stays_when_written_again(place: Dem
     assert place.config.stat().st_mtime_ns == written
     assert first.targets[0].own_path == "demo"
     assert is_free(first.targets[0].routing.listen)
-    assert page_address(first) == f"http://{first.web.listen}"
-
-
-def test_page_of_a_demo_that_has_no_url_yet_is_where_it_listens(tmp_path: Path) -> None:
-    assert page_address(settings(tmp_path, web=Web(listen="0.0.0.0:9470"))) == "http://127.0.0.1:9470"
+    assert first.web.url == f"http://{first.web.listen}"
 
 
 def test_port_that_was_asked_for_is_taken(place: DemoFolder) -> None:
