@@ -240,9 +240,11 @@ def _refusal(status: int, key: str) -> str:
         case 401:
             return f"401: it wants another login: give {key}.token_file a token of its web.auth.tokens"
         case 403:
-            return f"403: it refuses us: check {key}.token_file, and that {key}.url is the web.url there"
+            return f"403: its pages are not for us: set web.auth.tokens there, and {key}.token_file here"
         case 404:
             return f"404: what answers is no reconciler that has a page; check {key}.url"
+        case 421:
+            return f"421: it does not answer to the name in {key}.url: set web.url there to the same"
         case _ if 300 <= status < 400:
             return f"{status}: it leads elsewhere, which is not followed; check {key}.url"
         case _ if status >= 500:

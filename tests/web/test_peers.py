@@ -133,6 +133,7 @@ def test_reason_says_what_is_wrong(peer: LocalForge) -> None:
         (Reply(403, {}), "403: "),
         (Reply(404, {}), "404: "),
         (Reply(302, b"", {"Location": "http://127.0.0.1:1/"}), "302: it leads elsewhere, which is not followed"),
+        (Reply(421, {}), "421: it does not answer to the name"),
         (Reply(418, {}), "418: "),
         (Reply(304), "304: "),
         (Reply(200, b"<html>hello</html>"), "not a reconciler"),
