@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from reconciler.page.attention import attention
 from reconciler.page.gpus import gpus_of
+from reconciler.page.peers import peers_document
 from reconciler.page.service_table import Query, read_query, services_table
 from reconciler.report.convergence import object_fault, object_name, other_objects
 from reconciler.report.status import Document
@@ -33,6 +34,7 @@ def overview_document(status: Document, asked: Mapping[str, str], stuck: str = "
         "ignored": ignored,
         "services": services_table(status, query),
         "objects": _objects(status),
+        "peers": peers_document(status.get("peers", ()), asked),
     }
 
 

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from reconciler.model import HealthStatus
-from reconciler.report.convergence import convergence_of, is_elsewhere, services
+from reconciler.page.attention import attention
+from reconciler.report.convergence import is_elsewhere, services
 from reconciler.report.status import Document
 
 SCHEMA = "reconciler.page.summary/v1"
@@ -44,7 +45,7 @@ def summary_document(status: Document) -> Document:
         },
         "services": {name.value: health[name.value] for name in HealthStatus if health[name.value]},
         "gpus": {state: _sum(one["gpus"][state] for one in targets) for state in ("leased", "total")},
-        "attention": len(convergence_of(status).faults),
+        "attention": len(attention(status)),
     }
 
 

@@ -76,7 +76,7 @@ def test_keys_that_scripts_may_rely_on() -> None:
     document = overview(status_of(report(), cluster(SETTINGS)))
     assert document["schema"] == "reconciler.page.overview/v1"
     assert set(document) == {
-        "schema", "daemon", "source", "attention", "targets", "query", "ignored", "services", "objects",
+        "schema", "daemon", "source", "attention", "targets", "query", "ignored", "services", "objects", "peers",
     }  # fmt: skip
     assert set(document["source"]) == {
         "desired", "applied", "subject", "fetchedAt", "error", "awaySince", "refused", "fullyApplied",

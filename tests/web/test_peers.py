@@ -216,3 +216,16 @@ def test_peers_that_cannot_be_are_refused(peers: list[Document], says: str) -> N
 )
 def test_token_goes_where_nobody_else_reads_it(url: str) -> None:
     assert Web.model_validate({"peers": [{"name": "b", "url": url, "token_file": "/t"}]}).peers[0].url == url
+
+
+def test_overview_shows_what_is_known_of_peers(web: WebSide, loop: FakeLoop) -> None:
+    with asking(PeerSettings(name="paris", url="http://{}:{}".format(*web.address))) as known:
+        once(known, lambda one: one["reachable"])
+        loop.document = status_of(report()) | {"peers": known()}
+    text = get(web, "/")[1]
+    assert '<h2 id="peers-title">Other daemons</h2>' in text
+    assert ">paris</a>" in text
+    assert json.loads(get(web, "/", "application/json")[1])["peers"]["rows"][0]["name"] == "paris"
+    assert ">paris</a>" not in get(web, "/?peer=rome")[1]
+    loop.document = status_of(report())
+    assert "Other daemons" not in get(web, "/")[1]
