@@ -58,8 +58,8 @@ compile_pins() {
   mkdir -p "$to"
   compile "$to/uv.txt" --group uv
   compile "$to/build.txt" --group build
-  compile "$to/dev.txt" pyproject.toml --extra dev --extra kubernetes --extra sops --extra github-app
-  compile "$to/image.txt" pyproject.toml --extra kubernetes --extra sops --extra github-app --constraints "$to/dev.txt"
+  compile "$to/dev.txt" pyproject.toml --extra dev --extra kubernetes --extra sops --extra github-app --extra oidc
+  compile "$to/image.txt" pyproject.toml --extra kubernetes --extra sops --extra github-app --extra oidc --constraints "$to/dev.txt"
   compile "$to/daemon.txt" pyproject.toml --constraints "$to/dev.txt"
   extra storage >"$SCRATCH/storage.in"
   compile "$to/storage.txt" "$SCRATCH/storage.in"

@@ -15,7 +15,7 @@ PINS = ROOT / "deploy/pins"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 GROUPS = PROJECT["dependency-groups"]
-IN_IMAGE = [*EXTRAS["kubernetes"], *EXTRAS["sops"], *EXTRAS["github-app"]]
+IN_IMAGE = [*EXTRAS["kubernetes"], *EXTRAS["sops"], *EXTRAS["github-app"], *EXTRAS["oidc"]]
 # What each file is made for. The CPU build of vLLM stands for vLLM, and has another file of torch.
 WANTED = {
     "uv": GROUPS["uv"],

@@ -26,7 +26,8 @@ SLOWLY = 0.02
 
 @dataclass(frozen=True)
 class Asked:
-    """One request. `path` is quoted still, without the query; header names are in small letters; `raw`: its body."""
+    """One request. `path` is quoted still, without the query; header names are in small letters; `body`: its JSON,
+    if that is what it is; `raw`: its body as it came."""
 
     method: str
     path: str
@@ -88,7 +89,8 @@ class _Handler(BaseHTTPRequestHandler):
         raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         headers = {name.lower(): value for name, value in self.headers.items()}
         query = dict(parse_qsl(where.query, keep_blank_values=True))
-        asked = Asked(self.command, where.path, query, headers, json.loads(raw) if raw else None, raw)
+        body = json.loads(raw) if raw and "json" in headers.get("content-type", "") else None
+        asked = Asked(self.command, where.path, query, headers, body, raw)
         with self.server.turn:
             self.server.asked.append(asked)
             reply = self.server.answer(asked)
