@@ -1,0 +1,425 @@
+"""Login with an identity provider whose answers are the test's: who gets in, who does not, and what they read."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urljoin, urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reconciler.report.redact import one_line
+from reconciler.web.login import oidc
+from reconciler.web.login.identity_provider import IdentityProvider
+from reconciler.web.login.oidc import LASTS, Begun, LoggedIn, LoginFailed, OidcLogin, groups_in, local_path, name_in
+from reconciler.web.visitors import Role
+from tests.forge.local_forge import Reply
+from tests.web.own_provider import CLIENT, PAGE, SECRET, OwnProvider, published
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnProvider]:
+    with OwnProvider(tmp_path_factory.mktemp("provider")).running() as provider:
+        yield provider
+
+
+@pytest.fixture
+def provider(running: OwnProvider) -> OwnProvider:
+    running.reset()
+    running.server.asked.clear()
+    return running
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def login_at(provider: OwnProvider, **settings: Any) -> OidcLogin:
+    return OidcLogin(provider.settings(**settings), PAGE)
+
+
+def cookies(begun: Begun) -> dict[str, str]:
+    return {begun.cookie_name: begun.cookie}
+
+
+def come_back(login: OidcLogin, provider: OwnProvider, **changes: str | None) -> LoggedIn:
+    begun = login.begin("/gpus")
+    return login.finish(provider.returned(begun.location, **changes), cookies(begun))
+
+
+def refused(login: OidcLogin, provider: OwnProvider, **changes: str | None) -> LoginFailed:
+    with pytest.raises(LoginFailed) as found:
+        come_back(login, provider, **changes)
+    return found.value
+
+
+def form(provider: OwnProvider) -> dict[str, str]:
+    """What was sent for the last code."""
+    return {name: values[0] for name, values in parse_qs(provider.asked("/token")[-1].raw.decode()).items()}
+
+
+def _challenge(verifier: str) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
+
+
+def test_person_in_a_group_gets_its_role_and_the_page_they_wanted(provider: OwnProvider):
+    found = come_back(login_at(provider), provider)
+    assert (found.name, found.role, found.next) == ("olga@example.com", Role.OPERATOR, "/gpus")
+    provider.claims["groups"] = "models-viewers"
+    assert come_back(login_at(provider), provider).role is Role.VIEWER
+
+
+def test_request_carries_state_nonce_and_a_challenge_that_the_code_needs(provider: OwnProvider):
+    login = login_at(provider, scopes=["email", "groups"])
+    begun = login.begin("/")
+    query = parse_qs(urlsplit(begun.location).query)
+    assert query["scope"] == ["openid email groups"]
+    assert query["redirect_uri"] == [f"{PAGE}/login/callback"]
+    assert query["code_challenge_method"] == ["S256"]
+    login.finish(provider.returned(begun.location), cookies(begun))
+    sent = form(provider)
+    assert _challenge(sent["code_verifier"]) == query["code_challenge"][0]
+    assert sent["redirect_uri"] == query["redirect_uri"][0]
+    again = parse_qs(urlsplit(login.begin("/").location).query)
+    assert not {name for name in ("state", "nonce", "code_challenge") if again[name] == query[name]}
+
+
+def test_client_secret_goes_where_the_provider_takes_it(provider: OwnProvider):
+    come_back(login_at(provider), provider)
+    sent = provider.asked("/token")[-1].headers["authorization"]
+    assert base64.b64decode(sent.removeprefix("Basic ")).decode() == f"{CLIENT}:{SECRET}"
+    assert "client_secret" not in form(provider)
+    provider.metadata = {"token_endpoint_auth_methods_supported": ["client_secret_post"]}
+    come_back(login_at(provider), provider)
+    assert form(provider)["client_secret"] == SECRET
+    assert "authorization" not in provider.asked("/token")[-1].headers
+
+
+def test_new_client_secret_needs_no_restart(provider: OwnProvider):
+    login = login_at(provider)
+    come_back(login, provider)
+    (provider.folder / "secret").write_text("a-new-one")
+    come_back(login, provider)
+    sent = provider.asked("/token")[-1].headers["authorization"]
+    assert base64.b64decode(sent.removeprefix("Basic ")).decode() == f"{CLIENT}:a-new-one"
+
+
+def test_client_secret_that_cannot_be_read_is_named_in_the_log_alone(provider: OwnProvider):
+    login = login_at(provider)
+    (provider.folder / "secret").unlink()
+    found = refused(login, provider)
+    assert found.status == 503
+    assert "web.auth.oidc.client_secret_file" in found.detail
+    assert str(provider.folder) not in str(found)
+
+
+def test_what_the_id_token_lacks_comes_from_userinfo(provider: OwnProvider):
+    provider.claims = {"groups": None, "email": None}
+    provider.userinfo = {"sub": "u-1", "groups": ["models-viewers"], "email": "vera@example.com", "iss": "ignored"}
+    found = come_back(login_at(provider), provider)
+    assert (found.name, found.role) == ("vera@example.com", Role.VIEWER)
+    assert provider.asked("/userinfo")[-1].headers["authorization"].startswith("Bearer ")
+
+
+def test_userinfo_is_not_asked_for_what_is_known(provider: OwnProvider):
+    come_back(login_at(provider), provider)
+    assert not provider.asked("/userinfo")
+
+
+def test_userinfo_of_another_person_is_refused(provider: OwnProvider):
+    provider.claims = {"groups": None}
+    provider.userinfo = {"sub": "u-2", "groups": ["models-operators"]}
+    assert refused(login_at(provider), provider).status == 502
+
+
+def test_person_in_no_group_reads_theirs(provider: OwnProvider):
+    provider.claims = {"groups": ["staff", "<b>\x1b[31m\u202eevil"]}
+    found = refused(login_at(provider), provider)
+    assert found.status == 403
+    assert "olga@example.com" in str(found)
+    assert "staff, <b>evil" in str(found)
+
+
+def test_star_stands_for_whoever_can_log_in(provider: OwnProvider):
+    provider.claims = {"groups": []}
+    assert come_back(login_at(provider, viewers=["*"], operators=[]), provider).role is Role.VIEWER
+    assert come_back(login_at(provider, viewers=[], operators=["*"]), provider).role is Role.OPERATOR
+    provider.claims = {"groups": ["*"]}
+    assert refused(login_at(provider), provider).status == 403
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"iss": "https://evil.example.com"},
+        {"aud": "another-client"},
+        {"nonce": "of-another-login"},
+        {"nonce": None},
+        {"exp": 1},
+        {"at_hash": "AAAAAAAAAAAAAAAAAAAAAA"},
+    ],
+)
+def test_token_that_is_not_of_this_login_lets_nobody_in(provider: OwnProvider, claims: Mapping[str, Any]):
+    provider.claims = dict(claims)
+    found = refused(login_at(provider), provider)
+    assert found.status == 502
+    assert "ID token" in str(found)
+
+
+def test_token_of_another_login_lets_nobody_in(provider: OwnProvider):
+    login = login_at(provider)
+    begun, other = login.begin("/"), login.begin("/")
+    provider.returned(other.location)
+    provider.answers["/token"] = Reply(body={"id_token": provider.token(), "access_token": "access-token-of-the-tests"})
+    with pytest.raises(LoginFailed, match="nonce"):
+        login.finish(provider.returned(begun.location), cookies(begun))
+
+
+def test_login_is_over_once_it_came_back(provider: OwnProvider):
+    login = login_at(provider)
+    begun = login.begin("/")
+    query = provider.returned(begun.location)
+    login.finish(query, cookies(begun))
+    asked = len(provider.asked("/token"))
+    with pytest.raises(LoginFailed, match="used already"):
+        login.finish(query, cookies(begun))
+    assert len(provider.asked("/token")) == asked
+
+
+def test_of_two_that_come_back_at_once_one_gets_in(provider: OwnProvider):
+    login = login_at(provider)
+    begun = login.begin("/")
+    query = provider.returned(begun.location)
+    results: list[str] = []
+
+    def finish() -> None:
+        try:
+            results.append(login.finish(query, cookies(begun)).name)
+        except LoginFailed:
+            results.append("")
+
+    threads = [threading.Thread(target=finish) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == [""] * 7 + ["olga@example.com"]
+
+
+def test_login_that_another_browser_began_is_refused(provider: OwnProvider):
+    login = login_at(provider)
+    mine, theirs = login.begin("/"), login.begin("/")
+    query = provider.returned(theirs.location)
+    for shown in ({}, cookies(mine), {theirs.cookie_name: mine.cookie}):
+        with pytest.raises(LoginFailed, match="this browser") as found:
+            login.finish(query, shown)
+        assert found.value.status == 400
+    assert not provider.asked("/token")
+
+
+def test_cookie_that_somebody_made_up_is_refused(provider: OwnProvider):
+    login, another_daemon = login_at(provider), login_at(provider)
+    begun = another_daemon.begin("/")
+    data = begun.cookie.partition(".")[0]
+    query = provider.returned(begun.location)
+    for cookie in ("", ".", "é.é", data, f"{data}.", begun.cookie, f"{begun.cookie}=", f"x{begun.cookie}"):
+        with pytest.raises(LoginFailed, match="this browser"):
+            login.finish(query, {begun.cookie_name: cookie})
+
+
+def test_login_that_took_too_long_is_refused(provider: OwnProvider):
+    clock = Clock()
+    login = OidcLogin(provider.settings(), PAGE, clock=clock)
+    begun = login.begin("/")
+    clock.now += LASTS + 1
+    with pytest.raises(LoginFailed, match="10 minutes"):
+        login.finish(provider.returned(begun.location), cookies(begun))
+
+
+def test_answer_of_another_provider_is_refused(provider: OwnProvider):
+    login = login_at(provider)
+    assert "another" in str(refused(login, provider, iss="https://evil.example.com"))
+    assert "evil" not in str(refused(login, provider, iss="https://evil.example.com", error="x", code=None))
+    assert come_back(login, provider, iss=provider.issuer)
+    provider.metadata = {"authorization_response_iss_parameter_supported": True}
+    assert "none" in str(refused(login_at(provider), provider))
+
+
+def test_what_the_provider_says_is_cut_and_shown(provider: OwnProvider):
+    said = "<script>alert(1)</script>\n\x1b[31m" + "x" * 5000
+    found = refused(login_at(provider), provider, code=None, error="access_denied", error_description=said)
+    assert found.status == 403
+    assert "access_denied (<script>" in str(found)
+    assert str(found).isprintable()
+    assert len(str(found)) < 1000
+
+
+def test_what_is_said_to_no_login_is_not_shown(provider: OwnProvider):
+    with pytest.raises(LoginFailed) as found:
+        login_at(provider).finish({"error": "x", "error_description": "Call 555 now", "state": "y"}, {})
+    assert "555" not in str(found.value)
+
+
+def test_code_that_the_provider_refuses_is_explained(provider: OwnProvider):
+    provider.answers["/token"] = Reply(400, {"error": "invalid_grant", "error_description": "used"})
+    assert "invalid_grant (used)" in str(refused(login_at(provider), provider))
+    provider.answers["/token"] = Reply(401, {"error": "invalid_client"})
+    assert "web.auth.oidc.client_secret_file" in str(refused(login_at(provider), provider))
+    provider.answers["/token"] = Reply(400, b"<html>")
+    assert "no reason given" in str(refused(login_at(provider), provider))
+
+
+@pytest.mark.parametrize("code", [None, "", "x" * 10_000])
+def test_answer_without_a_code_asks_for_no_token(provider: OwnProvider, code: str | None):
+    refused(login_at(provider), provider, code=code)
+    assert not provider.asked("/token")
+
+
+@pytest.mark.parametrize(
+    ("path", "reply"),
+    [
+        ("/token", Reply(500)),
+        ("/token", Reply(200, {"access_token": "x"})),
+        ("/token", Reply(200, b"<html>")),
+        ("/token", Reply(302, None, {"Location": "https://evil.example.com/"})),
+        ("/token", Reply(200, b"[" * 100_000)),
+        ("/token", Reply(200, b"x" * (2 << 20))),
+        ("/keys", Reply(503)),
+        ("/keys", Reply(200, ["no object"])),
+        ("/.well-known/openid-configuration", Reply(404)),
+    ],
+)
+def test_provider_that_does_not_work_is_said_to_be_away(provider: OwnProvider, path: str, reply: Reply):
+    provider.answers[path] = reply
+    found = refused(login_at(provider), provider)
+    assert found.status == 503
+    assert "stays so" in str(found)
+    assert "127.0.0.1" in found.detail
+
+
+def test_provider_that_comes_back_lets_people_in(provider: OwnProvider):
+    clock = Clock()
+    login = OidcLogin(provider.settings(), PAGE, IdentityProvider(provider.settings(), clock))
+    provider.answers["/.well-known/openid-configuration"] = Reply(503)
+    for _ in range(3):
+        refused(login, provider)
+    assert len(provider.server.asked) == 1
+    provider.answers.clear()
+    clock.now += 6
+    assert come_back(login, provider)
+
+
+def test_provider_that_is_not_there_is_said_to_be_away(tmp_path: Path):
+    with OwnProvider(tmp_path).running() as gone:
+        login = login_at(gone)
+    with pytest.raises(LoginFailed) as found:
+        login.begin("/")
+    assert found.value.status == 503
+    assert "Connection refused" in found.value.detail
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"issuer": "https://evil.example.com"},
+        {"issuer": None},
+        {"token_endpoint": "http://login.example.com/token"},
+        {"authorization_endpoint": "javascript:alert(1)"},
+        {"authorization_endpoint": "https://login.example.com/\r\nSet-Cookie: a=b"},
+        {"jwks_uri": None},
+    ],
+)
+def test_provider_that_calls_itself_otherwise_or_is_not_safe_is_refused(provider: OwnProvider, said: dict[str, Any]):
+    provider.metadata = said
+    with pytest.raises(LoginFailed) as found:
+        login_at(provider).begin("/")
+    assert "web.auth.oidc.issuer" in found.value.detail
+    assert found.value.detail.isprintable()
+
+
+def test_new_key_is_asked_for_once_a_minute_at_most(provider: OwnProvider):
+    clock = Clock()
+    login = OidcLogin(provider.settings(), PAGE, IdentityProvider(provider.settings(), clock))
+    assert come_back(login, provider)
+    provider.signer = 1
+    for _ in range(3):
+        refused(login, provider)
+    assert len(provider.asked("/keys")) == 1
+    clock.now += 61
+    for _ in range(3):
+        refused(login, provider)
+    assert len(provider.asked("/keys")) == 2
+    provider.keys = [published(1)]
+    clock.now += 61
+    assert come_back(login, provider)
+    assert come_back(login, provider)
+    assert len(provider.asked("/keys")) == 3
+
+
+def test_what_the_provider_says_of_itself_is_asked_for_once_an_hour(provider: OwnProvider):
+    clock = Clock()
+    login = OidcLogin(provider.settings(), PAGE, IdentityProvider(provider.settings(), clock))
+    for _ in range(2):
+        come_back(login, provider)
+    assert len(provider.asked("/.well-known/openid-configuration")) == 1
+    clock.now += 3601
+    come_back(login, provider)
+    assert len(provider.asked("/.well-known/openid-configuration")) == 2
+
+
+def test_many_logins_that_came_back_are_forgotten_in_turn(provider: OwnProvider, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(oidc, "_MOST_USED", 3)
+    login = login_at(provider)
+    for _ in range(9):
+        refused(login, provider, error="access_denied")
+    assert len(login._used._until) == 3
+
+
+def test_no_secret_is_in_what_is_logged(provider: OwnProvider):
+    begun = login_at(provider).begin("/")
+    assert begun.cookie not in repr(begun)
+    for path in ("/token", "/keys"):
+        provider.answers = {path: Reply(500)}
+        assert SECRET not in refused(login_at(provider), provider).detail
+
+
+@given(st.text() | st.from_regex(r"[/\\]{0,3}[\w@:.%\\/?#\t\n-]*", fullmatch=True))
+def test_page_that_a_login_leads_to_is_of_this_daemon(text: str):
+    for base in (PAGE, f"{PAGE}/login/callback"):
+        # Browsers take a backslash for a slash, and drop tabs and line ends.
+        path = local_path(text).translate({ord("\\"): "/", 9: None, 10: None, 13: None})
+        assert urlsplit(urljoin(base, path))[:2] == urlsplit(PAGE)[:2]
+
+
+def test_page_that_a_login_leads_to_is_the_one_that_was_wanted():
+    for path in ("/", "/services/a/b/c?sort=age&q=%20x", "/changes/0123"):
+        assert local_path(path) == path
+    assert local_path("/" + "x" * 1000) == "/"
+
+
+SCALARS = st.none() | st.booleans() | st.floats() | st.text()
+JSON = SCALARS | st.lists(SCALARS | st.lists(SCALARS)) | st.dictionaries(st.text(), SCALARS)
+
+
+@given(JSON, JSON)
+def test_name_and_groups_are_text_whatever_a_provider_sends(name: object, groups: object):
+    claims = {"sub": "u-1", "email": name, "groups": groups}
+    name = name_in(claims, "email")
+    assert name
+    assert name == one_line(name)
+    assert all(isinstance(group, str) and group for group in groups_in(claims, "groups"))
+
+
+def test_name_that_is_not_verified_is_not_used():
+    assert name_in({"sub": "u-1", "email": "root@example.com", "email_verified": False}, "email") == "u-1"
+    assert name_in({"sub": "u-1", "email": "olga@example.com", "email_verified": True}, "email") == "olga@example.com"
+    assert name_in({"sub": "u-1", "email": "x" * 1000}, "email") == "x" * 256
