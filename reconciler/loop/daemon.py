@@ -65,7 +65,7 @@ class Daemon:
         self._source_recorder = SourceRecorder(self._history)
         source = make_source(settings, sandbox=self._sandbox)
         self._follower = SourceFollower(settings, source, self._source_recorder, self._metrics, self._check_state)
-        self._beside = make_beside(settings, self)
+        self._beside = (self._web.live, *make_beside(settings, self))
         self._config_error = ""
         self._started_at = time.time()
         self._threads = [threading.Thread(target=self._work, args=(p,), name=p.settings.name) for p in self._places]

@@ -20,6 +20,7 @@ from reconciler.engines.probe import Probe
 from reconciler.report.convergence import readiness
 from reconciler.web.control import Control
 from reconciler.web.json_responses import JSONResponse
+from reconciler.web.live import Live
 from reconciler.web.metrics import PASSED_ON, Metrics, find_replica, scrape_targets
 from reconciler.web.pages import failed, not_found, page_routes
 from reconciler.web.security import PageSecurity
@@ -31,7 +32,7 @@ DISCOVERY = "/prometheus/sd"
 _MOST_SCRAPES = 8
 
 
-def public_app(control: Control, metrics: Metrics, settings: Settings) -> ASGIApp:
+def public_app(control: Control, metrics: Metrics, settings: Settings, live: Live) -> ASGIApp:
     """Everything that strangers can reach."""
     # Without a pass of the loop for so long, the daemon counts as stuck.
     max_heartbeat_age = max(60.0, 3 * settings.resync)
@@ -79,7 +80,7 @@ def public_app(control: Control, metrics: Metrics, settings: Settings) -> ASGIAp
             Route(DISCOVERY, discover_shared),
             Route(f"{PASSED_ON}/{{target}}/{{replica}}", pass_on, methods=["GET"]),
             *webhook_routes(settings, control, metrics),
-            *page_routes(control),
+            *page_routes(control, live),
         ],
         exception_handlers={404: not_found, Exception: failed},
     )

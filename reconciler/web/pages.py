@@ -18,6 +18,7 @@ from reconciler.page.rendering import static_files, static_version
 from reconciler.page.summary import ADDRESS, summary_document
 from reconciler.report.status import Document
 from reconciler.web.control import Control
+from reconciler.web.live import Live
 from reconciler.web.page_responses import Made, make_page, message, response_of, wants_json
 from reconciler.web.shared import Shared
 from reconciler.web.visitors import NOBODY_IN_PARTICULAR, Role, Visitor
@@ -64,31 +65,40 @@ PAGES = (
 )
 
 
-def page_routes(control: Control) -> Iterator[Route]:
-    """All pages, and the files that they use."""
+def page_routes(control: Control, live: Live) -> Iterator[Route]:
+    """All pages, the files that they use, and the events that keep them fresh."""
     for page in PAGES:
-        yield Route(page.path, _endpoint(page, control), methods=["GET"])
+        yield Route(page.path, _endpoint(page, control, live), methods=["GET"])
+    yield Route("/events", _events(live), methods=["GET"])
     yield Route("/static/{version}/{name}", _static, methods=["GET"])
 
 
-def _endpoint(page: Page, control: Control) -> Callable[[Request], object]:
+def _endpoint(page: Page, control: Control, live: Live) -> Callable[[Request], object]:
     # By what a page follows from, of those that are asked for just now.
     known: WeakValueDictionary[tuple[str, str, bool, Role], Shared[Made]] = WeakValueDictionary()
 
     async def answer(request: Request) -> Response:
         visitor = visitor_of(request)
         key = (request.url.path, request.url.query, wants_json(request), visitor.role)
-        shared = known.setdefault(key, Shared(partial(_make, page, control, request, visitor.role)))
+        shared = known.setdefault(key, Shared(partial(_make, page, control, live, request, visitor.role)))
         return await run_in_threadpool(response_of, request, await shared.get(), visitor)
 
     return answer
 
 
-def _make(page: Page, control: Control, request: Request, role: Role) -> Made:
+def _events(live: Live) -> Callable[[Request], object]:
+    async def answer(request: Request) -> Response:
+        visitor_of(request)
+        return live.answer(request)
+
+    return answer
+
+
+def _make(page: Page, control: Control, live: Live, request: Request, role: Role) -> Made:
     # All that have this role share it, so it knows nobody's name.
-    visitor = Visitor("", role)
+    visitor, since = Visitor("", role), live.position()
     try:
-        return make_page(request, page.template, page.build(control, request), visitor)
+        return make_page(request, page.template, page.build(control, request), visitor, since=since)
     except NotFound as error:
         return make_page(request, "message", {"title": "Not found", "message": str(error)}, visitor, 404)
 

@@ -13,6 +13,7 @@ import os
 import socket
 import threading
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,14 +30,21 @@ from reconciler.errors import ReconcileError, Retryable, SettingsError
 from reconciler.system.unix_sockets import answers, identity, peer, peer_uid, short_path
 from reconciler.web.app import public_app
 from reconciler.web.control import Control, control_app
+from reconciler.web.live import Live
 from reconciler.web.metrics import Metrics
 
-MOST = 64
-"""So many connections are answered at a time."""
+MOST = 128
+"""So many connections are answered at a time, beside those of pages that stay open for events."""
 # From here on one makes room: an answer takes milliseconds.
-_CROWDED = 48
+_CROWDED = 112
+MOST_STREAMS = 220
+"""So many pages are kept fresh at a time."""
 _ASK_SECONDS = 10.0
 _ANSWER_SECONDS = 30.0
+# Events are short: of a stream that nobody reads, little waits in memory and in the kernel.
+_STREAM_BUFFER = 4096
+# Milliseconds until a stream is lost whose other end has vanished.
+_VANISHED = 30_000
 # Answers that wait to be read, all together: the metrics of ten thousand services have some ten MiB.
 _MOST_UNREAD = 64 << 20
 _ASKING = (h11.IDLE, h11.SEND_BODY)
@@ -49,15 +57,18 @@ class BoundedProtocol(H11Protocol):
     _deadline: asyncio.TimerHandle | None = None
     _is_answered = False
     _since = 0.0
+    _end_stream: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._begin(_ASK_SECONDS)
-        if len(self.connections) > _CROWDED:
+        if len(self._ordinary()) > _CROWDED:
             self._make_room()
 
     def handle_events(self) -> None:
         super().handle_events()
+        if self.scope is not None:
+            self.scope["state"]["connection"] = self
         asks = self.conn.their_state in _ASKING
         if asks != self._is_answered:
             return
@@ -78,6 +89,7 @@ class BoundedProtocol(H11Protocol):
         self.transport.close()
 
     def on_response_complete(self) -> None:
+        self._end_stream = None
         super().on_response_complete()
         while sum(map(_unread, self._all())) > _MOST_UNREAD:
             slow = [each for each in self._all() if each is not self and _unread(each)]
@@ -88,6 +100,37 @@ class BoundedProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._end()
         super().connection_lost(exc)
+        self._finish_stream()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        self._finish_stream()
+
+    def begin_stream(self, end: Callable[[], None]) -> bool:
+        """See `StreamConnection`. The client with most streams loses its oldest, to one that has fewer."""
+        streams = [each for each in self._all() if each._end_stream]
+        if len(streams) >= MOST_STREAMS:
+            sources = Counter(_source(each) for each in streams)
+            greedy, most = sources.most_common(1)[0]
+            if sources[_source(self)] + 1 >= most:
+                return False
+            _drop(min((each for each in streams if _source(each) == greedy), key=lambda each: each._since))
+        self._end()
+        self._end_stream = end
+        self.transport.set_write_buffer_limits(high=_STREAM_BUFFER)
+        connection = self.transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _STREAM_BUFFER)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _VANISHED)
+        return True
+
+    def abort(self) -> None:
+        self.transport.abort()
+
+    def _finish_stream(self) -> None:
+        if self._end_stream is not None:
+            self._end_stream()
+            if _unread(self):
+                self.transport.abort()
 
     def _begin(self, seconds: float) -> None:
         self._end()
@@ -103,12 +146,15 @@ class BoundedProtocol(H11Protocol):
         """The client with most connections loses the one that has been reading the longest, or else writing the
         longest.
         """
-        others = self._all()
+        others = self._ordinary()
         sources = Counter(_source(each) for each in others)
         _drop(min(others, key=lambda each: (-sources[_source(each)], each._is_answered, each._since)))
 
     def _all(self) -> list[Any]:
         return [each for each in self.connections if isinstance(each, BoundedProtocol)]
+
+    def _ordinary(self) -> list[Any]:
+        return [each for each in self._all() if each._end_stream is None]
 
 
 def _source(connection: Any) -> object:
@@ -136,7 +182,9 @@ class WebSide:
 
     def __init__(self, settings: Settings, control: Control, metrics: Metrics) -> None:
         self._settings = settings
-        self._public = _server(public_app(control, metrics, settings), BoundedProtocol)
+        self.live = Live(control.status)
+        """Keeps open pages fresh. Whoever started this starts it, wakes it and stops it."""
+        self._public = _server(public_app(control, metrics, settings, self.live), BoundedProtocol)
         self._owner = _server(control_app(control), _OwnersOnly)
         self._thread = threading.Thread(target=self._run, name="web", daemon=True)
         self._socket_id: tuple[int, int] | None = None
@@ -270,7 +318,7 @@ def _server(app: ASGIApp, protocol: type[asyncio.Protocol]) -> _WebServer:
         server_header=False,
         date_header=False,
         proxy_headers=False,
-        limit_concurrency=MOST,
+        limit_concurrency=MOST + MOST_STREAMS,
         backlog=64,
         timeout_keep_alive=5,
         timeout_graceful_shutdown=1,

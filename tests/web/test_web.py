@@ -110,8 +110,8 @@ def test_nothing_else_is_offered_to_the_network(web: WebSide) -> None:
 
 @pytest.mark.slow
 def test_half_open_connections_starve_nobody(web: WebSide) -> None:
-    silent = [socket.create_connection(web.address, 10) for _ in range(50)]
-    drips = [socket.create_connection(web.address, 10) for _ in range(40)]
+    silent = [socket.create_connection(web.address, 10) for _ in range(100)]
+    drips = [socket.create_connection(web.address, 10) for _ in range(60)]
     for connection in drips:
         with suppress(OSError):
             connection.sendall(b"GET /healthz HTTP/1.1\r\nX-Slow: ")

@@ -83,14 +83,14 @@ def receive(connection: socket.socket) -> bytes:
 
 def test_crowd_of_one_source_costs_no_other_its_place(web: WebSide, opened: Connect) -> None:
     patient = opened(b"GET /healthz HTTP/1.1\r\nHost: a\r\n", "127.0.0.3")
-    for _ in range(70):
+    for _ in range(140):
         opened(b"GET /metrics HTTP/1.1\r\n", "127.0.0.2")
     patient.sendall(b"\r\n")
     assert b" 200 OK" in patient.recv(1 << 16)
 
 
 def test_crowd_of_all_sources_costs_no_answer(web: WebSide, opened: Connect) -> None:
-    for number in range(90):
+    for number in range(180):
         opened(b"GET /metrics HTTP/1.1\r\n", f"127.0.1.{number + 1}")
     assert [get(web, "/healthz")[0] for _ in range(10)] == [200] * 10
 
