@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from itertools import combinations, permutations
 from typing import TYPE_CHECKING, TypeAlias
 
-from reconciler.config.values import exclude_each_other, split_listen
+from reconciler.config.values import exclude_each_other, is_loopback, split_listen
 from reconciler.formats.strict_yaml import FieldPath
 
 if TYPE_CHECKING:
     from reconciler.config.settings import HostSettings, Settings
 
 # What the daemon keeps in state_dir in addition to the folders of targets.
-KEPT = ("git", "outbox.db", "pull_requests", "state.db", "targets.json")
+KEPT = ("git", "outbox.db", "pull_requests", "sessions.db", "state.db", "targets.json")
 Conflict: TypeAlias = tuple[FieldPath, str]
 
 
@@ -21,6 +21,7 @@ def conflicts(settings: Settings) -> Iterator[Conflict]:
     """All contradictions in a config."""
     yield from _names(settings)
     yield from _repeated(("web", "webhooks"), [each.name for each in settings.web.webhooks])
+    yield from _login(settings)
     yield from _repeated(("notifications",), [each.name for each in settings.notifications])
     yield from _root(settings)
     yield from _own_folders(settings)
@@ -52,6 +53,23 @@ def _repeated(place: FieldPath, names: list[str]) -> Iterator[Conflict]:
     for index, name in enumerate(names):
         if name in names[:index]:
             yield (*place, index, "name"), f"{name} is another one's name as well; choose another one"
+
+
+def _login(settings: Settings) -> Iterator[Conflict]:
+    """Nobody else may read what somebody logs in with, and every token is one person's."""
+    web = settings.web
+    is_https = web.tls or (web.url or "").startswith("https://")
+    if web.auth.is_used and not is_https and not is_loopback(web.listen):
+        yield (
+            ("web", "auth"),
+            f"whoever is between a browser and {web.listen} could read tokens and sessions; set web.tls, or web.url to "
+            "the https address of a proxy in front of it, or listen on a loopback address",
+        )
+    tokens = [each.sha256 for each in web.auth.tokens]
+    yield from _repeated(("web", "auth", "tokens"), [each.name for each in web.auth.tokens])
+    for index, sha256 in enumerate(tokens):
+        if sha256 in tokens[:index]:
+            yield ("web", "auth", "tokens", index, "sha256"), "another one has the same token; make one for each"
 
 
 def _root(settings: Settings) -> Iterator[Conflict]:

@@ -19,8 +19,13 @@ from reconciler.config.settings import Settings
 from reconciler.engines.probe import Probe
 from reconciler.report.convergence import readiness
 from reconciler.web.control import Control
+from reconciler.web.gate import Gate
 from reconciler.web.json_responses import JSONResponse
 from reconciler.web.live import Live
+from reconciler.web.login.credentials import Credentials, Tokens
+from reconciler.web.login.logins import Logins
+from reconciler.web.login.routes import login_routes
+from reconciler.web.login.sessions import Sessions
 from reconciler.web.metrics import PASSED_ON, Metrics, find_replica, scrape_targets
 from reconciler.web.pages import failed, not_found, page_routes
 from reconciler.web.security import PageSecurity
@@ -32,7 +37,7 @@ DISCOVERY = "/prometheus/sd"
 _MOST_SCRAPES = 8
 
 
-def public_app(control: Control, metrics: Metrics, settings: Settings, live: Live) -> ASGIApp:
+def public_app(control: Control, metrics: Metrics, settings: Settings, live: Live, sessions: Sessions) -> ASGIApp:
     """Everything that strangers can reach."""
     # Without a pass of the loop for so long, the daemon counts as stuck.
     max_heartbeat_age = max(60.0, 3 * settings.resync)
@@ -72,6 +77,7 @@ def public_app(control: Control, metrics: Metrics, settings: Settings, live: Liv
         async with lock, slots:
             return await run_in_threadpool(_pass_on, control, request.url.path)
 
+    tokens = Tokens(settings.web.auth.tokens)
     app = Starlette(
         routes=[
             Route("/healthz", healthz),
@@ -80,12 +86,13 @@ def public_app(control: Control, metrics: Metrics, settings: Settings, live: Liv
             Route(DISCOVERY, discover_shared),
             Route(f"{PASSED_ON}/{{target}}/{{replica}}", pass_on, methods=["GET"]),
             *webhook_routes(settings, control, metrics),
+            *login_routes(settings, Logins(settings, sessions), tokens),
             *page_routes(control, live),
         ],
         exception_handlers={404: not_found, Exception: failed},
     )
     app.state.max_heartbeat_age = max_heartbeat_age
-    return PageSecurity(app, settings.web)
+    return PageSecurity(Gate(app, settings, Credentials(settings, sessions, tokens)), settings.web)
 
 
 def _given(shared: Shared[Response]) -> Callable[[Request], Awaitable[Response]]:

@@ -21,7 +21,7 @@ from reconciler.web.control import Control
 from reconciler.web.live import Live
 from reconciler.web.page_responses import Made, make_page, message, response_of, wants_json
 from reconciler.web.shared import Shared
-from reconciler.web.visitors import NOBODY_IN_PARTICULAR, Role, Visitor
+from reconciler.web.visitors import NOBODY_IN_PARTICULAR, Role, Visitor, visitor_of
 
 Build = Callable[[Control, Request], Document]
 _TYPES = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8", "svg": "image/svg+xml"}
@@ -112,11 +112,6 @@ def failed(request: Request, error: Exception) -> Response:
     """A bug of ours; the traceback is in the log."""
     text = f"{type(error).__name__}: this is a bug in the reconciler, whose traceback is in the daemon's log."
     return message(request, 500, "Internal error", text, NOBODY_IN_PARTICULAR)
-
-
-def visitor_of(_: Request) -> Visitor:
-    """Who asks."""
-    return NOBODY_IN_PARTICULAR
 
 
 def _static(request: Request) -> Response:

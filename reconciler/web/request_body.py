@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from starlette.requests import Request
+from urllib.parse import parse_qsl
+
+from starlette.requests import ClientDisconnect, Request
+
+FORM = "application/x-www-form-urlencoded"
+_MOST_FIELDS = 20
 
 
 async def read_body(request: Request, most: int) -> bytes | None:
@@ -13,3 +18,15 @@ async def read_body(request: Request, most: int) -> bytes | None:
         if len(data) > most:
             return None
     return bytes(data)
+
+
+async def read_form(request: Request, most: int) -> dict[str, str] | None:
+    """The fields of an HTML form, each once; None for another kind of body, or one that is too long or broken off."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM:
+        return None
+    try:
+        data = await read_body(request, most)
+        fields = parse_qsl((data or b"").decode(), keep_blank_values=True, max_num_fields=_MOST_FIELDS)
+    except (ClientDisconnect, ValueError):
+        return None
+    return dict(fields) if data is not None and len(dict(fields)) == len(fields) else None

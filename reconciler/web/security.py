@@ -37,6 +37,11 @@ _FOR_PROGRAMS = re.compile(r"/(?:healthz|readyz|metrics|prometheus/.*|webhooks/.
 _MISDIRECTED = 421
 
 
+def is_for_programs(path: str) -> bool:
+    """Monitoring and forges have no login here; webhooks are signed."""
+    return _FOR_PROGRAMS.fullmatch(path) is not None
+
+
 class PageSecurity:
     """Around everything on the port, and without effect on what programs ask.
 
@@ -50,7 +55,7 @@ class PageSecurity:
         self._known = urlsplit(web.url).hostname if web.url else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if _FOR_PROGRAMS.fullmatch(scope["path"]):
+        if is_for_programs(scope["path"]):
             await self._app(scope, receive, send)
             return
 

@@ -31,6 +31,8 @@ from reconciler.system.unix_sockets import answers, identity, peer, peer_uid, sh
 from reconciler.web.app import public_app
 from reconciler.web.control import Control, control_app
 from reconciler.web.live import Live
+from reconciler.web.login.credentials import grant_sources
+from reconciler.web.login.sessions import Sessions
 from reconciler.web.metrics import Metrics
 
 MOST = 128
@@ -184,7 +186,10 @@ class WebSide:
         self._settings = settings
         self.live = Live(control.status)
         """Keeps open pages fresh. Whoever started this starts it, wakes it and stops it."""
-        self._public = _server(public_app(control, metrics, settings, self.live), BoundedProtocol)
+        auth = settings.web.auth
+        self._sessions = Sessions(settings.state_dir, auth.session, grant_sources(auth))
+        app = public_app(control, metrics, settings, self.live, self._sessions)
+        self._public = _server(app, BoundedProtocol)
         self._owner = _server(control_app(control), _OwnersOnly)
         self._thread = threading.Thread(target=self._run, name="web", daemon=True)
         self._socket_id: tuple[int, int] | None = None
@@ -210,6 +215,7 @@ class WebSide:
         self._owner.end()
         if self._thread.is_alive():
             self._thread.join(_STOP_SECONDS)
+        self._sessions.close()
         # A successor may already have put its own socket there.
         if self._socket_id and identity(self._settings.socket_path) == self._socket_id:
             self._settings.socket_path.unlink(missing_ok=True)

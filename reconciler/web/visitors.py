@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
+
+from starlette.requests import Request
 
 
 class Role(StrEnum):
@@ -13,17 +16,51 @@ class Role(StrEnum):
     OPERATOR = "operator"
 
 
+class Way(StrEnum):
+    """By what we know who asks."""
+
+    LOOPBACK = "loopback"
+    BEARER = "bearer"
+    PROXY = "proxy"
+    SESSION = "session"
+
+
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """One who may see the pages. `name` is empty where no login is configured."""
+    """One who may see the pages. `name` is empty where no login is configured. `ends`: when a session is over, in
+    seconds since 1970."""
 
     name: str
     role: Role
+    way: Way = Way.LOOPBACK
+    ends: float | None = None
 
     @property
     def may_act(self) -> bool:
         return self.role is Role.OPERATOR
 
+    @property
+    def may_log_out(self) -> bool:
+        return self.way is Way.SESSION
+
 
 NOBODY_IN_PARTICULAR = Visitor("", Role.VIEWER)
 """Whoever reaches a loopback address where no login is configured."""
+ANYBODY = "*"
+
+
+def role_of(groups: Collection[str], viewers: Collection[str], operators: Collection[str]) -> Role | None:
+    """What somebody in these groups may, if anything. `viewers` and `operators` list groups; `*` stands for all."""
+    if ANYBODY in operators or set(groups) & set(operators):
+        return Role.OPERATOR
+    if ANYBODY in viewers or set(groups) & set(viewers):
+        return Role.VIEWER
+    return None
+
+
+def visitor_of(request: Request) -> Visitor:
+    """Who asks: the gate has found it out, and let nobody else through."""
+    found = request.scope.get("visitor")
+    if not isinstance(found, Visitor):
+        raise RuntimeError(f"nobody asked who wants {request.url.path}")
+    return found

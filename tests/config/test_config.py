@@ -200,6 +200,23 @@ def test_webhooks_and_notifications_of_one_name_are_refused(tmp_path: Path):
         load(tmp_path, notifications=[{"name": name, "url_file": "/u"} for name in ("b", "a", "b")])
 
 
+def test_login_that_others_could_read_is_refused(tmp_path: Path):
+    auth = {"tokens": [{"name": "ada", "sha256": "0" * 64}]}
+    tls = {"certificate_file": "/c", "key_file": "/k"}
+    for fine in ({"listen": "127.0.0.1:1"}, {"url": "https://models.example.com"}, {"tls": tls}):
+        assert load(tmp_path, web={"listen": "0.0.0.0:1", "auth": auth} | fine)
+    with pytest.raises(SettingsError, match=r"web\.auth: whoever is between a browser and 0\.0\.0\.0:1 could read"):
+        load(tmp_path, web={"listen": "0.0.0.0:1", "auth": auth, "url": "http://models.example.com"})
+
+
+def test_tokens_that_are_not_one_persons_are_refused(tmp_path: Path):
+    tokens = [{"name": name, "sha256": digit * 64} for name, digit in (("a", "0"), ("b", "0"), ("a", "1"))]
+    with pytest.raises(SettingsError) as caught:
+        load(tmp_path, web={"auth": {"tokens": tokens}})
+    for text in ("tokens[2].name: a is another", "tokens[1].sha256: another one"):
+        assert text in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("second", "key", "says"),
     [

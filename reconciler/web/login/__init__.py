@@ -1,1 +1,1 @@
-"""Ways to log in."""
+"""Ways to log in: what begins the session of a browser, and what it is."""

@@ -1,0 +1,70 @@
+"""What another site must not make a browser do here: change something, or be led away from here.
+
+A browser adds a session's cookie, or what a login proxy goes by, to requests that another site's page caused as well.
+So whoever is known by one of these must show that the request is their own. One of three suffices:
+
+1. `Sec-Fetch-Site: same-origin`: browsers send it by themselves to https and to loopback, and no page can set it.
+2. Without it (plain http, Safari before 16.4): an `Origin` that is ours; with a POST browsers send that always.
+3. Without both, so not from a browser: `X-Reconciler: 1`. A page of another origin can add no such header unless we
+   allow it in a preflight, and we answer none.
+
+A Bearer token needs none of them: no browser adds it. A token in the form would add nothing: it only matters where a
+request has neither of the first two, and that is refused. `SameSite=Lax` of the cookie is no part of this: it lets
+sibling domains through.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+
+from reconciler.config.web import Web
+
+OUR_HEADER = "x-reconciler"
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+# No second slash and no backslash: browsers read both as the beginning of another host.
+_LOCAL = re.compile(r"/(?:[A-Za-z0-9._~!$&'()*+,;=:@%-]+/?)*(?:\?[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*)?", re.ASCII)
+_LONGEST = 2000
+_PORTS = {"http": 80, "https": 443}
+
+
+def is_own(request: Request, web: Web) -> bool:
+    """Does a request that changes something come from our own pages, or from no browser?"""
+    sites, origins = request.headers.getlist("sec-fetch-site"), request.headers.getlist("origin")
+    if sites:
+        return sites == ["same-origin"]
+    if origins:
+        return len(origins) == 1 and _is_our_origin(origins[0], request, web)
+    return request.headers.getlist(OUR_HEADER) == ["1"]
+
+
+def local_path(text: str | None) -> str:
+    """The path if it leads to this daemon and nowhere else, or that of the Overview."""
+    if not text or len(text) > _LONGEST or not _LOCAL.fullmatch(text):
+        return "/"
+    return text
+
+
+def is_https(web: Web) -> bool:
+    """Do browsers reach us by TLS, ours or a proxy's?"""
+    return web.tls is not None or (web.url or "").startswith("https://")
+
+
+def _is_our_origin(origin: str, request: Request, web: Web) -> bool:
+    scheme = "https" if is_https(web) else "http"
+    ours = [f"{scheme}://{host}" for host in request.headers.getlist("host")] + ([web.url] if web.url else [])
+    return (found := _place(origin)) is not None and found[0] == scheme and found in map(_place, ours)
+
+
+def _place(url: str) -> tuple[str, str, int] | None:
+    """Scheme, host and port."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return None
+    if parts.scheme not in _PORTS or not parts.hostname:
+        return None
+    return parts.scheme, parts.hostname, port or _PORTS[parts.scheme]
