@@ -160,6 +160,13 @@ class Outbox:
         found = self._said("kind IN ('status', 'deployment') AND state = ?", CommitState.PENDING.value)
         return [one for one in found if isinstance(one, CommitStatus | Deployment)]
 
+    def statuses(self, revision: str) -> list[CommitStatus]:
+        """What was said last on a revision, by context."""
+        # The character after the blank ends what begins so.
+        among = (FORGE, f"status {revision} ", f"status {revision}!")
+        found = self._said("destination = ? AND key > ? AND key < ?", *among)
+        return [one for one in found if isinstance(one, CommitStatus)]
+
     def sections(self) -> list[CommentSection]:
         """The last ones, by pull request and target."""
         return [one for one in self._said("kind = 'section'") if isinstance(one, CommentSection)]

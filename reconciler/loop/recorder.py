@@ -38,7 +38,7 @@ from reconciler.model import (
 from reconciler.model.target import Seen
 from reconciler.report.actions import action_name, event_name, services_of, subject_of
 from reconciler.report.applied import HoldUp, holds_up, is_applied
-from reconciler.report.history import History
+from reconciler.report.history import FETCHED, History
 from reconciler.report.requests import Fate, RequestTally
 from reconciler.web.metrics import Metrics
 
@@ -88,7 +88,7 @@ class Recorder:
         if desired.revision != self._seen[0]:
             self._seen = (desired.revision, time.time())
             text = f"{len(desired.services)} services in git"
-            self._report(_REVISION, desired.revision, CommitEvent("revision_fetched", text, desired.revision))
+            self._report(_REVISION, desired.revision, CommitEvent(FETCHED, text, desired.revision))
         faults = Faults("telling of")
         self._report_problems(desired, observed)
         if not isinstance(observed, Unreachable):

@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,6 +28,8 @@ _FAILURES: TypeAdapter[tuple[FailedAction, ...]] = TypeAdapter(tuple[FailedActio
 
 MAX_EVENTS = 10_000
 MAX_QUARANTINES_PER_SERVICE = 50
+FETCHED = "revision_fetched"
+"""The event of a target whose pass looks at a revision for the first time, as the desired one."""
 
 MIGRATIONS = (
     """
@@ -51,6 +53,16 @@ MIGRATIONS = (
     """,
     "CREATE TABLE failures (target TEXT PRIMARY KEY, content TEXT NOT NULL) STRICT, WITHOUT ROWID;",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionOnRecord:
+    """A revision that the history tells of, from when to when: RFC 3339. `place` orders them by when they came."""
+
+    revision: str
+    place: int
+    first_at: str
+    last_at: str
 
 
 class History:
@@ -184,6 +196,41 @@ class History:
         rows = self._db.read(lambda db: db.execute(query, [*values, max(0, limit)]).fetchall())
         return [_entry(row) for row in reversed(rows)]
 
+    # ------------------------------------------------------------ revisions
+
+    def revisions(self, limit: int, before: int | None = None) -> list[RevisionOnRecord]:
+        """The latest that came first; `before`: only those that came before that place."""
+        query = (
+            "SELECT revision, min(id) AS place, min(at) AS first, max(at) AS last FROM event WHERE revision != '' "
+            "GROUP BY revision HAVING ? IS NULL OR min(id) < ? ORDER BY place DESC LIMIT ?"
+        )
+        rows = self._db.read(lambda db: db.execute(query, (before, before, limit)).fetchall())
+        return [RevisionOnRecord(row["revision"], row["place"], _at(row["first"]), _at(row["last"])) for row in rows]
+
+    def begin_with(self, digits: str, limit: int) -> list[str]:
+        """The revisions on record that begin like this."""
+        query = "SELECT DISTINCT revision FROM event WHERE substr(revision, 1, ?) = ? ORDER BY revision LIMIT ?"
+        rows = self._db.read(lambda db: db.execute(query, (len(digits), digits, limit)).fetchall())
+        return [str(row["revision"]) for row in rows]
+
+    def events(self, revisions: Collection[str], events: Collection[str]) -> list[dict[str, str]]:
+        """All entries of these kinds about these revisions, oldest first."""
+        where = f"revision IN ({_marks(revisions)}) AND event IN ({_marks(events)})"
+        columns = "at, target, revision, service, event, message"
+        query = f"SELECT {columns} FROM event WHERE {where} ORDER BY id"  # noqa: S608
+        rows = self._db.read(lambda db: db.execute(query, [*revisions, *events]).fetchall())
+        return [_entry(row) for row in rows]
+
+    def successor(self, revision: str) -> str:
+        """The revision that became the desired one after this; empty where none is on record."""
+        query = (
+            "SELECT revision FROM event WHERE event = ? AND revision != ? AND id > "
+            "(SELECT max(id) FROM event WHERE event = ? AND revision = ?) ORDER BY id LIMIT 1"
+        )
+        values = (FETCHED, revision, FETCHED, revision)
+        row = self._db.read(lambda db: db.execute(query, values).fetchone())
+        return str(row["revision"]) if row else ""
+
     # ------------------------------------------------------------ applied revision
 
     def applied(self, target: str) -> str:
@@ -253,6 +300,13 @@ def _quarantine(row: sqlite3.Row) -> Quarantine:
     )
 
 
+def _marks(values: Collection[str]) -> str:
+    return ",".join("?" * len(values))
+
+
+def _at(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def _entry(row: sqlite3.Row) -> dict[str, str]:
-    at = datetime.fromtimestamp(row["at"], UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return {"at": at} | {key: row[key] for key in ("target", "revision", "service", "event", "message")}
+    return {"at": _at(row["at"])} | {key: row[key] for key in ("target", "revision", "service", "event", "message")}
