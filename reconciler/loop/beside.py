@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
 from reconciler.config.settings import Settings
+from reconciler.forge.outbox import Outbox
 from reconciler.report.status import Document
 from reconciler.web.control import Control
 
@@ -31,6 +33,18 @@ class SeesPullRequests(Protocol):
 
     def look_at_pull_requests(self) -> None:
         """One has changed: look now. Returns at once."""
+
+
+@runtime_checkable
+class HasOutbox(Protocol):
+    """A part that keeps what others are told."""
+
+    outbox: Outbox
+
+
+def outbox_of(parts: Iterable[Beside]) -> Outbox | None:
+    """None where the config tells nobody."""
+    return next((part.outbox for part in parts if isinstance(part, HasOutbox)), None)
 
 
 def make_beside(settings: Settings, control: Control) -> tuple[Beside, ...]:

@@ -15,9 +15,10 @@ from reconciler.config.settings import Settings
 from reconciler.errors import ReconcileError, Retryable
 from reconciler.evaluation.sandbox import Sandbox
 from reconciler.host.inventory import vanished
-from reconciler.loop.beside import SeesPullRequests, make_beside
+from reconciler.loop.beside import SeesPullRequests, make_beside, outbox_of
 from reconciler.loop.failures import DiskCheck
 from reconciler.loop.following import SourceFollower
+from reconciler.loop.page_facts import DaemonPageFacts
 from reconciler.loop.source_recorder import SourceRecorder
 from reconciler.loop.wiring import (
     ManagedTarget,
@@ -66,6 +67,14 @@ class Daemon:
         source = make_source(settings, sandbox=self._sandbox)
         self._follower = SourceFollower(settings, source, self._source_recorder, self._metrics, self._check_state)
         self._beside = (self._web.live, *make_beside(settings, self))
+        self._page_facts = DaemonPageFacts(
+            settings,
+            self._history,
+            status=self.status,
+            reports=lambda: [(p.settings, p.reconciler.report) for p in self._places if p.leftover is None],
+            snapshot=lambda: self._follower.snapshot,
+            outbox=lambda: outbox_of(self._beside),
+        )
         self._config_error = ""
         self._started_at = time.time()
         self._threads = [threading.Thread(target=self._work, args=(p,), name=p.settings.name) for p in self._places]
@@ -211,6 +220,9 @@ class Daemon:
         reports = [place.report() for place in self._places]
         beside = {key: value for part in self._beside for key, value in part.document().items()}
         return build_status(revision=revision, targets=reports, daemon=me, leftovers=self._leftovers()) | beside
+
+    def page_facts(self) -> DaemonPageFacts:
+        return self._page_facts
 
     def _leftovers(self) -> list[LeftoverInfo]:
         """What is on record of targets that the config does not name."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from reconciler.forge.messages import CommentSection, CommitStatus
@@ -10,7 +10,7 @@ from reconciler.model import Outcome, Quarantine, Result
 from reconciler.page.links import ForgeLinks
 from reconciler.page.outcomes import TargetOutcome, outcomes, refusal
 from reconciler.report.actions import action_name, services_of, short, subject_of
-from reconciler.report.addresses import service_address
+from reconciler.report.addresses import anchor, service_address
 from reconciler.report.convergence import full_name, object_fault, object_name
 from reconciler.report.planned import PlannedChange
 from reconciler.report.redact import scrub_text
@@ -64,6 +64,11 @@ def change_document(facts: ChangeFacts, links: ForgeLinks) -> Document:
     rejected = _rejected(facts)
     known = {one.target: one for one in outcomes(facts.status, [revision], facts.entries, rejected)[revision]}
     planned = {one["name"]: one for one in facts.plan["targets"]}
+    targets = [
+        _target(name, known.get(name), planned.get(name), facts, links)
+        for name in dict.fromkeys((*planned, *known))
+        if name
+    ]
     return {
         "schema": SCHEMA,
         "revision": revision,
@@ -75,12 +80,8 @@ def change_document(facts: ChangeFacts, links: ForgeLinks) -> Document:
         "signer": _signer(facts),
         "refusal": refusal(facts.status, revision, facts.entries),
         "supersededBy": facts.successor,
-        "targets": [
-            _target(name, known.get(name), planned.get(name), facts, links)
-            for name in dict.fromkeys((*planned, *known))
-            if name
-        ],
-        "rejected": [_with_address(one, revision, links) for one in rejected],
+        "targets": targets,
+        "rejected": [_with_address(one, revision, links, _anchors(targets)) for one in rejected],
         "said": [
             {"context": one.context, "state": one.state.value, "description": scrub_text(one.description)}
             for one in facts.said
@@ -128,8 +129,15 @@ def _rejected(facts: ChangeFacts) -> list[Document]:
     return list({(one["target"], one["service"], one["digest"]): one for one in found}.values())
 
 
-def _with_address(one: Document, revision: str, links: ForgeLinks) -> Document:
+def _anchors(targets: Iterable[Document]) -> set[str]:
+    return {service["anchor"] for one in targets if one["plan"] for service in one["plan"]["services"]}
+
+
+def _with_address(one: Document, revision: str, links: ForgeLinks, taken: Collection[str]) -> Document:
+    """`anchor` is empty where the service stands on the page already."""
+    mine = anchor(f"{one['target']}/{one['service']}")
     return one | {
+        "anchor": "" if mine in taken else mine,
         "page": service_address(one["target"], *one["service"].split("/")),
         "forge": links.line(revision, one["file"], one["line"]),
         "logTail": one["logTail"][-_MOST_WORDS:],
@@ -143,7 +151,12 @@ def _target(
     name: str, outcome: TargetOutcome | None, planned: Document | None, facts: ChangeFacts, links: ForgeLinks
 ) -> Document:
     of_status = next((one for one in facts.status["targets"] if one["name"] == name), None)
-    document: Document = {"name": name, "outcome": asdict(outcome) if outcome else None, "plan": None}
+    document: Document = {
+        "name": name,
+        "anchor": anchor(name),
+        "outcome": asdict(outcome) if outcome else None,
+        "plan": None,
+    }
     if planned is None or of_status is None:
         return document
     return document | {
@@ -190,6 +203,7 @@ def _service(one: Document, target: str, revision: str, links: ForgeLinks) -> Do
     return {
         "namespace": one["namespace"],
         "name": one["name"],
+        "anchor": anchor(f"{target}/{full_name(one)}"),
         "page": service_address(target, one["namespace"], one["name"]),
         "change": one["change"],
         "headline": scrub_text(one["headline"]),

@@ -22,6 +22,7 @@ from reconciler.model import (
     is_under,
 )
 from reconciler.page.links import ForgeLinks
+from reconciler.report.addresses import service_address
 from reconciler.report.redact import scrub_text
 from reconciler.report.status import Document
 
@@ -267,10 +268,17 @@ def _row(file: _File, links: ForgeLinks) -> Document:
         "target": tree.name,
         "file": file.path,
         "forge": place(None),
-        "contents": [asdict(one) | {"forge": place(one.line)} for one in contents[:_MOST_IN_FILE]],
+        "contents": [
+            asdict(one) | {"forge": place(one.line), "page": _page(tree, one)} for one in contents[:_MOST_IN_FILE]
+        ],
         "moreContents": max(0, len(contents) - _MOST_IN_FILE),
         "usedBy": list(used_by[:_MOST_IN_FILE]),
         "moreUsers": max(0, len(used_by) - _MOST_IN_FILE),
         "findings": [asdict(one) | {"forge": place(one.line)} for one in file.findings[:_MOST_FINDINGS]],
         "moreFindings": max(0, len(file.findings) - _MOST_FINDINGS),
     }
+
+
+def _page(tree: TargetTree, content: Content) -> str:
+    namespace, _, name = content.name.partition("/")
+    return service_address(tree.name, namespace, name) if content.kind == "InferenceService" and name else ""

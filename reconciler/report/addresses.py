@@ -10,9 +10,14 @@ def service_address(target: str, namespace: str, name: str) -> str:
     return f"/services/{'/'.join(map(_part, (target, namespace, name)))}"
 
 
-def change_address(revision: str, anchor: str = "") -> str:
-    """The page of a revision; `anchor` is a part of it: `TARGET` or `TARGET/NAMESPACE/NAME`."""
-    return f"/changes/{_part(revision)}{f'#{quote(anchor)}' if anchor else ''}"
+def change_address(revision: str, subject: str = "") -> str:
+    """The page of a revision; `subject` is a part of it: `TARGET` or `TARGET/NAMESPACE/NAME`."""
+    return f"/changes/{_part(revision)}{f'#{anchor(subject)}' if subject else ''}"
+
+
+def anchor(subject: str) -> str:
+    """The id of that part, which no other part of a page has."""
+    return f"target-{quote(subject)}"
 
 
 def public_url(base: str, address: str) -> str:
@@ -20,9 +25,9 @@ def public_url(base: str, address: str) -> str:
     return f"{base.rstrip('/')}{address}" if base else ""
 
 
-def change_url(base: str, revision: str, anchor: str = "") -> str:
+def change_url(base: str, revision: str, subject: str = "") -> str:
     """The page of a revision as others reach it; of no revision, the page itself."""
-    return public_url(base, change_address(revision, anchor) if revision else "/")
+    return public_url(base, change_address(revision, subject) if revision else "/")
 
 
 def _part(text: str) -> str:

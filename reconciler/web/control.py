@@ -31,6 +31,7 @@ from reconciler.state.suspension import LATEST
 from reconciler.system.unix_sockets import person
 from reconciler.web.client import UnknownService, resolve_service
 from reconciler.web.json_responses import JSONResponse
+from reconciler.web.page_facts import PageFacts
 from reconciler.web.request_body import read_body
 
 log = structlog.get_logger()
@@ -91,6 +92,9 @@ class Control(Protocol):
 
     def heartbeat(self) -> float:
         """Seconds since the loop last turned."""
+
+    def page_facts(self) -> PageFacts:
+        """What pages of git show beyond the status."""
 
 
 class BadRequest(Exception):

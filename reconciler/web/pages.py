@@ -12,13 +12,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from reconciler.errors import ReconcileError
 from reconciler.page.gpus import gpus_document
 from reconciler.page.overview import overview_document
 from reconciler.page.rendering import static_files, static_version
 from reconciler.page.summary import ADDRESS, summary_document
+from reconciler.report.redact import scrub_text
 from reconciler.report.status import Document
+from reconciler.web import git_pages
 from reconciler.web.control import Control
 from reconciler.web.live import Live
+from reconciler.web.page_facts import NotFound
 from reconciler.web.page_responses import Made, make_page, message, response_of, wants_json
 from reconciler.web.shared import Shared
 from reconciler.web.visitors import NOBODY_IN_PARTICULAR, Role, Visitor, visitor_of
@@ -40,10 +44,6 @@ class Page:
     build: Build
 
 
-class NotFound(Exception):
-    """There is no such page; the message says what to do."""
-
-
 def _overview(control: Control, request: Request) -> Document:
     age, oldest = control.heartbeat(), request.app.state.max_heartbeat_age
     stuck = f"no pass of some target for {age:.0f} s: what is shown may be old" if age > oldest else ""
@@ -62,6 +62,9 @@ PAGES = (
     Page("/", "overview", _overview),
     Page("/gpus", "gpus", _gpus),
     Page(ADDRESS, "", _summary),
+    Page("/changes", "changes", git_pages.changes),
+    Page("/changes/{revision}", "change", git_pages.change),
+    Page("/repository", "repository", git_pages.repository),
 )
 
 
@@ -101,6 +104,9 @@ def _make(page: Page, control: Control, live: Live, request: Request, role: Role
         return make_page(request, page.template, page.build(control, request), visitor, since=since)
     except NotFound as error:
         return make_page(request, "message", {"title": "Not found", "message": str(error)}, visitor, 404)
+    except ReconcileError as error:
+        document = {"title": "Not available now", "message": scrub_text(str(error))}
+        return make_page(request, "message", document, visitor, 503)
 
 
 def not_found(request: Request, _: Exception) -> Response:

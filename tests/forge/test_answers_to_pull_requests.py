@@ -74,7 +74,7 @@ def test_each_target_gets_a_status_and_a_section() -> None:
     found = list(answers_to(plan, 7, url="https://x"))
     assert [type(one) for one in found] == [CommitStatus, CommentSection] * 2
     urls = [one.url for one in found if isinstance(one, CommitStatus)]
-    assert urls == [f"https://x/changes/{REVISION}#{name}" for name in ("gpu-1", "gpu-2")]
+    assert urls == [f"https://x/changes/{REVISION}#target-{name}" for name in ("gpu-1", "gpu-2")]
 
 
 def test_host_of_a_fleet_that_nothing_changes_on_takes_its_section_out() -> None:

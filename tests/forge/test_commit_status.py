@@ -195,7 +195,7 @@ def test_status_links_to_what_the_page_says_of_its_subject() -> None:
     told = answers(status_of(rejected()), {"a": {"demo/chat": OLD}}, per_service=True, url="https://box/")
     found = {one.context: one.url for one, _ in told}
     page = f"https://box/changes/{REVISION}"
-    assert found == {"reconciler/a": f"{page}#a", "reconciler/a/demo/tiny": f"{page}#a/demo/tiny"}
+    assert found == {"reconciler/a": f"{page}#target-a", "reconciler/a/demo/tiny": f"{page}#target-a/demo/tiny"}
 
 
 def test_refused_revision_is_answered_on_itself() -> None:
@@ -207,7 +207,7 @@ def test_refused_revision_is_answered_on_itself() -> None:
         "reconciler/a",
         CommitState.FAILURE,
         f"refused: main is not signed; {REVISION[:8]} is live",
-        f"https://box/changes/{newer}#a",
+        f"https://box/changes/{newer}#target-a",
     )
     assert found[REVISION].state is CommitState.SUCCESS
 

@@ -319,3 +319,11 @@ class OutboxHistories(RuleBasedStateMachine):
 
 TestOutboxHistories = OutboxHistories.TestCase
 TestOutboxHistories.settings = settings(stateful_step_count=20)
+
+
+def test_statuses_of_a_revision_are_those_and_no_others(outbox: Outbox) -> None:
+    plan = replace(DONE, context="reconciler/a/plan")
+    others = [replace(DONE, revision="c" * 40), Deployment(REVISION, "a", CommitState.SUCCESS, "x"), NOTE]
+    outbox.put([PENDING, plan, *others], 1.0)
+    assert outbox.statuses(REVISION) == [PENDING, plan]
+    assert outbox.statuses("d" * 40) == []

@@ -16,7 +16,7 @@ import structlog
 from reconciler.errors import Retryable
 from reconciler.model import FailedAction, ReasonCode, ServiceId
 from reconciler.report import history as module
-from reconciler.report.history import History
+from reconciler.report.history import FETCHED, History
 from tests.support.report_world import NEW, OLD, TINY, rejection
 
 
@@ -222,3 +222,42 @@ def test_half_a_surrogate_pair_is_kept_as_an_escape(history: History) -> None:
     assert {entry["message"], failure.error, kept.reason.message, history.reported("a")["source"]} == {
         "a name: \\ud800"
     }
+
+
+def _see(history: History, *revisions: str, target: str = "a") -> None:
+    for at, revision in enumerate(revisions):
+        history.note(target, revision, "", FETCHED, "x", float(at))
+
+
+def test_revisions_come_by_page_the_one_that_came_last_first(history: History) -> None:
+    _see(history, *"abcde")
+    history.note("a", "a", "", "applied", "x", 60.0)
+    history.note("a", "", "", "config_changed", "x", 60.0)
+    first = history.revisions(3)
+    assert [one.revision for one in first] == ["e", "d", "c"]
+    (_, last) = rest = history.revisions(3, first[-1].place)
+    assert [one.revision for one in rest] == ["b", "a"]
+    assert (last.first_at, last.last_at) == ("1970-01-01T00:00:00.000Z", "1970-01-01T00:01:00.000Z")
+    assert history.revisions(3, last.place) == []
+
+
+def test_successor_is_what_was_desired_after_the_latest_time(history: History) -> None:
+    _see(history, "a", "b", "a", "c", target="a")
+    _see(history, "a", "c", target="b")
+    history.note("a", "d", "", "revision_refused", "x", 1.0)
+    assert [history.successor(one) for one in "abcd"] == ["c", "a", "", ""]
+
+
+def test_revisions_are_found_by_their_first_digits(history: History) -> None:
+    _see(history, "abc1", "abc2", "abd1", "%bc")
+    assert history.begin_with("abc", 10) == ["abc1", "abc2"]
+    assert history.begin_with("abc", 1) == ["abc1"]
+    assert history.begin_with("%", 10) == ["%bc"]
+
+
+def test_events_are_of_these_kinds_and_revisions_only(history: History) -> None:
+    _see(history, "a", "b")
+    history.note("a", "a", "", "applied", "done", 5.0)
+    found = history.events(["a"], ["applied", "rejected"])
+    assert [(one["revision"], one["event"]) for one in found] == [("a", "applied")]
+    assert history.events([], ["applied"]) == []

@@ -8,6 +8,7 @@ from typing import Any
 from reconciler.errors import Retryable
 from reconciler.model import ByHand
 from reconciler.report.status import Document
+from reconciler.web.page_facts import PageFacts
 from tests.support.report_world import report, status_of
 
 
@@ -18,6 +19,7 @@ class FakeLoop:
     document: Document = field(default_factory=lambda: status_of(report()))
     asked: list[tuple[str, Any]] = field(default_factory=list)
     age: float = 0.5
+    facts: Any = None
     lines: list[str] = field(default_factory=lambda: ["one", "two", "HF_TOKEN=hunter2"])
 
     def status(self) -> Document:
@@ -67,3 +69,7 @@ class FakeLoop:
 
     def heartbeat(self) -> float:
         return self.age
+
+    def page_facts(self) -> PageFacts:
+        found: PageFacts = self.facts
+        return found
