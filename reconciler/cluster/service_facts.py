@@ -61,6 +61,7 @@ def _pod(pod: KubeObject, newest: frozenset[str]) -> PodFacts:
         started_at=times.started_at,
         ready_at=times.ready_at,
         draining_at=times.draining_at,
+        restarts=times.restarts,
     )
 
 
@@ -70,6 +71,7 @@ class _Times:
     started_at: float | None = None
     ready_at: float | None = None
     draining_at: float | None = None
+    restarts: int = 0
 
 
 def _times(pod: KubeObject) -> _Times:
@@ -85,6 +87,7 @@ def _times(pod: KubeObject) -> _Times:
             started_at=time(server, "state", "running", "startedAt"),
             ready_at=ready.at if ready.is_true else None,
             draining_at=None if ends is None else ends - grace,
+            restarts=sum(count(each, "restartCount") or 0 for each in servers),
         )
     except OddField:
         return _Times()

@@ -18,7 +18,8 @@ class PodFacts:
     """One pod of a service. `since` is when it got into this phase, in seconds since the epoch.
 
     `newest`: it is of what was applied last. `started_at` is when its server's container began to run, `ready_at` when
-    it got ready, `draining_at` when it was told to end; each None where it did not, or nobody says.
+    it got ready, `draining_at` when it was told to end; each None where it did not, or nobody says. `restarts` counts
+    how often its containers were started again.
     """
 
     name: str
@@ -33,6 +34,7 @@ class PodFacts:
     started_at: float | None = None
     ready_at: float | None = None
     draining_at: float | None = None
+    restarts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,7 @@ def _without_stages(
         "lastError": last_error,
         "ready": f"{facts.ready}/{facts.desired}",
         "desiredReplicas": facts.desired or (desired.replicas if desired else 0),
+        "crashes": [],
         "phase": facts.phase,
         "tokenFault": facts.token_fault if facts.token_fault is None else scrub_text(facts.token_fault),
         "lastFailure": last_failure(report.failures, service),
@@ -132,6 +133,7 @@ def _pod(pod: PodFacts, facts: ServiceFacts, applied: str) -> Document:
         "drainingAt": timestamp(pod.draining_at),
         "stoppingAt": None,
         "node": pod.node,
+        "restarts": pod.restarts,
     }
 
 

@@ -43,6 +43,7 @@ _SERVICE: Document = {
     "lastFailure": None,
     "promoted": None,
     "desiredReplicas": 0,
+    "crashes": [],
     "stages": [],
     "requests": _COUNTS | {"rollout": _COUNTS | {"revision": ""}},
 }

@@ -48,6 +48,7 @@ from reconciler.report.status_parts import (
     replica_status,
     requests_document,
     staging_documents,
+    timestamp,
 )
 
 
@@ -125,6 +126,7 @@ def _without_stages(service: ServiceId, index: TargetIndex) -> Document:
         "lastError": _last_error(service, desired, verdict, index),
         "ready": f"{sum(_is_ready(one) for one in replicas)}/{_desired_replicas(service, index) + stable}",
         "desiredReplicas": desired.replicas if desired else 0,
+        "crashes": [timestamp(at) for at in sorted(owned.crashes)] if owned else [],
         "lastFailure": last_failure(index.report.failures, service),
         "gpus": gpus_held(replicas),
         "requests": requests_document(index.report.requests.get(service, RequestCounts())),
