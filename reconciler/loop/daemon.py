@@ -19,6 +19,7 @@ from reconciler.loop.beside import SeesPullRequests, make_beside, outbox_of
 from reconciler.loop.failures import DiskCheck
 from reconciler.loop.following import SourceFollower
 from reconciler.loop.page_facts import DaemonPageFacts
+from reconciler.loop.service_details import service_details
 from reconciler.loop.source_recorder import SourceRecorder
 from reconciler.loop.wiring import (
     ManagedTarget,
@@ -244,6 +245,9 @@ class Daemon:
     def logs(self, service: str, lines: int) -> list[str]:
         key = _service_id(service)
         return [line for place in self._places for line in place.target.logs(key, lines)]
+
+    def service_details(self, service: str, target: str, lines: int) -> Document:
+        return service_details(self._places, target, _service_id(service), lines, self.settings.state_dir)
 
     def request_sync(self) -> int:
         if self._follower.is_polling() and self._sandbox.is_busy():

@@ -252,14 +252,30 @@ def _merged(known: list[Document], more: Iterable[Reason]) -> list[Document]:
 # ---------------------------------------------------------------- what would be started
 
 
-def _host(service: Desired, target: HostSettings, folder: Path) -> Document:
+def started_on(service: Desired, target: HostSettings, folder: Path) -> Document:
+    """What would be started of a service: its interpreter or image, arguments and variables, without secrets.
+
+    `folder` is the target's state. Nothing of the machine is read.
+    """
     engine = find_engine(service.spec.image, target.engines) if service.spec else None
     process = _process(service, service.spec, engine, target, folder) if service.spec and engine else None
+    return _started(service, engine, process)
+
+
+def _started(service: Desired, engine: EngineSettings | None, process: Launch | None) -> Document:
     return {
         "interpreter": str(engine.python) if engine and engine.python else None,
         "image": service.spec.image if engine and engine.podman and service.spec else None,
         "argv": scrub(list(process.argv)) if process else None,
         "env": _environment(service.spec, process) if process and service.spec else None,
+    }
+
+
+def _host(service: Desired, target: HostSettings, folder: Path) -> Document:
+    engine = find_engine(service.spec.image, target.engines) if service.spec else None
+    process = _process(service, service.spec, engine, target, folder) if service.spec and engine else None
+    return {
+        **_started(service, engine, process),
         "unit": _unit(service, service.spec, process, target, folder) if service.spec and process else None,
         "digest": service.digest or None,
         "replicas": service.replicas,

@@ -60,6 +60,9 @@ class Control(Protocol):
     def logs(self, service: str, lines: int) -> list[str]:
         """The last lines that the service's replicas wrote."""
 
+    def service_details(self, service: str, target: str, lines: int) -> Document:
+        """What git's version of a service starts on a target, and the last lines of its replicas there."""
+
     def request_sync(self) -> int:
         """Fetch and pass now. Returns the number of passes (`daemon.passes`) after which the answer counts."""
 

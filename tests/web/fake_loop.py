@@ -33,6 +33,10 @@ class FakeLoop:
         self.asked.append(("logs", service))
         return self.lines[-lines:]
 
+    def service_details(self, service: str, target: str, lines: int) -> Document:
+        self.asked.append(("service_details", (service, target, lines)))
+        return {"workload": None, "log": self.lines[-lines:], "logFault": "", "units": {}}
+
     def request_sync(self) -> int:
         self.asked.append(("sync", None))
         return 2
