@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,14 @@ from reconciler.errors import ReconcileError
 from reconciler.page.gpus import gpus_document
 from reconciler.page.overview import overview_document
 from reconciler.page.rendering import static_files, static_version
+from reconciler.page.service import (
+    MOST_EVENTS,
+    ServiceFacts,
+    find_service,
+    log_lines,
+    service_document,
+    why_unknown,
+)
 from reconciler.page.summary import ADDRESS, summary_document
 from reconciler.report.redact import scrub_text
 from reconciler.report.status import Document
@@ -58,8 +67,23 @@ def _summary(control: Control, _: Request) -> Document:
     return summary_document(control.status())
 
 
+def _service(control: Control, request: Request) -> Document:
+    status, asked = control.status(), request.path_params
+    target, namespace, name = asked["target"], asked["namespace"], asked["name"]
+    found = find_service(status, target, namespace, name)
+    if found is None:
+        raise NotFound(why_unknown(status, target, namespace, name))
+    lines = log_lines(request.query_params.get("lines"))
+    details = control.service_details(f"{namespace}/{name}", target, lines)
+    # Those of other targets are among them.
+    history = control.history(f"{namespace}/{name}", MOST_EVENTS * len(status["targets"]))
+    facts = ServiceFacts(*found, details, history, socket.gethostname(), lines)
+    return service_document(facts, control.page_facts().links())
+
+
 PAGES = (
     Page("/", "overview", _overview),
+    Page("/services/{target}/{namespace}/{name}", "service", _service),
     Page("/gpus", "gpus", _gpus),
     Page(ADDRESS, "", _summary),
     Page("/changes", "changes", git_pages.changes),

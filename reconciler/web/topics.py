@@ -17,7 +17,7 @@ REPOSITORY = "/repository"
 
 _OF_EVERY_PASS = ("observedAt",)
 # What moves while requests come and go, and is on a service's own page.
-_OF_ITS_PAGE = ("replicas", "requests", "staging", "gpus", "ready")
+_OF_ITS_PAGE = ("replicas", "requests", "staging", "gpus", "ready", "stages")
 
 
 def topic_of(path: str) -> str:

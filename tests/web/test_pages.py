@@ -6,7 +6,9 @@ import http.client
 import json
 from collections.abc import Mapping
 
+from reconciler.page.links import ForgeLinks
 from reconciler.web.server import WebSide
+from tests.web.fake_loop import FakeLoop
 
 
 def get(
@@ -26,3 +28,30 @@ def test_page_is_html_for_browsers_and_json_for_scripts(web: WebSide):
     assert "<h1>Overview</h1>" in text
     _, text = get(web, "/", "application/json")
     assert json.loads(text)["schema"] == "reconciler.page.overview/v1"
+
+
+class NoForge:
+    def links(self) -> ForgeLinks:
+        return ForgeLinks()
+
+
+def test_service_is_a_page_with_its_log_and_history(web: WebSide, loop: FakeLoop):
+    loop.facts = NoForge()
+    loop.history = lambda service, limit: []  # type: ignore[method-assign]
+    response, text = get(web, "/services/a/demo/tiny?lines=2")
+    assert response.status == 200
+    assert "<h1>demo/tiny" in text
+    assert loop.asked == [("service_details", ("demo/tiny", "a", 2))]
+    _, text = get(web, "/services/a/demo/tiny", "application/json")
+    assert json.loads(text)["schema"] == "reconciler.page.service/v1"
+
+
+def test_page_of_an_unknown_service_says_where_to_look(web: WebSide, loop: FakeLoop):
+    for path in ("/services/b/demo/tiny", "/services/a/demo/%3Cscript%3E", f"/services/a/demo/{'x' * 5000}"):
+        response, text = get(web, path)
+        assert response.status == 404
+        assert "<script>" not in text
+    response, text = get(web, "/services/b/demo/tiny", "application/json")
+    assert (response.status, json.loads(text)["title"]) == (404, "Not found")
+    assert "it is at /services/a/demo/tiny" in json.loads(text)["message"]
+    assert loop.asked == []
