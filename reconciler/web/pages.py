@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, cast
 from weakref import WeakValueDictionary
 
 from starlette.concurrency import run_in_threadpool
@@ -14,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from reconciler.errors import ReconcileError
+from reconciler.page.attention import attention
 from reconciler.page.gpus import gpus_document
 from reconciler.page.overview import overview_document
 from reconciler.page.rendering import static_files, static_version
@@ -54,9 +56,13 @@ class Page:
 
 
 def _overview(control: Control, request: Request) -> Document:
+    return overview_document(control.status(), request.query_params, _stuck(control, request))
+
+
+def _stuck(control: Control, request: Request) -> str:
+    """Why the daemon may know nothing of what is; empty: it does."""
     age, oldest = control.heartbeat(), request.app.state.max_heartbeat_age
-    stuck = f"no pass of some target for {age:.0f} s: what is shown may be old" if age > oldest else ""
-    return overview_document(control.status(), request.query_params, stuck)
+    return f"no pass of some target for {age:.0f} s: what is shown may be old" if age > oldest else ""
 
 
 def _gpus(control: Control, _: Request) -> Document:
@@ -124,13 +130,32 @@ def _events(live: Live) -> Callable[[Request], object]:
 def _make(page: Page, control: Control, live: Live, request: Request, role: Role) -> Made:
     # All that have this role share it, so it knows nobody's name.
     visitor, since = Visitor("", role), live.position()
+    moment = cast(Control, _OneMoment(control))
     try:
-        return make_page(request, page.template, page.build(control, request), visitor, since=since)
+        template, document, status = page.template, page.build(moment, request), 200
     except NotFound as error:
-        return make_page(request, "message", {"title": "Not found", "message": str(error)}, visitor, 404)
+        template, document, status = "message", {"title": "Not found", "message": str(error)}, 404
     except ReconcileError as error:
         document = {"title": "Not available now", "message": scrub_text(str(error))}
-        return make_page(request, "message", document, visitor, 503)
+        template, status = "message", 503
+    count = None if wants_json(request) else len(attention(moment.status(), _stuck(moment, request)))
+    return make_page(request, template, document, visitor, status, attention=count, since=since)
+
+
+class _OneMoment:
+    """The loop at one moment: all parts of a page follow from the same status document, which is made once."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._known: Document | None = None
+
+    def status(self) -> Document:
+        if self._known is None:
+            self._known = self._control.status()
+        return self._known
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._control, name)
 
 
 def not_found(request: Request, _: Exception) -> Response:

@@ -6,8 +6,8 @@ Pure. Said by every pass, but no reason to look again, are when it was and how m
 from __future__ import annotations
 
 import json
-from urllib.parse import quote
 
+from reconciler.report.addresses import service_address
 from reconciler.report.status import Document
 
 OVERVIEW = "/"
@@ -38,18 +38,13 @@ def digests(status: Document) -> dict[str, int]:
         gpus += [whole, _digest([_leases(one) for one in target["services"]])]
         for service in target["services"]:
             own = _digest(service)
-            address = f"/services/{_quoted(target['name'], service['namespace'], service['name'])}"
-            found[address] = hash((whole, revision, own))
+            found[service_address(target["name"], service["namespace"], service["name"])] = hash((whole, revision, own))
             services.append(own)
             git.append(_digest(_without(service, _OF_ITS_PAGE)))
     found[CHANGES] = found[REPOSITORY] = hash(tuple(git))
     found[GPUS] = hash((daemon, *gpus))
     found[OVERVIEW] = hash((*git, *services))
     return found
-
-
-def _quoted(*parts: str) -> str:
-    return "/".join(quote(part, safe="") for part in parts)
 
 
 def _leases(service: Document) -> list[object]:
