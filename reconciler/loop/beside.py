@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol, runtime_checkable
 
 from reconciler.config.settings import Settings
@@ -47,17 +47,20 @@ def outbox_of(parts: Iterable[Beside]) -> Outbox | None:
     return next((part.outbox for part in parts if isinstance(part, HasOutbox)), None)
 
 
-def make_beside(settings: Settings, control: Control) -> tuple[Beside, ...]:
-    """The parts that the config asks for; what they need is imported only then. Raises ReconcileError."""
-    return (*_of_the_forge(settings, control), *_of_the_page(settings))
+def make_beside(settings: Settings, control: Control, changed: Callable[[], None]) -> tuple[Beside, ...]:
+    """The parts that the config asks for; what they need is imported only then. Raises ReconcileError.
+
+    They call `changed` when their part of the status document says something else without a pass.
+    """
+    return (*_of_the_forge(settings, control), *_of_the_page(settings, changed))
 
 
-def _of_the_page(settings: Settings) -> tuple[Beside, ...]:
+def _of_the_page(settings: Settings, changed: Callable[[], None]) -> tuple[Beside, ...]:
     if not settings.web.peers:
         return ()
     from reconciler.web.peers import Peers
 
-    return (Peers(settings.web.peers),)
+    return (Peers(settings.web.peers, changed),)
 
 
 def _of_the_forge(settings: Settings, control: Control) -> tuple[Beside, ...]:

@@ -67,7 +67,7 @@ class Daemon:
         self._source_recorder = SourceRecorder(self._history)
         source = make_source(settings, sandbox=self._sandbox)
         self._follower = SourceFollower(settings, source, self._source_recorder, self._metrics, self._check_state)
-        self._beside = (self._web.live, *make_beside(settings, self))
+        self._beside = (self._web.live, *make_beside(settings, self, self._web.live.wake))
         self._page_facts = DaemonPageFacts(
             settings,
             self._history,

@@ -12,7 +12,7 @@ import random
 import ssl
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +54,9 @@ _STOP_SECONDS = 2.0
 class Peers:
     """One of the parts beside the passes."""
 
-    def __init__(self, peers: Sequence[PeerSettings]) -> None:
+    def __init__(self, peers: Sequence[PeerSettings], changed: Callable[[], None]) -> None:
+        """`changed` is called by any thread when more than a time is new."""
+        self._changed = changed
         contexts = _Contexts()
         self._peers = [_Peer(one, f"web.peers[{index}]", contexts) for index, one in enumerate(peers)]
         begun = time.monotonic()
@@ -86,7 +88,10 @@ class Peers:
 
     def _run(self) -> None:
         while (number := self._next()) is not None:
-            pause = self._peers[number].ask(time.time())
+            peer = self._peers[number]
+            before, pause = peer.document, peer.ask(time.time())
+            if any(before[key] != peer.document[key] for key in ("reachable", "reason", "summary")):
+                self._changed()
             with self._turn:
                 heapq.heappush(self._due, (time.monotonic() + pause * random.uniform(0.9, 1.1), number))  # noqa: S311
                 self._turn.notify()

@@ -27,7 +27,8 @@ def topic_of(path: str) -> str:
 
 def digests(status: Document) -> dict[str, int]:
     """By topic. Equal as long as nothing is to be seen on the pages with this topic, within one process."""
-    around = _digest(_without(status, ("targets", "revision", "daemon")))
+    around = _digest(_without(status, ("targets", "revision", "daemon", "peers")))
+    peers = _digest([_without(one, _OF_EVERY_PASS) for one in status.get("peers", ())])
     daemon = _digest(_without(status["daemon"], ("passes",)))
     revision = _digest(_without(status["revision"], ("fetchedAt",)))
     found: dict[str, int] = {}
@@ -43,7 +44,7 @@ def digests(status: Document) -> dict[str, int]:
             git.append(_digest(_without(service, _OF_ITS_PAGE)))
     found[CHANGES] = found[REPOSITORY] = hash(tuple(git))
     found[GPUS] = hash((daemon, *gpus))
-    found[OVERVIEW] = hash((*git, *services))
+    found[OVERVIEW] = hash((*git, *services, peers))
     return found
 
 

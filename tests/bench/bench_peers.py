@@ -94,7 +94,7 @@ def addresses(count: int, ports: list[int]) -> list[PeerSettings]:
 
 def measure(settings_: list[PeerSettings], pipes: list[Connection], folder: Path) -> dict[str, float]:
     memory, began, cpu = resident_bytes(), time.monotonic(), time.process_time()
-    peers = Peers(settings_)
+    peers = Peers(settings_, lambda: None)
     peers.start()
     eventually(lambda: all(one["observedAt"] or one["since"] for one in peers.document()["peers"]), 300)
     figures = {

@@ -43,7 +43,7 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def asking(*settings: PeerSettings) -> Iterator[Callable[[], list[Document]]]:
     """What is known of them."""
-    peers = Peers(settings)
+    peers = Peers(settings, lambda: None)
     peers.start()
     try:
         yield lambda: peers.document()["peers"]
@@ -229,3 +229,14 @@ def test_overview_shows_what_is_known_of_peers(web: WebSide, loop: FakeLoop) -> 
     assert ">paris</a>" not in get(web, "/?peer=rome")[1]
     loop.document = status_of(report())
     assert "Other daemons" not in get(web, "/")[1]
+
+
+def test_page_is_told_when_a_peer_says_something_new(peer: LocalForge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "EVERY_SECONDS", 0.02)
+    peer.answer, count = lambda asked: Reply(200, FINE), len(peer.asked)
+    told = list[float]()
+    peers = Peers([PeerSettings(name="b", url=peer.url, ca_file=peer.ca_file)], lambda: told.append(0.0))
+    peers.start()
+    eventually(lambda: len(peer.asked) > count + 3)
+    peers.stop()
+    assert len(told) == 1
