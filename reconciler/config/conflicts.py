@@ -21,6 +21,7 @@ def conflicts(settings: Settings) -> Iterator[Conflict]:
     """All contradictions in a config."""
     yield from _names(settings)
     yield from _repeated(("web", "webhooks"), [each.name for each in settings.web.webhooks])
+    yield from _repeated(("web", "peers"), [each.name for each in settings.web.peers])
     yield from _login(settings)
     yield from _repeated(("notifications",), [each.name for each in settings.notifications])
     yield from _root(settings)

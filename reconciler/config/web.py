@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from reconciler.config.forge import HttpsUrl, WebhookSettings, files_of
 from reconciler.config.section import Section
@@ -144,14 +143,6 @@ class Web(Section):
     webhooks: tuple[WebhookSettings, ...] = Field(
         (), description="Who may say that something was pushed, at `POST /webhooks/NAME`"
     )
-
-    @field_validator("peers")
-    @classmethod
-    def _peers_have_names_of_their_own(cls, peers: tuple[PeerSettings, ...]) -> tuple[PeerSettings, ...]:
-        counts = Counter(peer.name for peer in peers)
-        if twice := [name for name, count in counts.items() if count > 1]:
-            raise ValueError(f"two have the name {twice[0]}; the Overview tells them apart by it")
-        return peers
 
     @model_validator(mode="after")
     def _oidc_leads_back(self) -> Web:

@@ -192,12 +192,14 @@ def test_nonsense_in_other_settings_is_refused_with_its_line(tmp_path: Path, key
         load(tmp_path, **{section: {**extra, name: value} if name else value})
 
 
-def test_webhooks_and_notifications_of_one_name_are_refused(tmp_path: Path):
+def test_things_that_are_told_apart_by_their_name_need_one_each(tmp_path: Path):
     hook = {"name": "a", "kind": "github", "secret_file": "/s"}
     with pytest.raises(SettingsError, match=r"^\S+config\.yaml:\d+: web\.webhooks\[1\]\.name: a is another one's"):
         load(tmp_path, web={"webhooks": [hook, hook | {"kind": "gitlab"}]})
     with pytest.raises(SettingsError, match=r"notifications\[2\]\.name: b is another one's"):
         load(tmp_path, notifications=[{"name": name, "url_file": "/u"} for name in ("b", "a", "b")])
+    with pytest.raises(SettingsError, match=r"web\.peers\[1\]\.name: b is another one's"):
+        load(tmp_path, web={"peers": [{"name": "b", "url": f"https://{host}"} for host in ("b", "c")]})
 
 
 def test_login_that_others_could_read_is_refused(tmp_path: Path):

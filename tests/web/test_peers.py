@@ -22,6 +22,7 @@ from tests.forge.local_forge import SLOWLY, Asked, LocalForge, Reply, local_forg
 from tests.support.ports import free_port
 from tests.support.report_world import report, status_of
 from tests.support.world import eventually
+from tests.web.asking import BOB, TOKENS, config, serving
 from tests.web.fake_loop import FakeLoop
 from tests.web.test_pages import get
 
@@ -181,6 +182,17 @@ def test_token_is_read_for_each_question(peer: LocalForge, tmp_path: Path) -> No
     assert peer.asked[-1].path == "/summary"
 
 
+@pytest.mark.parametrize(("sent", "says"), [(BOB, ""), ("wrong", "401: "), (None, "401: ")])
+def test_daemon_with_a_login_shows_itself_to_its_token(tmp_path: Path, sent: str | None, says: str) -> None:
+    token = tmp_path / "token"
+    token.write_text(sent or "")
+    with serving(config(tmp_path / "peer", auth={"tokens": TOKENS})) as side:
+        url = "http://{}:{}".format(*side.address)
+        found = known_of(url, token_file=str(token)) if sent else known_of(url)
+    assert found["reachable"] is (sent == BOB)
+    assert found["reason"].startswith(says)
+
+
 @pytest.mark.usefixtures("often")
 def test_one_that_hangs_keeps_no_other_waiting(peer: LocalForge) -> None:
     peer.answer = lambda asked: Reply(200, FINE)
@@ -201,7 +213,6 @@ def test_daemons_that_show_each_other_ask_no_further(web: WebSide, loop: FakeLoo
 @pytest.mark.parametrize(
     ("peers", "says"),
     [
-        ([{"name": "b", "url": "http://b"}, {"name": "b", "url": "http://c"}], "two have the name b"),
         ([{"name": "b", "url": "http://b.example.com", "token_file": "/t"}], "token_file needs an https url"),
         ([{"name": "b", "url": "https://user@b.example.com"}], "a URL without a query"),
     ],
