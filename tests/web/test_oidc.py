@@ -419,7 +419,17 @@ def test_name_and_groups_are_text_whatever_a_provider_sends(name: object, groups
     assert all(isinstance(group, str) and group for group in groups_in(claims, "groups"))
 
 
-def test_name_that_is_not_verified_is_not_used():
-    assert name_in({"sub": "u-1", "email": "root@example.com", "email_verified": False}, "email") == "u-1"
-    assert name_in({"sub": "u-1", "email": "olga@example.com", "email_verified": True}, "email") == "olga@example.com"
-    assert name_in({"sub": "u-1", "email": "x" * 1000}, "email") == "x" * 256
+def test_name_is_cut(provider: OwnProvider):
+    provider.claims = {"email": "x" * 1000}
+    assert come_back(login_at(provider), provider).name == "x" * 256
+
+
+@pytest.mark.parametrize("said", [False, "false", None, 0])
+def test_email_that_is_not_verified_names_nobody(provider: OwnProvider, said: object):
+    provider.claims = {"email": None}
+    provider.userinfo = {"sub": "u-1", "email": "root@example.com", "email_verified": said}
+    assert come_back(login_at(provider), provider).name == "u-1"
+    people = login_at(provider, groups_claim="email", viewers=["root@example.com"])
+    assert refused(people, provider).status == 403
+    provider.userinfo["email_verified"] = True
+    assert come_back(people, provider).name == "root@example.com"

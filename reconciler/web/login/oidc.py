@@ -163,9 +163,9 @@ class OidcLogin:
             self._settings.issuer, self._settings.client_id, attempt.nonce, tokens.access_token, int(self._clock())
         )
         claims = self._provider.claims(tokens.id_token, expected)
-        if {self._settings.name_claim, self._settings.groups_claim} <= claims.keys():
-            return claims
-        return {**self._more(tokens, claims), **claims}
+        if not {self._settings.name_claim, self._settings.groups_claim} <= claims.keys():
+            claims = {**self._more(tokens, claims), **claims}
+        return verified(claims)
 
     def _more(self, tokens: Tokens, claims: Claims) -> Claims:
         found = self._provider.userinfo(tokens.access_token)
@@ -222,11 +222,16 @@ def groups_in(claims: Claims, claim: str) -> tuple[str, ...]:
     return tuple(group for group in given if isinstance(group, str) and group)[:_MOST_GROUPS]
 
 
+def verified(claims: Claims) -> Claims:
+    """Without an email address that the provider has not verified: anybody may have typed it."""
+    is_unverified = str(claims.get("email_verified", True)).lower() != "true"
+    return {name: value for name, value in claims.items() if name != "email" or not is_unverified}
+
+
 def name_in(claims: Claims, claim: str) -> str:
-    """The subject where there is no such name, or one that the provider has not verified: anybody may have typed it."""
+    """The subject where there is no such name."""
     found = claims.get(claim)
-    is_unverified = claim == "email" and claims.get("email_verified") is False
-    name = one_line(found).strip() if isinstance(found, str) and not is_unverified else ""
+    name = one_line(found).strip() if isinstance(found, str) else ""
     return (name or one_line(str(claims["sub"])))[:_MOST_NAME]
 
 
