@@ -217,7 +217,7 @@ def test_session_of_a_daemon_without_login_is_none(tmp_path: Path):
     [
         "//evil.example", "/\\evil.example", "\\\\evil.example", "https://evil.example", "///evil.example", "evil",
         "/\t/evil.example", "/\n/evil.example", "javascript:alert(1)", "/a//evil.example", " //evil",
-        "/%0d%0aa: b\r\nb",
+        "/%0d%0aa: b\r\nb", "/" + 1900 * "a" + '"', "/a" * 900 + "\n",
         "/\u2215evil", "/a\\b", "/a?b\r\nSet-Cookie: a=b", "/" + "a" * 3000, "", None, "/a#@evil.example", "/\x00",
     ],
 )  # fmt: skip
