@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urljoin, urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reconciler.config.settings import Settings
+from reconciler.errors import SettingsError
 from reconciler.report.redact import one_line
 from reconciler.web.login import oidc
 from reconciler.web.login.identity_provider import IdentityProvider
-from reconciler.web.login.oidc import LASTS, Begun, LoggedIn, LoginFailed, OidcLogin, groups_in, local_path, name_in
+from reconciler.web.login.oidc import LASTS, LoggedIn, LoginFailed, OidcLogin, groups_in, name_in
+from reconciler.web.metrics import Metrics
+from reconciler.web.server import WebSide
 from reconciler.web.visitors import Role
 from tests.forge.local_forge import Reply
+from tests.web.asking import Asker, config, serving
+from tests.web.fake_loop import FakeLoop
 from tests.web.own_provider import CLIENT, PAGE, SECRET, OwnProvider, published
 
 
@@ -47,13 +57,9 @@ def login_at(provider: OwnProvider, **settings: Any) -> OidcLogin:
     return OidcLogin(provider.settings(**settings), PAGE)
 
 
-def cookies(begun: Begun) -> dict[str, str]:
-    return {begun.cookie_name: begun.cookie}
-
-
 def come_back(login: OidcLogin, provider: OwnProvider, **changes: str | None) -> LoggedIn:
     begun = login.begin("/gpus")
-    return login.finish(provider.returned(begun.location, **changes), cookies(begun))
+    return login.finish(provider.returned(begun.location, **changes), begun.cookie)
 
 
 def refused(login: OidcLogin, provider: OwnProvider, **changes: str | None) -> LoginFailed:
@@ -85,7 +91,7 @@ def test_request_carries_state_nonce_and_a_challenge_that_the_code_needs(provide
     assert query["scope"] == ["openid email groups"]
     assert query["redirect_uri"] == [f"{PAGE}/login/callback"]
     assert query["code_challenge_method"] == ["S256"]
-    login.finish(provider.returned(begun.location), cookies(begun))
+    login.finish(provider.returned(begun.location), begun.cookie)
     sent = form(provider)
     assert _challenge(sent["code_verifier"]) == query["code_challenge"][0]
     assert sent["redirect_uri"] == query["redirect_uri"][0]
@@ -181,17 +187,17 @@ def test_token_of_another_login_lets_nobody_in(provider: OwnProvider):
     provider.returned(other.location)
     provider.answers["/token"] = Reply(body={"id_token": provider.token(), "access_token": "access-token-of-the-tests"})
     with pytest.raises(LoginFailed, match="nonce"):
-        login.finish(provider.returned(begun.location), cookies(begun))
+        login.finish(provider.returned(begun.location), begun.cookie)
 
 
 def test_login_is_over_once_it_came_back(provider: OwnProvider):
     login = login_at(provider)
     begun = login.begin("/")
     query = provider.returned(begun.location)
-    login.finish(query, cookies(begun))
+    login.finish(query, begun.cookie)
     asked = len(provider.asked("/token"))
     with pytest.raises(LoginFailed, match="used already"):
-        login.finish(query, cookies(begun))
+        login.finish(query, begun.cookie)
     assert len(provider.asked("/token")) == asked
 
 
@@ -203,7 +209,7 @@ def test_of_two_that_come_back_at_once_one_gets_in(provider: OwnProvider):
 
     def finish() -> None:
         try:
-            results.append(login.finish(query, cookies(begun)).name)
+            results.append(login.finish(query, begun.cookie).name)
         except LoginFailed:
             results.append("")
 
@@ -219,7 +225,7 @@ def test_login_that_another_browser_began_is_refused(provider: OwnProvider):
     login = login_at(provider)
     mine, theirs = login.begin("/"), login.begin("/")
     query = provider.returned(theirs.location)
-    for shown in ({}, cookies(mine), {theirs.cookie_name: mine.cookie}):
+    for shown in ("", mine.cookie):
         with pytest.raises(LoginFailed, match="this browser") as found:
             login.finish(query, shown)
         assert found.value.status == 400
@@ -233,7 +239,7 @@ def test_cookie_that_somebody_made_up_is_refused(provider: OwnProvider):
     query = provider.returned(begun.location)
     for cookie in ("", ".", "é.é", data, f"{data}.", begun.cookie, f"{begun.cookie}=", f"x{begun.cookie}"):
         with pytest.raises(LoginFailed, match="this browser"):
-            login.finish(query, {begun.cookie_name: cookie})
+            login.finish(query, cookie)
 
 
 def test_login_that_took_too_long_is_refused(provider: OwnProvider):
@@ -242,7 +248,7 @@ def test_login_that_took_too_long_is_refused(provider: OwnProvider):
     begun = login.begin("/")
     clock.now += LASTS + 1
     with pytest.raises(LoginFailed, match="10 minutes"):
-        login.finish(provider.returned(begun.location), cookies(begun))
+        login.finish(provider.returned(begun.location), begun.cookie)
 
 
 def test_answer_of_another_provider_is_refused(provider: OwnProvider):
@@ -265,7 +271,7 @@ def test_what_the_provider_says_is_cut_and_shown(provider: OwnProvider):
 
 def test_what_is_said_to_no_login_is_not_shown(provider: OwnProvider):
     with pytest.raises(LoginFailed) as found:
-        login_at(provider).finish({"error": "x", "error_description": "Call 555 now", "state": "y"}, {})
+        login_at(provider).finish({"error": "x", "error_description": "Call 555 now", "state": "y"}, "")
     assert "555" not in str(found.value)
 
 
@@ -392,20 +398,6 @@ def test_no_secret_is_in_what_is_logged(provider: OwnProvider):
         assert SECRET not in refused(login_at(provider), provider).detail
 
 
-@given(st.text() | st.from_regex(r"[/\\]{0,3}[\w@:.%\\/?#\t\n-]*", fullmatch=True))
-def test_page_that_a_login_leads_to_is_of_this_daemon(text: str):
-    for base in (PAGE, f"{PAGE}/login/callback"):
-        # Browsers take a backslash for a slash, and drop tabs and line ends.
-        path = local_path(text).translate({ord("\\"): "/", 9: None, 10: None, 13: None})
-        assert urlsplit(urljoin(base, path))[:2] == urlsplit(PAGE)[:2]
-
-
-def test_page_that_a_login_leads_to_is_the_one_that_was_wanted():
-    for path in ("/", "/services/a/b/c?sort=age&q=%20x", "/changes/0123"):
-        assert local_path(path) == path
-    assert local_path("/" + "x" * 1000) == "/"
-
-
 SCALARS = st.none() | st.booleans() | st.floats() | st.text()
 JSON = SCALARS | st.lists(SCALARS | st.lists(SCALARS)) | st.dictionaries(st.text(), SCALARS)
 
@@ -433,3 +425,54 @@ def test_email_that_is_not_verified_names_nobody(provider: OwnProvider, said: ob
     assert refused(people, provider).status == 403
     provider.userinfo["email_verified"] = True
     assert come_back(people, provider).name == "root@example.com"
+
+
+def page_at(provider: OwnProvider, folder: Path, **web: Any) -> Settings:
+    return config(folder, auth={"oidc": provider.settings().model_dump(mode="json")}, **web)
+
+
+def test_cookie_of_a_login_by_https_can_be_set_by_no_other_host(provider: OwnProvider, tmp_path: Path):
+    with serving(page_at(provider, tmp_path, url=PAGE)) as side:
+        answer = Asker(side).get("/login/oidc", {"Host": "models.example.com"})
+    assert answer.status == 303
+    assert answer.headers["set-cookie"].startswith("__Host-reconciler-login-")
+    assert "; Secure" in answer.headers["set-cookie"]
+    assert "; Path=/;" in answer.headers["set-cookie"]
+
+
+def test_page_says_that_the_provider_is_away(provider: OwnProvider, tmp_path: Path):
+    provider.answers["/.well-known/openid-configuration"] = Reply(503)
+    with serving(page_at(provider, tmp_path, url="http://127.0.0.1:1")) as side:
+        answer = Asker(side).get("/login/oidc?next=/gpus")
+    assert answer.status == 503
+    assert "cannot be asked now" in answer.text
+    assert 'href="/login/oidc?next=/gpus"' in answer.text
+
+
+def test_slow_provider_leaves_threads_for_pages(provider: OwnProvider, tmp_path: Path):
+    provider.answers["/.well-known/openid-configuration"] = Reply(200, b"{}" + b" " * 60, slow="body")
+    with serving(page_at(provider, tmp_path, url="http://127.0.0.1:1")) as side, ThreadPoolExecutor(20) as pool:
+        waiting = [pool.submit(Asker(side).get, "/login/oidc") for _ in range(20)]
+        provider_is_asked(provider)
+        assert Asker(side).get("/login").status == 200
+        assert not any(one.done() for one in waiting)
+        assert {one.result().status for one in waiting} == {503}
+    assert len(provider.server.asked) < 20
+
+
+def provider_is_asked(provider: OwnProvider) -> None:
+    while not provider.server.asked:
+        time.sleep(0.01)
+
+
+def test_daemon_without_what_reads_tokens_says_what_to_install(
+    provider: OwnProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("reconciler.web.login.routes.find_spec", lambda name: None)
+    with pytest.raises(SettingsError, match=r"^web\.auth\.oidc: needs joserfc; run: .* -m pip install joserfc"):
+        WebSide(page_at(provider, tmp_path, url=PAGE), FakeLoop(), Metrics())
+
+
+def test_daemon_without_a_provider_loads_nothing_for_one():
+    program = "import sys, reconciler.cli, reconciler.web.server; print([m for m in sys.modules if 'joserfc' in m])"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "[]\n"

@@ -10,7 +10,6 @@ import base64
 import hashlib
 import hmac
 import json
-import re
 import secrets
 import threading
 import time
@@ -22,20 +21,19 @@ from urllib.parse import urlencode
 from reconciler.config.web import OidcSettings
 from reconciler.errors import ReconcileError
 from reconciler.report.redact import one_line
+from reconciler.web.cross_site import local_path
 from reconciler.web.login.id_token import Claims, Expected, TokenRefused
 from reconciler.web.login.identity_provider import IdentityProvider, Refused, Tokens, error_text
-from reconciler.web.visitors import Role
+from reconciler.web.visitors import Role, role_of
 
 CALLBACK = "/login/callback"
 LASTS = 600
 """Seconds that somebody may take at the provider."""
 _MOST_CODE = 8 << 10
-_MOST_PATH = 1000
 _MOST_NAME = 256
 _MOST_GROUPS = 1000
 # Logins that came back in the last ten minutes: all but an attack.
 _MOST_USED = 10_000
-_LOCAL_PATH = re.compile(r"/(?![/\\])[!-\[\]-~]*")
 
 
 class LoginFailed(Exception):
@@ -56,18 +54,13 @@ class Attempt:
     next: str
     until: float
 
-    @property
-    def cookie_name(self) -> str:
-        """Several tabs may log in at once."""
-        return f"login-{self.state[:8]}"
-
 
 @dataclass(frozen=True, slots=True)
 class Begun:
     """Where the browser goes, and the cookie that it must bring back."""
 
     location: str
-    cookie_name: str
+    state: str
     cookie: str = field(repr=False)
 
 
@@ -78,7 +71,6 @@ class LoggedIn:
     name: str
     role: Role
     next: str
-    cookie_name: str
 
 
 class OidcLogin:
@@ -99,7 +91,7 @@ class OidcLogin:
         self._key = secrets.token_bytes(32)
         self._used = _Used()
 
-    def begin(self, next_path: str) -> Begun:
+    def begin(self, next_path: str | None) -> Begun:
         """Raises LoginFailed."""
         state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
         attempt = Attempt(state, nonce, verifier, local_path(next_path), self._clock() + LASTS)
@@ -118,11 +110,11 @@ class OidcLogin:
             "code_challenge_method": "S256",
         }
         location = f"{where}{'&' if '?' in where else '?'}{urlencode(query)}"
-        return Begun(location, attempt.cookie_name, self._sealed(attempt))
+        return Begun(location, state, self._sealed(attempt))
 
-    def finish(self, query: Mapping[str, str], cookies: Mapping[str, str]) -> LoggedIn:
+    def finish(self, query: Mapping[str, str], cookie: str) -> LoggedIn:
         """`query`: of the address that the browser came back to. Raises LoginFailed."""
-        attempt = self._attempt(query.get("state", ""), cookies)
+        attempt = self._attempt(query.get("state", ""), cookie)
         try:
             self._check_answer(query)
             claims = self._claims(attempt, query.get("code", ""))
@@ -134,9 +126,9 @@ class OidcLogin:
             raise _away(self._provider, error) from None
         return self._person(claims, attempt)
 
-    def _attempt(self, state: str, cookies: Mapping[str, str]) -> Attempt:
+    def _attempt(self, state: str, cookie: str) -> Attempt:
         """The one that this browser began, which is over with this."""
-        attempt = self._opened(cookies.get(f"login-{state[:8]}", ""))
+        attempt = self._opened(cookie)
         if attempt is None or not hmac.compare_digest(attempt.state.encode(), state.encode("utf-8", "replace")):
             raise LoginFailed(400, "This login was not begun in this browser. Log in again.")
         if self._clock() > attempt.until:
@@ -181,7 +173,7 @@ class OidcLogin:
             listed = ", ".join(one_line(group)[:100] for group in groups[:20]) or "none"
             settings = "web.auth.oidc.viewers or operators"
             raise LoginFailed(403, f"{name} is in no group of {settings}. Your groups: {listed}.")
-        return LoggedIn(name, role, attempt.next, attempt.cookie_name)
+        return LoggedIn(name, role, attempt.next)
 
     def _sealed(self, attempt: Attempt) -> str:
         data = _unpadded(json.dumps(asdict(attempt)).encode())
@@ -233,19 +225,6 @@ def name_in(claims: Claims, claim: str) -> str:
     found = claims.get(claim)
     name = one_line(found).strip() if isinstance(found, str) else ""
     return (name or one_line(str(claims["sub"])))[:_MOST_NAME]
-
-
-def role_of(groups: Iterable[str], viewers: Iterable[str], operators: Iterable[str]) -> Role | None:
-    """What somebody in these groups may; `*` among the others stands for everybody. None: nothing."""
-    known = {*groups, "*"}
-    if known & set(operators):
-        return Role.OPERATOR
-    return Role.VIEWER if known & set(viewers) else None
-
-
-def local_path(text: str) -> str:
-    """A path on this daemon; `/` for anything that could lead elsewhere."""
-    return text if len(text) <= _MOST_PATH and _LOCAL_PATH.fullmatch(text) else "/"
 
 
 def _away(provider: IdentityProvider, error: ReconcileError) -> LoginFailed:

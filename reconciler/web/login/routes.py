@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from urllib.parse import quote
 
 import structlog
@@ -11,16 +13,16 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from reconciler.config.settings import Settings
-from reconciler.errors import Retryable
+from reconciler.errors import SettingsError
 from reconciler.web.cross_site import local_path
 from reconciler.web.login.credentials import Refused, Tokens, address_of, grant_of
-from reconciler.web.login.logins import PRIVATE, Logins
-from reconciler.web.page_responses import page_response
+from reconciler.web.login.login_page import begin_session, login_page
+from reconciler.web.login.logins import Logins
 from reconciler.web.request_body import read_form
-from reconciler.web.visitors import NOBODY_IN_PARTICULAR
 
 log = structlog.get_logger()
 
+INSTALL = f"{sys.executable} -m pip install joserfc"
 LOGIN = "/login"
 LOGOUT = "/logout"
 _MOST_BYTES = 8 << 10
@@ -38,19 +40,8 @@ def login_routes(settings: Settings, logins: Logins, tokens: Tokens) -> Iterator
     if not (auth.tokens or auth.oidc):
         return
 
-    def page(request: Request, next_: str | None, error: str = "", status: int = 200) -> Response:
-        document = {
-            "next": local_path(next_),
-            "error": error,
-            "hasTokens": bool(auth.tokens),
-            "provider": auth.oidc.issuer if auth.oidc else None,
-        }
-        response = page_response(request, "login", document, NOBODY_IN_PARTICULAR, status)
-        response.headers.update(PRIVATE)
-        return response
-
     async def show(request: Request) -> Response:
-        return page(request, request.query_params.get("next"))
+        return login_page(request, auth, request.query_params.get("next"))
 
     async def log_in(request: Request) -> Response:
         form = await read_form(request, _MOST_BYTES) or {}
@@ -59,15 +50,11 @@ def login_routes(settings: Settings, logins: Logins, tokens: Tokens) -> Iterator
             token = tokens.find_for(address_of(request), form.get("token", "").strip())
         except Refused as refused:
             _log_refused(request, refused.text)
-            return page(request, next_, refused.text, refused.status)
+            return login_page(request, auth, next_, refused.text, refused.status)
         if token is None:
             _log_refused(request, _WRONG)
-            return page(request, next_, _WRONG, 401)
-        try:
-            return await logins.begin(request, grant_of(token), next_)
-        except Retryable as error:
-            log.error("sessions_failed", error=str(error))
-            return page(request, next_, "the daemon cannot keep a session; its log says why", 503)
+            return login_page(request, auth, next_, _WRONG, 401)
+        return await begin_session(request, auth, logins, grant_of(token), next_)
 
     async def log_out(request: Request) -> Response:
         return await logins.end(request)
@@ -75,7 +62,18 @@ def login_routes(settings: Settings, logins: Logins, tokens: Tokens) -> Iterator
     yield Route(LOGIN, show, methods=["GET"])
     if auth.tokens:
         yield Route(LOGIN, log_in, methods=["POST"])
+    if auth.oidc:
+        yield from _oidc_routes(settings, logins)
     yield Route(LOGOUT, log_out, methods=["POST"])
+
+
+def _oidc_routes(settings: Settings, logins: Logins) -> Iterator[Route]:
+    """Only here the extra `oidc` is loaded. Raises SettingsError where it is not installed."""
+    if not find_spec("joserfc"):
+        raise SettingsError(f"web.auth.oidc: needs joserfc; run: {INSTALL}")
+    from reconciler.web.login.oidc_routes import oidc_routes
+
+    return oidc_routes(settings, logins)
 
 
 def _log_refused(request: Request, why: str) -> None:

@@ -45,7 +45,7 @@ def query(address: str) -> dict[str, str]:
 
 def log_in(login: OidcLogin, person: Person, user: str) -> LoggedIn:
     begun = login.begin("/gpus")
-    return login.finish(query(person.log_in(begun.location, user)), {begun.cookie_name: begun.cookie})
+    return login.finish(query(person.log_in(begun.location, user)), begun.cookie)
 
 
 @pytest.mark.parametrize(("user", "role"), [("olga", Role.OPERATOR), ("vera", Role.VIEWER)])
@@ -67,7 +67,7 @@ def test_person_who_cancels_reads_what_the_provider_says(real: Provider, login: 
     begun = login.begin("/")
     answer = query(Person(real).cancel(begun.location))
     with pytest.raises(LoginFailed, match="access_denied"):
-        login.finish(answer, {begun.cookie_name: begun.cookie})
+        login.finish(answer, begun.cookie)
 
 
 def test_code_of_another_login_is_refused(real: Provider, login: OidcLogin):
@@ -76,18 +76,18 @@ def test_code_of_another_login_is_refused(real: Provider, login: OidcLogin):
     stolen = query(person.log_in(theirs.location, "olga"))["code"]
     answer = query(person.log_in(mine.location, "")) | {"code": stolen}
     with pytest.raises(LoginFailed, match="invalid_grant"):
-        login.finish(answer, {mine.cookie_name: mine.cookie})
+        login.finish(answer, mine.cookie)
 
 
 def test_code_is_refused_the_second_time(real: Provider, login: OidcLogin):
     person = Person(real)
     begun = login.begin("/")
     answer = query(person.log_in(begun.location, "olga"))
-    login.finish(answer, {begun.cookie_name: begun.cookie})
+    login.finish(answer, begun.cookie)
     again = login.begin("/")
     replayed = query(person.log_in(again.location, "")) | {"code": answer["code"]}
     with pytest.raises(LoginFailed, match="invalid_grant"):
-        login.finish(replayed, {again.cookie_name: again.cookie})
+        login.finish(replayed, again.cookie)
 
 
 def test_wrong_client_secret_is_named(real: Provider, login: OidcLogin, tmp_path: Path):

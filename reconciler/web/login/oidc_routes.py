@@ -1,0 +1,82 @@
+"""`/login/oidc`, which sends a browser to the identity provider, and `/login/callback`, where it comes back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import structlog
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from reconciler.config.settings import Settings
+from reconciler.web.cross_site import is_https
+from reconciler.web.login.credentials import address_of, oidc_source
+from reconciler.web.login.login_page import begin_session, login_page
+from reconciler.web.login.logins import PRIVATE, Logins
+from reconciler.web.login.oidc import CALLBACK, LASTS, LoginFailed, OidcLogin
+from reconciler.web.login.sessions import Grant
+
+log = structlog.get_logger()
+
+# A provider that does not answer holds so many threads: pages have the others.
+_MOST_AT_ONCE = 4
+
+
+def oidc_routes(settings: Settings, logins: Logins) -> Iterator[Route]:
+    """None where no provider is configured."""
+    auth, is_secure = settings.web.auth, is_https(settings.web)
+    if auth.oidc is None or settings.web.url is None:
+        return
+    login = OidcLogin(auth.oidc, settings.web.url)
+    slots = asyncio.Semaphore(_MOST_AT_ONCE)
+
+    async def begin(request: Request) -> Response:
+        next_ = request.query_params.get("next")
+        try:
+            async with slots:
+                begun = await run_in_threadpool(login.begin, next_)
+        except LoginFailed as error:
+            return _failed(request, settings, error, next_)
+        response = RedirectResponse(begun.location, 303, PRIVATE)
+        response.set_cookie(
+            _cookie_name(begun.state, is_secure),
+            begun.cookie,
+            max_age=LASTS,
+            path="/",
+            secure=is_secure,
+            httponly=True,
+            samesite="lax",
+        )
+        return response
+
+    async def come_back(request: Request) -> Response:
+        query = dict(request.query_params)
+        cookie = request.cookies.get(_cookie_name(query.get("state", ""), is_secure), "")
+        try:
+            async with slots:
+                found = await run_in_threadpool(login.finish, query, cookie)
+        except LoginFailed as error:
+            return _failed(request, settings, error, None)
+        grant = Grant(found.name, found.role, oidc_source(auth))
+        response = await begin_session(request, auth, logins, grant, found.next)
+        name = _cookie_name(query["state"], is_secure)
+        response.delete_cookie(name, path="/", secure=is_secure, httponly=True, samesite="lax")
+        return response
+
+    yield Route("/login/oidc", begin, methods=["GET"])
+    yield Route(CALLBACK, come_back, methods=["GET"])
+
+
+def _cookie_name(state: str, is_secure: bool) -> str:
+    """One for each login that is under way: several tabs may log in at once."""
+    return f"{'__Host-' if is_secure else ''}reconciler-login-{state[:8]}"
+
+
+def _failed(request: Request, settings: Settings, error: LoginFailed, next_: str | None) -> Response:
+    # What belongs to no login of ours comes from anybody, as often as they like.
+    if error.status != 400:
+        log.warning("login", client=address_of(request), result="refused", reason=error.detail)
+    return login_page(request, settings.web.auth, next_, str(error), error.status)
