@@ -39,6 +39,7 @@ from reconciler.model import (
     Drain,
     EnsureProxy,
     Forget,
+    GpuUse,
     MarkReady,
     NoteCrash,
     Observed,
@@ -174,6 +175,10 @@ class HostTarget:
         if len(found) == 1:
             return found[0][1]
         return tuple(f"{replica.serial}: {line}" for replica, lines in found for line in lines)
+
+    def gpu_use(self) -> Mapping[str, GpuUse]:
+        """What is free of the GPUs now, by UUID, whether or not a replica has to start. Raises Retryable."""
+        return usage.look(self._gpus, self._supervisor.is_ours, Faults("looking at"))
 
     # ------------------------------------------------------------ observe
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 
 import structlog
@@ -18,6 +19,7 @@ from reconciler.host.inventory import vanished
 from reconciler.loop.beside import SeesPullRequests, make_beside, outbox_of
 from reconciler.loop.failures import DiskCheck
 from reconciler.loop.following import SourceFollower
+from reconciler.loop.gpu_readings import GpuReadings
 from reconciler.loop.page_facts import DaemonPageFacts
 from reconciler.loop.service_details import service_details
 from reconciler.loop.source_recorder import SourceRecorder
@@ -76,6 +78,7 @@ class Daemon:
             snapshot=lambda: self._follower.snapshot,
             outbox=lambda: outbox_of(self._beside),
         )
+        self._gpu_readings = GpuReadings(lambda: [(place.settings.name, place.target) for place in self._places])
         self._config_error = ""
         self._started_at = time.time()
         self._threads = [threading.Thread(target=self._work, args=(p,), name=p.settings.name) for p in self._places]
@@ -205,6 +208,9 @@ class Daemon:
             # A pass may wait for that, which ends by itself: restarted, we would only begin it again.
             return 0.0
         return time.monotonic() - min(place.last_pass_at for place in self._places)
+
+    def gpu_use(self) -> Mapping[str, Mapping[str, Document]]:
+        return self._gpu_readings.latest()
 
     def status(self) -> Document:
         applied = {place.reconciler.report.applied for place in self._places if place.leftover is None}

@@ -7,16 +7,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from reconciler.model import GPU, ReplicaId
 from reconciler.report.addresses import service_address
 from reconciler.report.status import Document
+from reconciler.report.text import short_device
 
 SCHEMA = "reconciler.page.gpus/v1"
 
+GpuUses = Mapping[str, Mapping[str, Document]]
+"""What is free now of each target's GPUs, by UUID: `use` of the status document."""
 
-def gpus_document(status: Document) -> Document:
+
+def gpus_document(status: Document, gpu_use: GpuUses) -> Document:
     """What the page shows."""
-    return {"schema": SCHEMA, "targets": [_target(target) for target in status["targets"]]}
+    return {"schema": SCHEMA, "targets": [_target(each, gpu_use.get(each["name"], {})) for each in status["targets"]]}
 
 
-def _target(target: Document) -> Document:
+def _target(target: Document, gpu_use: Mapping[str, Document]) -> Document:
     return {
         "name": target["name"],
         "kind": target["kind"],
@@ -25,17 +29,17 @@ def _target(target: Document) -> Document:
         "reason": target["passError"] or target["reason"],
         "observedAt": target["observedAt"],
         "reachedAt": target["reachedAt"],
-        **gpus_of(target),
+        **gpus_of(target, gpu_use),
         "nodes": list(_nodes(target)),
     }
 
 
-def gpus_of(target: Document) -> Document:
+def gpus_of(target: Document, gpu_use: Mapping[str, Document]) -> Document:
     """Its GPUs, each with its MIG parts below it; `total` is None where it is not known."""
     gpus = target["gpus"]
     parts: dict[str, list[Document]] = {}
     whole = []
-    for device in gpus["devices"]:
+    for device in (_with_use(one, gpu_use) for one in gpus["devices"]):
         parts.setdefault(device["parent"], []).append(device) if device["parent"] else whole.append(device)
     devices = [_device(one, target["name"], parts.pop(one["uuid"], ())) for one in whole]
     # A GPU in MIG mode is no device of its own.
@@ -43,9 +47,15 @@ def gpus_of(target: Document) -> Document:
     return {
         "total": gpus["total"],
         "leased": gpus["leased"],
-        "isMemoryKnown": any(one["use"] for one in gpus["devices"]),
         "devices": devices,
     }
+
+
+def _with_use(device: Document, gpu_use: Mapping[str, Document]) -> Document:
+    """What was read now is newer than what a pass saw; but only a pass knows what it may not use."""
+    if device["use"] and device["use"]["fault"]:
+        return device
+    return device | {"use": gpu_use.get(device["uuid"], device["use"])}
 
 
 def _parent(uuid: str, target: str, parts: Iterable[Document]) -> Document:
@@ -58,6 +68,7 @@ def _device(device: Document, target: str, parts: Iterable[Document]) -> Documen
     leases = [_lease(one, target) for one in device["leases"]]
     return {
         "uuid": device["uuid"],
+        "shortName": short_device(device["uuid"]),
         "name": device["name"],
         "kind": "" if device["kind"] == GPU else device["kind"].rpartition("/")[2],
         "profile": device["profile"],

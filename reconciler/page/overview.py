@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from reconciler.page.attention import attention
-from reconciler.page.gpus import gpus_of
+from reconciler.page.gpus import GpuUses, gpus_of
 from reconciler.page.peers import peers_document
 from reconciler.page.service_table import Query, read_query, services_table
 from reconciler.report.convergence import object_fault, object_name, other_objects
@@ -17,8 +17,8 @@ _MOST_ITEMS = 50
 _MOST_OBJECTS = 200
 
 
-def overview_document(status: Document, asked: Mapping[str, str], stuck: str = "") -> Document:
-    """What the Overview shows, from the status document. `asked`: the query of its address.
+def overview_document(status: Document, asked: Mapping[str, str], gpu_use: GpuUses, stuck: str = "") -> Document:
+    """What the Overview shows, from the status document. `asked`: the query of its address. `gpu_use`: by target.
 
     `stuck`: why what is shown may be old; empty: it is not.
     """
@@ -29,7 +29,7 @@ def overview_document(status: Document, asked: Mapping[str, str], stuck: str = "
         "daemon": status["daemon"],
         "source": _source(status),
         "attention": {"total": len(items), "items": [item.document for item in items[:_MOST_ITEMS]]},
-        "targets": [_target(target) for target in status["targets"]],
+        "targets": [_target(target, gpu_use.get(target["name"], {})) for target in status["targets"]],
         "query": query.document,
         "ignored": ignored,
         "services": services_table(status, query),
@@ -55,7 +55,7 @@ def _source(status: Document) -> Document:
     }
 
 
-def _target(target: Document) -> Document:
+def _target(target: Document, gpu_use: Mapping[str, Document]) -> Document:
     healths = Counter(service["health"]["status"] for service in target["services"])
     return {
         "name": target["name"],
@@ -78,7 +78,7 @@ def _target(target: Document) -> Document:
             name: {"count": count, "address": Query(target=target["name"], health=name).address()}
             for name, count in sorted(healths.items())
         },
-        "gpus": gpus_of(target),
+        "gpus": gpus_of(target, gpu_use),
     }
 
 

@@ -93,17 +93,17 @@ def gpus_document(observed: Observed | None) -> Document:
             "memoryBytes": gpu.memory_bytes,
             "parent": gpu.parent,
             "leases": [{"replica": str(one.id), "fraction": gpu_fraction(one)} for one in holders.get(gpu.uuid, ())],
-            "use": _use_document(observed.capacity.gpu_use.get(gpu.uuid)),
+            "use": gpu_use_document(observed.capacity.gpu_use[gpu.uuid])
+            if gpu.uuid in observed.capacity.gpu_use
+            else None,
         }
         for gpu in observed.capacity.gpus
     ]
     return {"total": len(devices), "leased": len(holders), "devices": devices}
 
 
-def _use_document(use: GpuUse | None) -> Document | None:
+def gpu_use_document(use: GpuUse) -> Document:
     """Bytes mean nothing beside a `fault`. `strangers` are processes of no replica."""
-    if use is None:
-        return None
     return {
         "usableBytes": use.usable_bytes,
         "freeBytes": use.free_bytes,

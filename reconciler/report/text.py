@@ -147,11 +147,12 @@ def _devices(replicas: Sequence[Document]) -> str:
     for replica in replicas:
         share = replica["gpuFraction"]
         behind = f":{share:g}" if share and share < 1 else ""
-        parts += [f"{_short_device(uuid)}{behind}" for uuid in replica["gpus"]]
+        parts += [f"{short_device(uuid)}{behind}" for uuid in replica["gpus"]]
     return ",".join(parts) or "-"
 
 
-def _short_device(uuid: str) -> str:
+def short_device(uuid: str) -> str:
+    """As much of it as tells devices of a host apart."""
     kind, dash, rest = uuid.partition("-")
     return f"{kind}{dash}{rest[:8]}"
 

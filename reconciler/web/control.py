@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -92,6 +92,9 @@ class Control(Protocol):
 
     def on_pull_request(self) -> None:
         """A webhook says that a pull request changed: look at them soon. Returns at once."""
+
+    def gpu_use(self) -> Mapping[str, Mapping[str, Document]]:
+        """What is free now of the GPUs of each host, by UUID: `use` of the status document. Waits half a second."""
 
     def heartbeat(self) -> float:
         """Seconds since the loop last turned."""

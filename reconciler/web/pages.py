@@ -56,7 +56,7 @@ class Page:
 
 
 def _overview(control: Control, request: Request) -> Document:
-    return overview_document(control.status(), request.query_params, _stuck(control, request))
+    return overview_document(control.status(), request.query_params, control.gpu_use(), _stuck(control, request))
 
 
 def _stuck(control: Control, request: Request) -> str:
@@ -66,7 +66,7 @@ def _stuck(control: Control, request: Request) -> str:
 
 
 def _gpus(control: Control, _: Request) -> Document:
-    return gpus_document(control.status())
+    return gpus_document(control.status(), control.gpu_use())
 
 
 def _summary(control: Control, _: Request) -> Document:

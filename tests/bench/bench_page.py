@@ -50,14 +50,14 @@ def median_ms(work: Callable[[], object], count: int = 15) -> float:
 def measure(count: int) -> dict[str, float]:
     status = make_status(count)
     worst = {"sort": "-health", "q": "service"}
-    document = overview_document(status, worst)
+    document = overview_document(status, worst, {})
     assert document["services"]["matching"] == count
     assert document["attention"]["total"] == count // 5
     figures = {
-        "document": median_ms(lambda: overview_document(status, worst)),
+        "document": median_ms(lambda: overview_document(status, worst, {})),
         "html": median_ms(lambda: make_html("overview", document)),
         "json": median_ms(lambda: JSONResponse(document).body),
-        "gpus_document_and_html": median_ms(lambda: make_html("gpus", gpus_document(status))),
+        "gpus_document_and_html": median_ms(lambda: make_html("gpus", gpus_document(status, {}))),
         "html_kib": round(len(make_html("overview", document)) / 1024, 1),
     }
     figures["document_html_and_json"] = round(sum(figures[name] for name in ("document", "html", "json")), 2)

@@ -19,6 +19,7 @@ from reconciler.model import (
 from reconciler.model.desired import Resources
 from reconciler.page.gpus import gpus_document
 from reconciler.report.status import Document
+from reconciler.report.status_parts import gpu_use_document
 from tests.support.report_world import SPEC, TINY, cluster, observed, replica, report, status_of
 
 GIB = 1 << 30
@@ -28,17 +29,17 @@ PART = Gpu("MIG-0", "NVIDIA H200 MIG 1g.18gb", 16 * GIB, "1g.18gb", "GPU-1")
 
 def target(*gpus: Gpu, use: dict[str, GpuUse] | None = None, **fields: Any) -> Document:
     seen = replace(observed(), capacity=Capacity(1, 1, gpus, (), use or {}))
-    return gpus_document(status_of(report(observed=replace(seen, **fields))))["targets"][0]
+    return gpus_document(status_of(report(observed=replace(seen, **fields))), {})["targets"][0]
 
 
 def test_keys_that_scripts_may_rely_on() -> None:
     found = target(WHOLE)
     assert set(found) == {
-        "name", "kind", "reachable", "isKnown", "reason", "observedAt", "reachedAt", "total", "leased", "isMemoryKnown",
+        "name", "kind", "reachable", "isKnown", "reason", "observedAt", "reachedAt", "total", "leased",
         "devices", "nodes",
     }  # fmt: skip
     assert set(found["devices"][0]) == {
-        "uuid", "name", "kind", "profile", "memoryBytes", "leased", "leases", "usableBytes", "freeBytes", "strangers",
+        "uuid", "shortName", "name", "kind", "profile", "memoryBytes", "leased", "leases", "usableBytes", "freeBytes", "strangers",
         "strangersBytes", "fault", "parts",
     }  # fmt: skip
 
@@ -57,8 +58,19 @@ def test_device_names_who_leases_how_much_of_it() -> None:
 
 
 def test_memory_that_was_not_read_is_unknown() -> None:
-    found = target(WHOLE)
-    assert (found["devices"][0]["freeBytes"], found["isMemoryKnown"]) == (None, False)
+    (device,) = target(WHOLE)["devices"]
+    assert (device["freeBytes"], device["strangersBytes"]) == (None, None)
+
+
+def test_memory_that_was_read_now_is_newer_than_a_pass() -> None:
+    seen = replace(observed(), capacity=Capacity(1, 1, (WHOLE,), (), {"GPU-0": GpuUse(9, 8)}))
+    now = {"a": {"GPU-0": gpu_use_document(GpuUse(9, 2))}}
+    assert gpus_document(status_of(report(observed=seen)), now)["targets"][0]["devices"][0]["freeBytes"] == 2
+    taken = replace(
+        seen, capacity=replace(seen.capacity, gpu_use={"GPU-0": GpuUse(0, 0, fault="another target has it")})
+    )
+    (device,) = gpus_document(status_of(report(observed=taken)), now)["targets"][0]["devices"]
+    assert (device["freeBytes"], device["fault"]) == (None, "another target has it")
 
 
 def test_processes_that_are_not_ours_are_named_with_their_memory() -> None:
@@ -94,7 +106,7 @@ def test_cluster_names_the_nodes_on_which_pods_hold_gpus() -> None:
         PodFacts("x", "Running", "c"),
     )
     view = ClusterView("a", 190.0, "1.36", gpus=8, free_gpus=5, services={TINY: ServiceFacts(pods=pods)})
-    found = gpus_document(status_of(cluster(observed=view)))["targets"][0]
+    found = gpus_document(status_of(cluster(observed=view)), {})["targets"][0]
     assert (found["total"], found["leased"], found["devices"]) == (8, 3, [])
     assert found["nodes"] == [
         {
@@ -106,6 +118,8 @@ def test_cluster_names_the_nodes_on_which_pods_hold_gpus() -> None:
 
 
 def test_target_that_is_away_tells_nothing_of_its_gpus() -> None:
-    away = gpus_document(status_of(report(observed=Unreachable("a", 9.0, "no route"), reached_at=5.0)))["targets"][0]
+    away = gpus_document(status_of(report(observed=Unreachable("a", 9.0, "no route"), reached_at=5.0)), {})["targets"][
+        0
+    ]
     assert (away["total"], away["devices"], away["reason"]) == (None, [], "no route")
     assert away["reachedAt"] == "1970-01-01T00:00:05.000Z"

@@ -49,7 +49,7 @@ def names(document: Document) -> list[str]:
 
 
 def overview(status: Document, **asked: str) -> Document:
-    return overview_document(status, asked)
+    return overview_document(status, asked, {})
 
 
 def many(count: int, **phases: HealthStatus) -> Document:

@@ -20,6 +20,7 @@ class FakeLoop:
     asked: list[tuple[str, Any]] = field(default_factory=list)
     age: float = 0.5
     facts: Any = None
+    gpus: dict[str, dict[str, Document]] = field(default_factory=dict)
     lines: list[str] = field(default_factory=lambda: ["one", "two", "HF_TOKEN=hunter2"])
 
     def status(self) -> Document:
@@ -70,6 +71,9 @@ class FakeLoop:
 
     def on_pull_request(self) -> None:
         self.asked.append(("pull request", None))
+
+    def gpu_use(self) -> dict[str, dict[str, Document]]:
+        return self.gpus
 
     def heartbeat(self) -> float:
         return self.age
