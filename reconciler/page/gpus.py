@@ -28,7 +28,7 @@ def _target(target: Document, gpu_use: Mapping[str, Document]) -> Document:
         "isKnown": target["observedAt"] is not None,
         "reason": target["passError"] or target["reason"],
         "observedAt": target["observedAt"],
-        "reachedAt": target["reachedAt"],
+        "awaySince": target["awaySince"],
         **gpus_of(target, gpu_use),
         "nodes": list(_nodes(target)),
     }

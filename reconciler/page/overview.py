@@ -66,8 +66,7 @@ def _target(target: Document, gpu_use: Mapping[str, Document]) -> Document:
         "isKnown": target["observedAt"] is not None,
         "reason": target["passError"] or target["reason"],
         "observedAt": target["observedAt"],
-        # Everything in it is Unknown since then; None: it was not reached since the daemon started.
-        "reachedAt": target["reachedAt"],
+        "awaySince": target["awaySince"],
         "revision": target["revision"],
         "suspension": target["suspension"],
         "suspended": target["suspended"],

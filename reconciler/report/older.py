@@ -31,7 +31,7 @@ _TARGET: Document = {
     "kind": "host",
     "objects": [],
     "deletions": {"held": None, "approvals": []},
-    "reachedAt": None,
+    "awaySince": None,
 }
 _DEVICE: Document = {"profile": "", "use": None}
 _SERVICE: Document = {

@@ -139,7 +139,7 @@ def _common(report: TargetReport, revision: RevisionInfo) -> Document:
         "reason": _unreachable_reason(report),
         "passError": scrub_text(report.pass_error),
         "observedAt": timestamp(report.observed.at) if report.observed else None,
-        "reachedAt": timestamp(_reached_at(report)),
+        "awaySince": timestamp(_away_since(report)),
         "revision": _target_revision(report, revision),
         "suspended": EVERYTHING in report.suspended,
         "suspension": manual_document(report.suspensions.get(EVERYTHING)),
@@ -155,8 +155,9 @@ def _common(report: TargetReport, revision: RevisionInfo) -> Document:
     }
 
 
-def _reached_at(report: TargetReport) -> float | None:
-    return report.observed.at if isinstance(report.observed, Observed | ClusterView) else report.reached_at
+def _away_since(report: TargetReport) -> float | None:
+    """When it was last reached; None while it is, or if it was not since the daemon started."""
+    return None if isinstance(report.observed, Observed | ClusterView) else report.reached_at
 
 
 def _cordon(desired: DesiredState | None) -> Document | None:

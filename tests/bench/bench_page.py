@@ -12,7 +12,7 @@ from reconciler.model import NO_ORIGIN, Capacity, Gpu, Health, HealthStatus, Lea
 from reconciler.page.gpus import gpus_document
 from reconciler.page.overview import overview_document
 from reconciler.page.rendering import render
-from reconciler.report.status import Document
+from reconciler.report.status import Document, TargetReport
 from reconciler.web.json_responses import JSONResponse
 from reconciler.web.visitors import NOBODY_IN_PARTICULAR
 from tests.support.report_world import desired, observed, planned, rejection, replica, report, state, status_of, verdict
@@ -20,7 +20,7 @@ from tests.support.report_world import desired, observed, planned, rejection, re
 _STUCK = Health(HealthStatus.DEGRADED, Reason(ReasonCode.CRASH_LOOP_BACKOFF, "crashed 5 times", NO_ORIGIN))
 
 
-def make_status(count: int) -> Document:
+def make_report(count: int) -> TargetReport:
     """One in ten is rejected, and one in ten crashes. Every one has a GPU."""
     ids = [ServiceId("demo", f"service-{number:05}") for number in range(count)]
     verdicts = [verdict(one) for one in ids]
@@ -29,7 +29,7 @@ def make_status(count: int) -> Document:
     gpus = tuple(Gpu(f"GPU-{number:08}", "NVIDIA H200", 140 << 30) for number in range(count))
     replicas = [replica(one, lease=Lease(20_000, (gpu.uuid,))) for one, gpu in zip(ids, gpus, strict=True)]
     seen = replace(observed(*replicas), capacity=Capacity(1, 1, gpus[:16]))
-    return status_of(report(desired=state(*map(desired, ids)), observed=seen, plan=planned(*verdicts)))
+    return report(desired=state(*map(desired, ids)), observed=seen, plan=planned(*verdicts))
 
 
 def make_html(page: str, document: Document) -> str:
@@ -48,19 +48,21 @@ def median_ms(work: Callable[[], object], count: int = 15) -> float:
 
 
 def measure(count: int) -> dict[str, float]:
-    status = make_status(count)
+    target = make_report(count)
+    status = status_of(target)
     worst = {"sort": "-health", "q": "service"}
     document = overview_document(status, worst, {})
     assert document["services"]["matching"] == count
     assert document["attention"]["total"] == count // 5
     figures = {
+        "status": median_ms(lambda: status_of(target), 5),
         "document": median_ms(lambda: overview_document(status, worst, {})),
         "html": median_ms(lambda: make_html("overview", document)),
         "json": median_ms(lambda: JSONResponse(document).body),
         "gpus_document_and_html": median_ms(lambda: make_html("gpus", gpus_document(status, {}))),
         "html_kib": round(len(make_html("overview", document)) / 1024, 1),
     }
-    figures["document_html_and_json"] = round(sum(figures[name] for name in ("document", "html", "json")), 2)
+    figures["all"] = round(sum(figures[name] for name in ("status", "document", "html", "json")), 2)
     return {
         f"page_{count}_services_{name}{'' if name.endswith('kib') else '_ms'}": value for name, value in figures.items()
     }

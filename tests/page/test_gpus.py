@@ -35,12 +35,12 @@ def target(*gpus: Gpu, use: dict[str, GpuUse] | None = None, **fields: Any) -> D
 def test_keys_that_scripts_may_rely_on() -> None:
     found = target(WHOLE)
     assert set(found) == {
-        "name", "kind", "reachable", "isKnown", "reason", "observedAt", "reachedAt", "total", "leased",
+        "name", "kind", "reachable", "isKnown", "reason", "observedAt", "awaySince", "total", "leased",
         "devices", "nodes",
     }  # fmt: skip
     assert set(found["devices"][0]) == {
-        "uuid", "shortName", "name", "kind", "profile", "memoryBytes", "leased", "leases", "usableBytes", "freeBytes", "strangers",
-        "strangersBytes", "fault", "parts",
+        "uuid", "shortName", "name", "kind", "profile", "memoryBytes", "leased", "leases", "usableBytes", "freeBytes",
+        "strangers", "strangersBytes", "fault", "parts",
     }  # fmt: skip
 
 
@@ -122,4 +122,4 @@ def test_target_that_is_away_tells_nothing_of_its_gpus() -> None:
         0
     ]
     assert (away["total"], away["devices"], away["reason"]) == (None, [], "no route")
-    assert away["reachedAt"] == "1970-01-01T00:00:05.000Z"
+    assert away["awaySince"] == "1970-01-01T00:00:05.000Z"

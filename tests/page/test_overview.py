@@ -82,7 +82,7 @@ def test_keys_that_scripts_may_rely_on() -> None:
         "desired", "applied", "subject", "fetchedAt", "error", "awaySince", "refused", "fullyApplied",
     }  # fmt: skip
     assert set(document["targets"][0]) == {
-        "name", "kind", "version", "reachable", "isKnown", "reason", "observedAt", "reachedAt", "revision", "suspended",
+        "name", "kind", "version", "reachable", "isKnown", "reason", "observedAt", "awaySince", "revision", "suspended",
         "suspension", "drained", "cordoned", "notes", "services", "gpus",
     }  # fmt: skip
     assert set(document["services"]) == {"all", "matching", "health", "page", "pages", "addresses", "rows"}
@@ -229,7 +229,7 @@ def test_target_that_is_away_says_since_when() -> None:
     status = status_of(report(observed=Unreachable("a", 300.0, "no route"), reached_at=240.0))
     target = overview(status)["targets"][0]
     assert (target["reachable"], target["isKnown"]) == (False, True)
-    assert target["reachedAt"] == "1970-01-01T00:04:00.000Z"
+    assert target["awaySince"] == "1970-01-01T00:04:00.000Z"
     assert target["services"] == {"Unknown": {"count": 1, "address": "/?target=a&health=Unknown#services"}}
 
 

@@ -54,6 +54,12 @@ def test_overview_shows_what_needs_a_person_and_where(web: WebSide, loop: FakeLo
     assert 'href="/services/a/demo/tiny"' in text
 
 
+def test_overview_of_what_is_well_says_that_nothing_needs_a_person(web: WebSide):
+    _, text = get(web, "/")
+    assert "Nothing does." in text
+    assert 'class="needs"' not in text
+
+
 def test_overview_of_a_daemon_without_a_pass_says_so(web: WebSide, loop: FakeLoop):
     loop.document = status_of(
         report(desired=None, observed=None, plan=None, name="a"),
