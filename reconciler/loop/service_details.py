@@ -5,6 +5,7 @@ Asked for by HTTP: it follows from the last pass, and waits for none.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from reconciler.preview.on_host import started_on
 from reconciler.report.redact import scrub, scrub_text
 from reconciler.report.status import Document
 from reconciler.state.target_registry import TargetRegistry
+
+# An API server may take its time, and other pages need threads as well.
+_READING = threading.BoundedSemaphore(8)
 
 
 def service_details(
@@ -46,10 +50,14 @@ def _units(place: ManagedTarget, service: ServiceId) -> dict[str, str]:
 
 
 def _log(place: ManagedTarget, service: ServiceId, lines: int) -> tuple[list[str], str]:
+    if not _READING.acquire(blocking=False):
+        return [], "as many logs as may be are being read just now; load the page again"
     try:
         return [scrub_text(line) for line in place.target.logs(service, lines)][-lines:], ""
     except ReconcileError as error:
         return [], scrub_text(str(error))
+    finally:
+        _READING.release()
 
 
 def _workload(place: ManagedTarget, state_dir: Path, service: ServiceId) -> Document | None:

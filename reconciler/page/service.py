@@ -57,7 +57,11 @@ def service_document(facts: ServiceFacts, links: ForgeLinks) -> Document:
         "endpoints": endpoints_document(target, service, details["workload"], facts.host),
         "workload": _workload(details["workload"], revision, links),
         "history": events[-MOST_EVENTS:],
-        "log": {"lines": details["log"], "fault": details["logFault"], "asked": facts.lines},
+        "log": {
+            "lines": details["log"],
+            "fault": details["logFault"],
+            "more": min(10 * facts.lines, MOST_LINES) if facts.lines <= len(details["log"]) < MOST_LINES else None,
+        },
     }
 
 
