@@ -141,6 +141,12 @@ def test_key_for_another_use_or_algorithm_believes_nothing():
             SigningKeys({"keys": [published(0, **more), published(1)]}).claims(signed(RIGHT), EXPECTED)
 
 
+def test_key_may_say_more_of_itself():
+    # As Entra ID's do.
+    more = {"x5t": "abc", "x5c": ["MII"], "issuer": f"{ISSUER}/v2.0", "cloud_instance_name": "microsoftonline.com"}
+    assert SigningKeys({"keys": [published() | more]}).claims(signed(RIGHT, x5t="abc", odd=1), EXPECTED)
+
+
 def test_keys_that_cannot_be_used_are_passed_over():
     odd: list[Any] = [{"kty": "XYZ", "kid": "key-0"}, {"kty": "RSA", "kid": "key-0", "n": "%", "e": 1}, None, "key", {}]
     assert SigningKeys({"keys": [*odd, published()]}).claims(signed(RIGHT), EXPECTED)

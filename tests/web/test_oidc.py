@@ -425,6 +425,8 @@ def test_email_that_is_not_verified_names_nobody(provider: OwnProvider, said: ob
     assert refused(people, provider).status == 403
     provider.userinfo["email_verified"] = True
     assert come_back(people, provider).name == "root@example.com"
+    del provider.userinfo["email_verified"]
+    assert refused(people, provider).status == 403
 
 
 def page_at(provider: OwnProvider, folder: Path, **web: Any) -> Settings:

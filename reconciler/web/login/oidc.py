@@ -208,7 +208,9 @@ class _Used:
 
 
 def groups_in(claims: Claims, claim: str) -> tuple[str, ...]:
-    """A list of texts, or one text; anything else names no group."""
+    """A list of texts, or one text; anything else names no group. Of addresses only one that is called verified."""
+    if claim == "email" and "email_verified" not in claims:
+        return ()
     found: Any = claims.get(claim, ())
     given: Iterable[Any] = [found] if isinstance(found, str) else found if isinstance(found, list) else ()
     return tuple(group for group in given if isinstance(group, str) and group)[:_MOST_GROUPS]
