@@ -21,8 +21,9 @@ from reconciler.source.commits import Commit, CommitLine
 SCHEMA = "reconciler.page.change/v1"
 MOST_ENTRIES = 500
 """So many entries of the history are shown of one revision, the latest."""
-# Of one target. A commit that changes more of them is seen on the Overview.
-_MOST_SERVICES, _MOST_OBJECTS, _MOST_RESULTS = 200, 200, 100
+MOST_SERVICES = 100
+"""So many services that change are shown of one target; the Overview has all."""
+_MOST_OBJECTS, _MOST_RESULTS = 200, 100
 _MOST_WORDS = 200
 _ORDER = (
     PlannedChange.REJECTED,
@@ -179,8 +180,8 @@ def _plan(target: Document, revision: str, links: ForgeLinks) -> Document:
         "findings": list(_findings(target, revision, links)),
         "deletions": target["deletions"]["held"],
         "unchanged": len(target["services"]) - len(moving),
-        "services": [_service(one, target["name"], revision, links) for one in moving[:_MOST_SERVICES]],
-        "moreServices": max(0, len(moving) - _MOST_SERVICES),
+        "services": [_service(one, target["name"], revision, links) for one in moving[:MOST_SERVICES]],
+        "moreServices": max(0, len(moving) - MOST_SERVICES),
         "objects": [_object(one, revision, links) for one in objects[:_MOST_OBJECTS]],
         "moreObjects": max(0, len(objects) - _MOST_OBJECTS),
         "actions": [one for one in target["actions"] if not one["services"]],
