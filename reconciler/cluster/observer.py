@@ -32,7 +32,7 @@ from reconciler.cluster.placing import Placing
 from reconciler.cluster.preflight_job import PREFLIGHT
 from reconciler.cluster.preflights import WATCHED, PreflightJobs
 from reconciler.cluster.rollout.last_good import RECORD_OF, ServiceRecord, read_secret, secret_name
-from reconciler.cluster.service_facts import facts_of, held_gpus, total_gpus
+from reconciler.cluster.service_facts import facts_of, gpus_of_nodes, held_by_node
 from reconciler.config.settings import ClusterSettings
 from reconciler.errors import ReconcileError
 from reconciler.model import DesiredObject, DesiredState, KubeObject, ObjectId, Reason, ServiceId, Unreachable
@@ -111,7 +111,9 @@ class Observer:
             kinds |= set(_WORKLOADS)
         states = {kind: seen.status(*kind) for kind in kinds}
         pods, nodes = _of(seen, "", "Pod"), _of(seen, "", "Node")
-        total = total_gpus(nodes)
+        held = held_by_node(pods)
+        node_gpus = gpus_of_nodes(nodes, held)
+        total = sum(one.total for one in node_gpus.values())
         children = children_of(
             WorkloadObjects(
                 services=_of(seen, *SERVICE),
@@ -134,7 +136,8 @@ class Observer:
             at=now,
             version=self._version.removeprefix("v"),
             gpus=total,
-            free_gpus=total - held_gpus(pods),
+            free_gpus=total - held.total(),
+            node_gpus=node_gpus,
             services={
                 one: facts_of(found, children.get(one, NO_CHILDREN), records.get(one), seen, one, speechless.get(one))
                 for one, found in health.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +12,10 @@ from reconciler.cluster.health.fields import NO_CONDITION, OddField, conditions,
 from reconciler.cluster.health.look import ServingHealth
 from reconciler.cluster.health.workload import newest_pods
 from reconciler.cluster.observed import SERVICE
-from reconciler.cluster.rollout.gpus import allocatable, is_holding, requests_of
+from reconciler.cluster.rollout.gpus import allocatable, is_holding, node_of, requests_of
 from reconciler.cluster.rollout.last_good import ServiceRecord
 from reconciler.kserve.names import KSERVE_CONTAINER
-from reconciler.model import GPU, KubeObject, ObjectId, PodFacts, ProvenVersion, ServiceFacts, ServiceId
+from reconciler.model import GPU, KubeObject, NodeGpus, ObjectId, PodFacts, ProvenVersion, ServiceFacts, ServiceId
 
 
 def facts_of(
@@ -94,8 +95,19 @@ def _times(pod: KubeObject) -> _Times:
 
 
 def held_gpus(pods: Iterable[KubeObject]) -> int:
-    return sum(requests_of(pod["spec"]).get(GPU, 0) // 1000 for pod in pods if is_holding(pod))
+    return held_by_node(pods).total()
 
 
-def total_gpus(nodes: Iterable[KubeObject]) -> int:
-    return sum(allocatable(node).get(GPU, 0) // 1000 for node in nodes)
+def held_by_node(pods: Iterable[KubeObject]) -> Counter[str]:
+    """How many GPUs pods hold, by the node that they are on or about to get."""
+    held: Counter[str] = Counter()
+    for pod in pods:
+        if is_holding(pod) and (count := requests_of(pod["spec"]).get(GPU, 0) // 1000):
+            held[node_of(pod)] += count
+    return held
+
+
+def gpus_of_nodes(nodes: Iterable[KubeObject], held: Mapping[str, int]) -> dict[str, NodeGpus]:
+    """Of nodes that offer any, by name."""
+    offered = {str(node["metadata"]["name"]): allocatable(node).get(GPU, 0) // 1000 for node in nodes}
+    return {name: NodeGpus(total, held.get(name, 0)) for name, total in sorted(offered.items()) if total}

@@ -70,8 +70,17 @@ class ServiceFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeGpus:
+    """GPUs of one node: what it offers, and what pods there request, whoever owns them."""
+
+    total: int
+    requested: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterView:
     """What people are shown of a cluster. `gpus` counts what its nodes offer, `free_gpus` what no pod requests.
+    `node_gpus` tells of each node that offers any.
 
     `quarantines` are those that are on record in the cluster, whichever daemon wrote them there.
     """
@@ -81,6 +90,7 @@ class ClusterView:
     version: str = ""
     gpus: int | None = None
     free_gpus: int | None = None
+    node_gpus: Mapping[str, NodeGpus] = field(default_factory=dict)
     services: Mapping[ServiceId, ServiceFacts] = field(default_factory=dict)
     quarantines: tuple[Quarantine, ...] = ()
 

@@ -138,16 +138,15 @@ def _delivery(status: Document) -> Iterator[AttentionItem]:
 
 
 def _target(target: Document) -> Iterator[AttentionItem]:
-    name = target["name"]
     if not target["reachable"]:
         # Of what is in it nothing is known. One that was never asked is no fault yet.
         if target["observedAt"] or target["passError"]:
-            yield AttentionItem(Severity.ERROR, "target", name, unknown_because(target), target=name)
+            yield _of_target(Severity.ERROR, "target", target, unknown_because(target))
         return
     if why := proxy_fault(target):
-        yield AttentionItem(Severity.ERROR, "proxy", name, why, target=name)
+        yield _of_target(Severity.ERROR, "proxy", target, why)
     if target["lastError"]:
-        yield AttentionItem(Severity.ERROR, "action", name, target["lastError"], target=name)
+        yield _of_target(Severity.ERROR, "action", target, target["lastError"])
     yield from _git(target)
     for service in target["services"]:
         if item := _service(service, target):
@@ -156,6 +155,10 @@ def _target(target: Document) -> Iterator[AttentionItem]:
         if item := _object(one, target):
             yield item
     yield from _by_hand(target)
+
+
+def _of_target(severity: Severity, kind: str, target: Document, message: str) -> AttentionItem:
+    return AttentionItem(severity, kind, target["name"], message, target["name"], address="/#targets")
 
 
 def _git(target: Document) -> Iterator[AttentionItem]:
@@ -172,13 +175,12 @@ def _git(target: Document) -> Iterator[AttentionItem]:
 
 
 def _by_hand(target: Document) -> Iterator[AttentionItem]:
-    name = target["name"]
     if target["drained"]:
         message = f"drained{manual_text(target['drained'])}; `reconciler host undrain` ends it"
-        yield AttentionItem(Severity.INFO, "drained", name, message, target=name)
+        yield _of_target(Severity.INFO, "drained", target, message)
     if target["suspended"]:
         message = f"suspended{manual_text(target['suspension'])}; `reconciler resume` resumes it"
-        yield AttentionItem(Severity.INFO, "suspended", name, message, target=name)
+        yield _of_target(Severity.INFO, "suspended", target, message)
 
 
 def _service(service: Document, target: Document) -> AttentionItem | None:

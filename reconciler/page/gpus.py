@@ -106,16 +106,15 @@ def _use(use: Document | None) -> Document:
 
 
 def _nodes(target: Document) -> Iterator[Document]:
-    """The nodes of a cluster on which our pods hold GPUs."""
-    if target["kind"] != "cluster":
-        return
-    held: dict[str, list[Document]] = {}
-    for service in target["services"]:
+    """The nodes of a cluster that have GPUs, each with our pods that hold some of them."""
+    held: dict[str, list[Document]] = {one["name"]: [] for one in target["gpus"]["nodes"]}
+    for service in target["services"] if held else ():
         for pod in service["replicas"]:
-            if pod["node"] and pod["gpuCount"]:
-                held.setdefault(pod["node"], []).append(_pod(pod, service, target["name"]))
-    for node, pods in sorted(held.items()):
-        yield {"name": node, "held": sum(one["gpus"] for one in pods), "pods": pods}
+            if pod["gpuCount"] and pod["node"] in held:
+                held[pod["node"]].append(_pod(pod, service, target["name"]))
+    for node in target["gpus"]["nodes"]:
+        pods = held[node["name"]]
+        yield node | {"ours": sum(one["gpus"] for one in pods), "pods": pods}
 
 
 def _pod(pod: Mapping[str, object], service: Document, target: str) -> Document:

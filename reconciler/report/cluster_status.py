@@ -35,10 +35,11 @@ _NOTHING = ServiceFacts()
 
 
 def gpus_of_cluster(view: ClusterView | None) -> Document:
-    """Nodes' devices have no names of their own."""
+    """Nodes' devices have no names of their own. `leased` is what pods request, whoever owns them."""
     if view is None or view.gpus is None:
-        return {"total": None, "leased": None, "devices": []}
-    return {"total": view.gpus, "leased": view.gpus - (view.free_gpus or 0), "devices": []}
+        return {"total": None, "leased": None, "devices": [], "nodes": []}
+    nodes = [{"name": name, "total": one.total, "leased": one.requested} for name, one in view.node_gpus.items()]
+    return {"total": view.gpus, "leased": view.gpus - (view.free_gpus or 0), "devices": [], "nodes": nodes}
 
 
 def cluster_services(report: TargetReport, view: ClusterView | None) -> list[Document]:

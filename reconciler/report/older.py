@@ -79,7 +79,8 @@ def _renamed(value: Any) -> Any:
 
 def _target(target: Document) -> Document:
     services = [_service(one) for one in target["services"]]
-    gpus = target["gpus"] | {"devices": [{**_DEVICE, **one} for one in target["gpus"]["devices"]]}
+    gpus = {"nodes": []} | target["gpus"]
+    gpus["devices"] = [{**_DEVICE, **one} for one in gpus["devices"]]
     revision = {**_REVISION, **target["revision"]}
     return {**_TARGET, **target, "revision": revision, "gpus": gpus, "services": services}
 

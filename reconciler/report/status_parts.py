@@ -79,7 +79,7 @@ def gpus_document(observed: Observed | None) -> Document:
     """`leased` counts devices of which anything is leased, whole or in part. `use` is None where it was not read: it
     is only while a replica has to start."""
     if observed is None:
-        return {"total": None, "leased": None, "devices": []}
+        return {"total": None, "leased": None, "devices": [], "nodes": []}
     holders: dict[str, list[Replica]] = {}
     for replica in observed.replicas:
         for uuid in replica.lease.gpus:
@@ -99,7 +99,7 @@ def gpus_document(observed: Observed | None) -> Document:
         }
         for gpu in observed.capacity.gpus
     ]
-    return {"total": len(devices), "leased": len(holders), "devices": devices}
+    return {"total": len(devices), "leased": len(holders), "devices": devices, "nodes": []}
 
 
 def gpu_use_document(use: GpuUse) -> Document:

@@ -12,6 +12,7 @@ from reconciler.model import (
     Gpu,
     GpuUse,
     Lease,
+    NodeGpus,
     PodFacts,
     ServiceFacts,
     Unreachable,
@@ -99,21 +100,27 @@ def test_mig_parts_stand_below_their_gpu_though_it_is_no_device_itself() -> None
     ]
 
 
-def test_cluster_names_the_nodes_on_which_pods_hold_gpus() -> None:
+def test_cluster_names_its_nodes_and_our_pods_that_hold_their_gpus() -> None:
+    nodes = {"node-a": NodeGpus(4), "node-b": NodeGpus(8, 5)}
     pods = (
         PodFacts("tiny-1", "Running", "node-b", True, 2),
         PodFacts("tiny-2", "Pending"),
         PodFacts("x", "Running", "c"),
     )
-    view = ClusterView("a", 190.0, "1.36", gpus=8, free_gpus=5, services={TINY: ServiceFacts(pods=pods)})
+    view = ClusterView(
+        "a", 190.0, "1.36", gpus=12, free_gpus=7, node_gpus=nodes, services={TINY: ServiceFacts(pods=pods)}
+    )
     found = gpus_document(status_of(cluster(observed=view)), {})["targets"][0]
-    assert (found["total"], found["leased"], found["devices"]) == (8, 3, [])
+    assert (found["total"], found["leased"], found["devices"]) == (12, 5, [])
     assert found["nodes"] == [
+        {"name": "node-a", "total": 4, "leased": 0, "ours": 0, "pods": []},
         {
             "name": "node-b",
-            "held": 2,
+            "total": 8,
+            "leased": 5,
+            "ours": 2,
             "pods": [{"replica": "tiny-1", "service": "demo/tiny", "address": "/services/a/demo/tiny", "gpus": 2}],
-        }
+        },
     ]
 
 

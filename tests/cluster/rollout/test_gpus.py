@@ -19,6 +19,7 @@ from reconciler.cluster.rollout.gpus import (
     room_for,
     why_unknown,
 )
+from reconciler.cluster.service_facts import gpus_of_nodes, held_by_node
 
 GPU, MIG = "nvidia.com/gpu", "nvidia.com/mig-1g.10gb"
 TAINT = {"key": GPU, "effect": "NoSchedule", "value": "present"}
@@ -70,6 +71,14 @@ def test_room_is_never_lost_when_a_pod_goes(sizes: list[int], held: list[tuple[i
     nodes, pods = [node(str(i), n) for i, n in enumerate(sizes)], [pod(str(i), n) for i, n in held]
     before, after = find(nodes, pods, {GPU: asked}, (pods[0],)), find(nodes, pods[1:], {GPU: asked})
     assert (after is Room.BESIDE) == (before in (Room.BESIDE, Room.INSTEAD))
+
+
+@given(st.lists(counts, max_size=6), st.lists(st.tuples(st.integers(0, 5), counts), max_size=9))
+def test_people_are_shown_the_room_that_is_decided_with(sizes: list[int], held: list[tuple[int, int]]) -> None:
+    nodes, pods = [node(str(i), n) for i, n in enumerate(sizes)], [pod(str(i), n) for i, n in held]
+    shown, room = gpus_of_nodes(nodes, held_by_node(pods)), read_room(nodes, pods)
+    assert {name: one.total for name, one in shown.items()} == {str(i): n for i, n in enumerate(sizes) if n}
+    assert all(one.total - one.requested == free(room, name) for name, one in shown.items())
 
 
 @given(st.lists(counts, max_size=6), st.lists(st.tuples(st.integers(0, 5), counts), max_size=9))
