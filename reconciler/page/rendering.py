@@ -58,7 +58,7 @@ def short(revision: str) -> str:
 
 
 def visible(text: str, most: int = MOST_CHARACTERS) -> str:
-    """A text from outside, cut, with what cannot be seen made visible: `␛` for an escape, `⟨U+202E⟩`.
+    """A text from outside, cut, with what cannot be seen made visible: `⟨U+001B⟩` for an escape.
 
     Every text that a template puts out goes through it.
     """
@@ -68,10 +68,7 @@ def visible(text: str, most: int = MOST_CHARACTERS) -> str:
 
 
 def _shown(found: re.Match[str]) -> str:
-    code = ord(found.group())
-    if code < 0x20:
-        return chr(0x2400 + code)
-    return "␡" if code == 0x7F else f"⟨U+{code:04X}⟩"
+    return f"⟨U+{ord(found.group()):04X}⟩"
 
 
 def moment(at: str | float) -> datetime:

@@ -32,9 +32,9 @@ def test_text_from_outside_hides_nothing_and_is_bounded(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("\x1b[31mred", "␛[31mred"),
+        ("\x1b[31mred", "⟨U+001B⟩[31mred"),
         ("user\u202etxt.exe", "user⟨U+202E⟩txt.exe"),
-        ("a\u200bb\x00\x7f\x9b", "a⟨U+200B⟩b␀␡⟨U+009B⟩"),
+        ("a\u200bb\x00\x7f\x9b", "a⟨U+200B⟩b⟨U+0000⟩⟨U+007F⟩⟨U+009B⟩"),
         ("two\nlines\tand é 模型", "two\nlines\tand é 模型"),
         ("x" * 60, "x" * 50 + "… (60 characters)"),
     ],
@@ -85,7 +85,7 @@ def test_part_of_a_page_is_shown_as_agreed(template: str, shown: str) -> None:
 def test_long_line_of_a_log_is_cut_and_others_stay() -> None:
     shown = part("{{ ui.log(lines, 'Log') }}", lines=["one", "y" * 1_000_000, "\x1b[2Jthree"])
     assert "y" * 2000 + "… (1,000,000 characters)" in shown
-    assert "\n␛[2Jthree\n</pre>" in shown
+    assert "\n⟨U+001B⟩[2Jthree\n</pre>" in shown
     assert len(shown) < 3000
 
 
