@@ -129,6 +129,11 @@ def _blocks(target: Document) -> Iterator[Sequence[str]]:
     yield [_about(target["revision"]["desired"])]
 
 
+def is_plan_of(section: CommentSection, revision: str) -> bool:
+    """Is it about this head of the pull request? Another may have been pushed since."""
+    return _about(revision) in section.text
+
+
 def _about(revision: str) -> str:
     return f"Plan of `{short(revision)}` against what is there now. Nothing was changed."
 

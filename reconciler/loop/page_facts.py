@@ -12,6 +12,7 @@ from itertools import islice
 from reconciler.config.settings import Settings, TargetSettings
 from reconciler.errors import ReconcileError
 from reconciler.forge.outbox import Outbox
+from reconciler.forge.plan_comment import is_plan_of
 from reconciler.model import DesiredState, Plan, Result, Snapshot, Sync
 from reconciler.page.change import MOST_ENTRIES, MOST_SERVICES, ChangeFacts, ChangesFacts
 from reconciler.page.links import ForgeLinks, forge_links
@@ -47,14 +48,16 @@ class DaemonPageFacts:
         return self._links
 
     def find(self, digits: str) -> Sequence[str]:
-        revision = self._status()["revision"]
-        refused = revision["refused"]["revision"] if revision["refused"] else ""
-        known = {one for one in (revision["desired"], refused) if one.startswith(digits)}
-        known |= set(self._history.begin_with(digits, _MOST_AMBIGUOUS))
+        snapshot = self._snapshot()
+        known = set(self._history.begin_with(digits, _MOST_AMBIGUOUS))
+        if snapshot and snapshot.revision.startswith(digits):
+            known.add(snapshot.revision)
         if not known and (found := self._commits.find(digits)):
-            known = {found}
+            known.add(found)
+        if not known and (refused := self._status()["revision"]["refused"]):
+            known |= {one for one in (refused["revision"],) if one.startswith(digits)}
         if not known and len(digits) == 40 and self._is_told(digits):
-            known = {digits}
+            known.add(digits)
         return sorted(known)
 
     def _is_told(self, revision: str) -> bool:
@@ -81,10 +84,11 @@ class DaemonPageFacts:
             commit=commit,
             commit_error=error,
             entries=entries,
+            deciding=self._history.events([revision], EVENTS),
             quarantines=quarantines,
             successor="" if is_desired else self._history.successor(revision),
             said=outbox.statuses(revision) if outbox else (),
-            sections=[one for one in sections if f"Plan of `{revision[:8]}`" in one.text],
+            sections=[one for one in sections if is_plan_of(one, revision)],
         )
 
     def _commit(self, revision: str) -> tuple[Commit | None, str]:

@@ -43,7 +43,8 @@ class ChangeFacts:
     """All that is known of a revision. `plan` and `results` are of the targets that look at it now, as the desired one.
 
     `commit` is None where our copy of the repository does not have it, `commit_error` why it cannot be read now.
-    `entries`: the history of it. `said`: what others were told. `sections`: what its pull request was told.
+    `entries`: the latest of its history; `deciding`: all those that decide what became of it. `said`: what others were
+    told. `sections`: what its pull request was told.
     """
 
     revision: str
@@ -53,6 +54,7 @@ class ChangeFacts:
     commit: Commit | None = None
     commit_error: str = ""
     entries: Sequence[Document] = ()
+    deciding: Sequence[Document] = ()
     quarantines: Sequence[tuple[str, Quarantine]] = ()
     successor: str = ""
     said: Sequence[CommitStatus] = ()
@@ -63,7 +65,7 @@ def change_document(facts: ChangeFacts, links: ForgeLinks) -> Document:
     """What the page of a revision shows."""
     revision = facts.revision
     rejected = _rejected(facts)
-    known = {one.target: one for one in outcomes(facts.status, [revision], facts.entries, rejected)[revision]}
+    known = {one.target: one for one in outcomes(facts.status, [revision], facts.deciding, rejected)[revision]}
     planned = {one["name"]: one for one in facts.plan["targets"]}
     targets = [
         _target(name, known.get(name), planned.get(name), facts, links)
@@ -79,7 +81,7 @@ def change_document(facts: ChangeFacts, links: ForgeLinks) -> Document:
         "commit": _commit(facts.commit, links) if facts.commit else None,
         "commitError": scrub_text(facts.commit_error),
         "signer": _signer(facts),
-        "refusal": refusal(facts.status, revision, facts.entries),
+        "refusal": refusal(facts.status, revision, facts.deciding),
         "supersededBy": facts.successor,
         "targets": targets,
         "rejected": [_with_address(one, revision, links, _anchors(targets)) for one in rejected],

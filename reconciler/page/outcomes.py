@@ -48,9 +48,10 @@ def refusal(status: Document, revision: str, entries: Iterable[Document]) -> str
     refused = status["revision"].get("refused")
     if refused and refused["revision"] == revision:
         return str(refused["reason"])
-    told = [one["message"] for one in entries if one["event"] == "revision_refused" and one["revision"] == revision]
-    is_accepted = any(one["event"] == FETCHED for one in entries)
-    return told[-1] if told and not is_accepted else ""
+    told = [one for one in entries if one["revision"] == revision and one["event"] in ("revision_refused", FETCHED)]
+    # What was refused once may have been accepted since: signed by whom the config trusts now.
+    is_accepted = status["revision"]["desired"] == revision or any(one["event"] == FETCHED for one in told)
+    return str(told[-1]["message"]) if told and not is_accepted else ""
 
 
 def _of_revision(

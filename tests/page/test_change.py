@@ -166,9 +166,7 @@ def test_every_target_on_record_has_one_outcome(entries: list[Document]) -> None
 @given(st.lists(ENTRIES, max_size=12), st.text(max_size=50))
 def test_pages_of_any_history_are_made_and_are_json(entries: list[Document], text: str) -> None:
     entries = [one | {"message": text} for one in entries]
-    one = change_document(
-        facts(report(), entries=[each for each in entries if each["revision"] == REVISION]), ForgeLinks()
-    )
+    one = change_document(facts(report(), entries=entries, deciding=entries), ForgeLinks())
     revisions = [{"revision": each, "firstAt": "2026-11-30T08:00:00.000Z"} for each in (REVISION, OTHER)]
     lines = {OTHER: CommitLine(text, text, 1)}
     listed = changes_document(ChangesFacts(status_of(report()), revisions, entries, (), lines), ForgeLinks())

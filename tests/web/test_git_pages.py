@@ -12,8 +12,8 @@ import pytest
 
 from reconciler.config.forge import ForgeSettings
 from reconciler.config.settings import Settings, SourceSettings
-from reconciler.forge.messages import CommentSection, CommitState, CommitStatus
 from reconciler.forge.outbox import Outbox
+from reconciler.forge.plan_comment import failed_plan
 from reconciler.loop.page_facts import DaemonPageFacts
 from reconciler.model import (
     NO_ORIGIN,
@@ -212,12 +212,11 @@ def test_refused_revision_says_why(world: World) -> None:
 def test_head_of_a_pull_request_shows_what_its_plan_said(world: World) -> None:
     world.pull()
     head = "d" * 40
-    told = CommitStatus(head, "reconciler/a/plan", CommitState.SUCCESS, "1 created")
-    section = CommentSection(7, "a", f"#### plan\n\nPlan of `{head[:8]}` against what is there now.")
-    world.outbox.put([told, section, CommentSection(8, "a", "Plan of `eeeeeeee`")], 1.0)
+    told = failed_plan(head, "a", 7, "too large"), failed_plan("e" * 40, "a", 8, "too large")
+    world.outbox.put([message for each in told for message in each], 1.0)
     found = world.json(f"/changes/{head}")
     assert found["isProposed"]
-    assert found["said"][0]["description"] == "1 created"
+    assert found["said"][0]["description"] == "no plan: too large"
     assert [one["pullRequest"] for one in found["sections"]] == [7]
     assert "Plan of pull request 7" in world.page(f"/changes/{head}")
 
