@@ -20,6 +20,15 @@ MakeVisitor = Callable[..., "Visitor"]
 # Every kind of page, and what it shows.
 PATHS = {
     "overview": "/",
+    "overview-asked": "/?health=Degraded&sort=-name&q=r",
+    "gpus": "/gpus",
+    "service": "/services/demo/default/tiny",
+    "service-loud": "/services/demo/default/loud",
+    "service-refused": "/services/demo/default/wrong",
+    "changes": "/changes",
+    "change": "/changes/{revision}",
+    "repository": "/repository",
+    "login": "/login",
 }
 
 

@@ -30,39 +30,10 @@ REFUSED = f"--max-model-len={SCRIPT}"
 EDITED = r"--max-num-seqs=\d+"
 
 
-class Installation(Rig):
-    """`tiny` serves, `loud` serves and writes hostile lines into its log, `wrong` has an argument that is refused.
+class Site(Rig):
+    """An installation whose page people log in to. `driver` has its GPUs."""
 
-    Of three GPUs one is ours, one has MIG parts, and of one somebody else uses most.
-    """
-
-    def __init__(self, folder: Path, python: Path, model: Path) -> None:
-        self.driver = Driver(folder / "gpus", gpus=3)
-        self.driver.partition(self.driver.uuids[1], "1g.6gb", "2g.12gb")
-        self.driver.hold(self.driver.uuids[2], os.getpid(), 20 * GIB, listed=True)
-        loud = make_loud(folder / "loud", python)
-        engines = [
-            {"image": "vllm/vllm-openai-cpu:*", "python": str(python)},
-            {"image": "example.com/loud:*", "python": str(loud)},
-        ]
-        super().__init__(folder / "rig", python, model, target={"engines": engines, "gpus": "auto"})
-        tiny = self.read("demo/tiny.yaml").replace("cpu: 10m", "cpu: 10m\n          nvidia.com/gpu: 1")
-        tiny = tiny.replace("  annotations:\n", '  annotations:\n    reconciler/gpu-memory-fraction: "0.3"\n')
-        runtime = self.read("runtimes/vllm-cpu.yaml")
-        self.write(
-            {
-                "demo/tiny.yaml": tiny,
-                "demo/loud.yaml": tiny.replace("name: tiny\n", "name: loud\n").replace("vllm-cpu", "vllm-loud"),
-                "demo/wrong.yaml": tiny.replace("name: tiny\n", "name: wrong\n").replace(
-                    "--max-model-len=256", yaml.safe_dump(REFUSED).splitlines()[0].strip("'")
-                ),
-                "runtimes/vllm-loud.yaml": runtime.replace("name: vllm-cpu", "name: vllm-loud").replace(
-                    "vllm/vllm-openai-cpu:v0.32.0", "example.com/loud:1"
-                ),
-            },
-            SUBJECT,
-        )
-        self._share_cache()
+    driver: Driver
 
     @property
     def address(self) -> str:
@@ -86,16 +57,24 @@ class Installation(Rig):
         config["web"] |= {"url": self.address, "auth": {"tokens": [_token("ada", OPERATOR), _token("bob", VIEWER)]}}
         self.config.write_text(yaml.safe_dump(config))
 
-    def settle(self) -> None:
-        """Wait until all is as this repository can be."""
-        self.wait("two to serve", lambda: all(self.is_healthy(name) for name in ("tiny", "loud")))
-        self.wait("one to be refused", lambda: (self.service("wrong") or {}).get("rejected"))
-
     def is_healthy(self, name: str) -> bool:
         service = self.service(name)
         return service is not None and (service["sync"], service["health"]["status"]) == ("Synced", "Healthy")
 
-    def _share_cache(self) -> None:
+    def is_rejected(self, name: str) -> bool:
+        return bool((self.service(name) or {}).get("rejected"))
+
+    def manifest(self, name: str, fraction: str, *changes: tuple[str, str]) -> str:
+        """Of a service like `tiny` on a part of a GPU, with these texts replaced."""
+        text = self.read("demo/tiny.yaml").replace("cpu: 10m", "cpu: 10m\n          nvidia.com/gpu: 1")
+        text = text.replace("name: tiny\n", f"name: {name}\n")
+        text = text.replace("  annotations:\n", f'  annotations:\n    reconciler/gpu-memory-fraction: "{fraction}"\n')
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        return text
+
+    def share_cache(self) -> None:
         """vLLM looks at each model class once, for 8 s, and keeps what it saw."""
         (target,) = self.settings.targets
         known = find_place().folder / "vllm-cache"
@@ -106,17 +85,50 @@ class Installation(Rig):
                 shutil.copytree(known, Path(home_of(self.state, engine)) / ".cache" / "vllm", dirs_exist_ok=True)
 
 
-def make_loud(folder: Path, python: Path) -> Path:
-    """An interpreter that does the same as another one, but writes hostile lines before a server starts."""
+class Installation(Site):
+    """`tiny` serves, `loud` serves and writes hostile lines into its log, `wrong` has an argument that is refused.
+
+    Of three GPUs one is ours, one has MIG parts, and of one somebody else uses most.
+    """
+
+    def __init__(self, folder: Path, python: Path, model: Path) -> None:
+        self.driver = Driver(folder / "gpus", gpus=3)
+        self.driver.partition(self.driver.uuids[1], "1g.6gb", "2g.12gb")
+        self.driver.hold(self.driver.uuids[2], os.getpid(), 20 * GIB, listed=True)
+        (folder / "log").write_text(LOG)
+        say = f"cat {shlex.quote(str(folder / 'log'))} >&2"
+        engines = [
+            {"image": "vllm/vllm-openai-cpu:*", "python": str(python)},
+            {"image": "example.com/loud:*", "python": str(wrap(python, folder / "loud", say))},
+        ]
+        super().__init__(folder / "rig", python, model, target={"engines": engines, "gpus": "auto"})
+        refused = yaml.safe_dump(REFUSED).splitlines()[0].strip("'")
+        runtime = self.read("runtimes/vllm-cpu.yaml").replace("vllm/vllm-openai-cpu:v0.32.0", "example.com/loud:1")
+        files = {
+            "demo/tiny.yaml": self.manifest("tiny", "0.3"),
+            "demo/loud.yaml": self.manifest("loud", "0.3", ("vllm-cpu", "vllm-loud")),
+            "demo/wrong.yaml": self.manifest("wrong", "0.3", ("--max-model-len=256", refused)),
+            "runtimes/vllm-loud.yaml": runtime.replace("name: vllm-cpu", "name: vllm-loud"),
+        }
+        self.write(files, SUBJECT)
+        self.share_cache()
+
+    def settle(self) -> None:
+        """Wait until all is as this repository can be."""
+        self.wait("two to serve", lambda: all(self.is_healthy(name) for name in ("tiny", "loud")))
+        self.wait("one to be refused", lambda: self.is_rejected("wrong"))
+
+
+def wrap(python: Path, folder: Path, command: str) -> Path:
+    """An interpreter that does the same as another one, but runs this command of a shell before it serves."""
     (folder / "bin").mkdir(parents=True)
     (folder / "lib").symlink_to((python.parents[1] / "lib").resolve())
     shutil.copyfile(python.parents[1] / "pyvenv.cfg", folder / "pyvenv.cfg")
-    (folder / "log").write_text(LOG)
-    loud = folder / "bin" / "python"
-    say = f'case "$*" in *api_server*) cat {shlex.quote(str(folder / "log"))} >&2 ;; esac'
-    loud.write_text(f'#!/bin/sh\n{say}\nexec {shlex.quote(str(python))} "$@"\n')
-    loud.chmod(0o755)
-    return loud
+    wrapper = folder / "bin" / "python"
+    case = f'case "$*" in *api_server*) {command} ;; esac'
+    wrapper.write_text(f'#!/bin/sh\n{case}\nexec {shlex.quote(str(python))} "$@"\n')
+    wrapper.chmod(0o755)
+    return wrapper
 
 
 def _token(name: str, token: str) -> dict[str, Any]:

@@ -36,14 +36,12 @@ _WIDE = """() => {
     return wide.map(one => one.tagName + '.' + one.className + ' ' + (one.innerText || '').slice(0, 60))
 }"""
 _AXE = """axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice']})
-    .then(found => JSON.stringify(found.violations.map(one => ({
-        id: one.id, help: one.help,
-        nodes: one.nodes.map(node => node.target.join(' ') + ': ' + node.html.slice(0, 200) + ' ' + node.failureSummary)
-    }))))"""
+    .then(found => found.violations.flatMap(one => [one.id + ': ' + one.help,
+        ...one.nodes.map(node => '  ' + node.html.slice(0, 200) + ' ' + node.failureSummary)]).join('\\n'))"""
 
 
 def violations(page: Page) -> str:
-    """What axe-core has against a page, as JSON; `[]` is nothing."""
+    """What axe-core has against a page, in words; nothing is empty."""
     session = page.context.new_cdp_session(page)
     script = (tools() / "axe.min.js").read_text()
     # Not as a script of the page, whose security policy lets none in.

@@ -35,7 +35,8 @@ def test_page_has_no_violation_in_light_and_dark(name: str, path: str, visitor: 
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
         page.screenshot(path=artefacts / f"{name}-{scheme}.png", full_page=True)
-        assert violations(page) == "[]"
+        found = violations(page)
+        assert not found, found
 
 
 @pytest.mark.parametrize("size", [PHONE, ENLARGED], ids=["phone", "enlarged"])
@@ -63,5 +64,10 @@ def test_page_without_script_says_the_same(path: str, site: Installation, make_v
     texts = []
     for script in (True, False):
         page = make_visitor(site.address, java_script_enabled=script, **site.operator).open(path)
-        texts.append(AGE.sub("N", page.locator("body").inner_text()))
+        text = page.locator("body").inner_text()
+        for log in page.locator(".log").all_inner_texts():
+            assert log.strip()
+            # It is longer by now.
+            text = text.replace(log.strip(), "LOG")
+        texts.append(AGE.sub("N", text))
     assert texts[0] == texts[1]

@@ -49,14 +49,16 @@ _SPACE = uuid.UUID("5a6e1b60-0000-4000-8000-000000000000")
 class Driver:
     """GPUs of one host. `reserved` is what the driver keeps of each for itself."""
 
-    def __init__(self, folder: Path, gpus: int = 2, memory: int = 24 * GIB, reserved: int = 0) -> None:
+    def __init__(
+        self, folder: Path, gpus: int = 2, memory: int = 24 * GIB, reserved: int = 0, name: str = "NVIDIA Stand-in"
+    ) -> None:
         """Raises NoCompiler."""
         self.folder = folder
         self.tools = build()
         self.uuids = tuple(f"GPU-{uuid.uuid5(_SPACE, str(number))}" for number in range(gpus))
         # Their nodes in /dev are in another order than they are.
         self._lines = [
-            [f"gpu {each} {gpus - 1 - number} {memory} {reserved} 0 NVIDIA Stand-in {memory // GIB}GB"]
+            [f"gpu {each} {gpus - 1 - number} {memory} {reserved} 0 {name} {memory // GIB}GB"]
             for number, each in enumerate(self.uuids)
         ]
         for name in ("used", "lost"):
