@@ -255,7 +255,9 @@ class Daemon:
     def service_details(self, service: str, target: str, lines: int) -> Document:
         return service_details(self._places, target, _service_id(service), lines, self.settings.state_dir)
 
-    def request_sync(self) -> int:
+    def request_sync(self, by: str = "") -> int:
+        if by:
+            self._source_recorder.sync_requested(by)
         if self._follower.is_polling() and self._sandbox.is_busy():
             # What is being read now counts for this as well, unless git has something newer.
             self._sandbox.look_now()

@@ -101,6 +101,10 @@ class SourceRecorder:
             self._reported = ""
             self._history.note("", revision, "", "source_recovered", "git is read again", time.time(), (_SOURCE, ""))
 
+    def sync_requested(self, by: str) -> None:
+        """Record that somebody had git asked at once."""
+        self._history.note("", "", "", "sync_requested", f"requested by {by}", time.time())
+
     def verified(self, snapshot: Snapshot) -> None:
         """Record who signed a revision, where signatures are verified."""
         found = f"{snapshot.revision} {snapshot.signer}" if snapshot.signer else ""

@@ -27,6 +27,8 @@ from reconciler.web.login.logins import Logins
 from reconciler.web.login.routes import login_routes
 from reconciler.web.login.sessions import Sessions
 from reconciler.web.metrics import PASSED_ON, Metrics, find_replica, scrape_targets
+from reconciler.web.notices import Notices
+from reconciler.web.page_actions import action_routes
 from reconciler.web.pages import failed, not_found, page_routes
 from reconciler.web.security import PageSecurity
 from reconciler.web.shared import Shared
@@ -77,7 +79,7 @@ def public_app(control: Control, metrics: Metrics, settings: Settings, live: Liv
         async with lock, slots:
             return await run_in_threadpool(_pass_on, control, request.url.path)
 
-    tokens = Tokens(settings.web.auth.tokens)
+    tokens, notices = Tokens(settings.web.auth.tokens), Notices()
     app = Starlette(
         routes=[
             Route("/healthz", healthz),
@@ -88,10 +90,11 @@ def public_app(control: Control, metrics: Metrics, settings: Settings, live: Liv
             *webhook_routes(settings, control, metrics),
             *login_routes(settings, Logins(settings, sessions), tokens),
             *page_routes(control, live),
+            *action_routes(control, notices, settings.web.auth.is_used),
         ],
         exception_handlers={404: not_found, Exception: failed},
     )
-    app.state.max_heartbeat_age = max_heartbeat_age
+    app.state.max_heartbeat_age, app.state.notices = max_heartbeat_age, notices
     return PageSecurity(Gate(app, settings, Credentials(settings, sessions, tokens)), settings.web)
 
 

@@ -8,7 +8,6 @@ Connections are vetted by the server (only our own user and root). Errors are JS
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -25,20 +24,27 @@ from starlette.routing import Route
 from reconciler.errors import ReconcileError
 from reconciler.model import ByHand
 from reconciler.report.history import parse_revision, parse_since
-from reconciler.report.redact import printable, scrub_text
+from reconciler.report.redact import scrub_text
 from reconciler.report.status import Document
-from reconciler.state.suspension import LATEST
 from reconciler.system.unix_sockets import person
-from reconciler.web.client import UnknownService, resolve_service
+from reconciler.web.client import UnknownService
 from reconciler.web.json_responses import JSONResponse
+from reconciler.web.manual_requests import (
+    BadRequest,
+    approve,
+    asked_in,
+    json_body,
+    resume,
+    service_in,
+    suspend,
+    target_in,
+    withdraw,
+)
 from reconciler.web.page_facts import PageFacts
-from reconciler.web.request_body import read_body
 
 log = structlog.get_logger()
 
-MAX_BODY_BYTES = 64 << 10
 MAX_LINES = 10_000
-MAX_REASON = 500
 # They take as long as git does, which may be long: others need threads as well, on the public port too.
 _MOST_SYNCS = 8
 
@@ -63,8 +69,11 @@ class Control(Protocol):
     def service_details(self, service: str, target: str, lines: int) -> Document:
         """What git's version of a service starts on a target, and the last lines of its replicas there."""
 
-    def request_sync(self) -> int:
-        """Fetch and pass now. Returns the number of passes (`daemon.passes`) after which the answer counts."""
+    def request_sync(self, by: str = "") -> int:
+        """Fetch and pass now. Returns the number of passes (`daemon.passes`) after which the answer counts.
+
+        `by`: who asks, for the history; empty: it is not recorded.
+        """
 
     def suspend(self, service: str | None, asked: ByHand) -> list[str]:
         """Plan, but perform nothing: one service, or the whole target. Returns what is suspended now."""
@@ -103,10 +112,6 @@ class Control(Protocol):
         """What pages of git show beyond the status."""
 
 
-class BadRequest(Exception):
-    """The request is invalid; the message says how."""
-
-
 def control_app(control: Control) -> Starlette:
     """The API as HTTP."""
     api = _OwnerApi(control)
@@ -137,11 +142,11 @@ class _OwnerApi:
         return self.control.status()
 
     def history(self, request: Request, _: Document) -> object:
-        service = _service(self.control, request.query_params.get("service"), gone_is_fine=True)
+        service = service_in(self.control, request.query_params.get("service"), gone_is_fine=True)
         return {"entries": self.control.history(service, _number(request, "limit", 50), **_filters(request))}
 
     def logs(self, request: Request, _: Document) -> object:
-        service = _service(self.control, request.query_params.get("service"))
+        service = service_in(self.control, request.query_params.get("service"))
         if service is None:
             raise BadRequest("logs of which service? Add ?service=namespace/name")
         lines = self.control.logs(service, _number(request, "lines", 100))
@@ -151,31 +156,30 @@ class _OwnerApi:
         return {"pass": self.control.request_sync()}
 
     def suspend(self, request: Request, body: Document) -> object:
-        service = _service(self.control, body.get("service"))
-        return {"suspended": self.control.suspend(service, _asked(request, body))}
+        return suspend(self.control, body, _caller(request))
 
     def resume(self, request: Request, body: Document) -> object:
-        return {"suspended": self.control.resume(_service(self.control, body.get("service")), _caller(request))}
+        return resume(self.control, body, _caller(request))
 
     def restart(self, request: Request, body: Document) -> object:
-        service, target = _service(self.control, body.get("service")), _target(body)
+        service, target = service_in(self.control, body.get("service")), target_in(body)
         if service is None:
             raise BadRequest("restart which service? Give service: namespace/name")
         targets, needed = self.control.restart(service, target, _caller(request))
         return {"service": service, "targets": targets, "askedBy": _caller(request), "pass": needed}
 
     def drain(self, request: Request, body: Document) -> object:
-        self.control.drain(_asked(request, body))
+        self.control.drain(asked_in(body, _caller(request)))
         return {"drained": True}
 
     def undrain(self, request: Request, _: Document) -> object:
         return {"lifted": self.control.undrain(_caller(request))}
 
     def approve(self, request: Request, body: Document) -> object:
-        return {"targets": self.control.approve(_hash(body), _target(body), _asked(request, body))}
+        return approve(self.control, body, _caller(request))
 
     def withdraw(self, request: Request, body: Document) -> object:
-        return {"targets": self.control.withdraw(_hash(body), _target(body), _asked(request, body))}
+        return withdraw(self.control, body, _caller(request))
 
 
 def _answer(
@@ -185,7 +189,7 @@ def _answer(
 
     async def endpoint(request: Request) -> Response:
         try:
-            body = await _body(request)
+            body = await json_body(request)
             async with slots or nullcontext():
                 return JSONResponse(await run_in_threadpool(ask, request, body))
         except BadRequest as error:
@@ -200,21 +204,6 @@ def _answer(
             return _error(500, "internal error of the daemon; its log has the details")
 
     return endpoint
-
-
-async def _body(request: Request) -> Document:
-    data = await read_body(request, MAX_BODY_BYTES)
-    if data is None:
-        raise BadRequest(f"body is larger than {MAX_BODY_BYTES} bytes")
-    if not data:
-        return {}
-    try:
-        body = json.loads(data)
-    except (ValueError, RecursionError):
-        raise BadRequest("body is not JSON") from None
-    if not isinstance(body, dict):
-        raise BadRequest("body is not a JSON object")
-    return body
 
 
 def _number(request: Request, name: str, default: int) -> int:
@@ -234,42 +223,9 @@ def _filters(request: Request) -> dict[str, Any]:
         raise BadRequest(str(error)) from None
 
 
-def _service(control: Control, text: object, *, gone_is_fine: bool = False) -> str | None:
-    if text is None:
-        return None
-    if not isinstance(text, str):
-        raise BadRequest("service: expected text")
-    return resolve_service(control.status(), text, gone_is_fine=gone_is_fine)
-
-
-def _target(body: Document) -> str | None:
-    target = body.get("target")
-    if not isinstance(target, str | None):
-        raise BadRequest("target: expected text")
-    return target
-
-
-def _hash(body: Document) -> str:
-    found = body.get("hash")
-    if not isinstance(found, str) or not found:
-        raise BadRequest("hash: expected text, as `reconciler status` shows it")
-    return found.lower()
-
-
 def _caller(request: Request) -> str:
     """Who asks, as the kernel knows it: the server puts it where others have an address."""
     return person(request.client.port, int(request.client.host)) if request.client else ""
-
-
-def _asked(request: Request, body: Document) -> ByHand:
-    reason, until = body.get("reason", ""), body.get("until")
-    if not isinstance(reason, str) or len(reason) > MAX_REASON:
-        raise BadRequest(f"reason: expected text of at most {MAX_REASON} characters")
-    now = time.time()
-    is_number = isinstance(until, int | float) and not isinstance(until, bool)
-    if until is not None and not (is_number and now < until < LATEST):
-        raise BadRequest("until: expected a time to come, in seconds since 1970")
-    return ByHand(_caller(request), now, printable(reason), until)
 
 
 def _error(code: int, message: str) -> Response:

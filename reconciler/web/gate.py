@@ -41,6 +41,7 @@ class Gate:
         if scope["type"] != "http" or is_for_programs(scope["path"]):
             return await self._app(scope, receive, send)
         request = Request(scope)
+        scope["has_login"] = self._web.auth.is_used
         try:
             scope["visitor"] = visitor = await self._visitor(request)
             self._check_origin(request, visitor)

@@ -16,6 +16,7 @@ from reconciler import __version__
 from reconciler.page.rendering import render
 from reconciler.report.status import Document
 from reconciler.web.json_responses import JSONResponse
+from reconciler.web.notices import notice_for
 from reconciler.web.visitors import Visitor
 
 # Where in a page stands what differs from visitor to visitor, so that all else is made once for all of them. Nobody
@@ -80,14 +81,14 @@ def message(request: Request, status: int, title: str, text: str, visitor: Visit
 
 def response_of(request: Request, made: Made, visitor: Visitor) -> Response:
     """The page for one of its visitors."""
-    headers = {"Vary": "Accept, Cookie"}
+    headers, notice = {"Vary": "Accept, Cookie"}, notice_for(request, visitor)
     if made.status == 200:
-        headers["ETag"] = tag = _tag(made, visitor)
+        headers["ETag"] = tag = _tag(made, visitor, notice)
         if tag in (one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(",")):
             return Response(None, 304, headers)
     if made.is_json:
         return Response(made.head, made.status, headers, media_type="application/json")
-    part = render("_visitor", visitor=visitor, since=made.since, now=time.time())
+    part = render("_visitor", visitor=visitor, notice=notice, since=made.since, now=time.time())
     body = b"".join((made.head, _bytes(part), made.tail))
     return Response(body, made.status, headers, media_type="text/html; charset=utf-8")
 
@@ -99,13 +100,20 @@ def wants_json(request: Request) -> bool:
 
 
 def _frame(request: Request) -> Mapping[str, object]:
-    return {"here": request.url.path, "host": socket.gethostname(), "now": time.time(), "version": __version__}
+    here, has_login = request.url.path, bool(request.scope.get("has_login"))
+    return {
+        "has_login": has_login,
+        "here": here,
+        "host": socket.gethostname(),
+        "now": time.time(),
+        "version": __version__,
+    }
 
 
-def _tag(made: Made, visitor: Visitor) -> str:
+def _tag(made: Made, visitor: Visitor, notice: str) -> str:
     known = hashlib.sha256(made.head)
     known.update(made.tail)
-    known.update(_bytes(f"{visitor.name}\0{visitor.role}"))
+    known.update(_bytes(f"{visitor.name}\0{visitor.role}\0{notice}"))
     return f'"{known.hexdigest()[:24]}"'
 
 

@@ -26,7 +26,7 @@ async def read_form(request: Request, most: int) -> dict[str, str] | None:
         return None
     try:
         data = await read_body(request, most)
-        fields = parse_qsl((data or b"").decode(), keep_blank_values=True, max_num_fields=_MOST_FIELDS)
+        fields = parse_qsl((data or b"").decode(), keep_blank_values=True, max_num_fields=_MOST_FIELDS, errors="strict")
     except (ClientDisconnect, ValueError):
         return None
     return dict(fields) if data is not None and len(dict(fields)) == len(fields) else None

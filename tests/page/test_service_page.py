@@ -34,6 +34,7 @@ from reconciler.page.rendering import render
 from reconciler.page.service import ServiceFacts as PageFacts
 from reconciler.page.service import find_service, log_lines, service_document, why_unknown
 from reconciler.report.status import Document, TargetReport
+from reconciler.web.visitors import NOBODY_IN_PARTICULAR
 from tests.support.report_world import (
     NEW,
     REVISION,
@@ -86,7 +87,7 @@ def document(one: TargetReport, links: ForgeLinks = GITHUB, **given: Any) -> Doc
 
 def shown(one: Document) -> str:
     known = {"host": "h", "here": "/services/a/demo/tiny", "now": 1_800_000_000.0, "version": "1", "attention": 0}
-    return render("service", document=one, visitor_part="", **known)
+    return render("service", document=one, visitor=NOBODY_IN_PARTICULAR, visitor_part="", has_login=False, **known)
 
 
 def words(one: Document) -> str:

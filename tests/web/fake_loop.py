@@ -38,8 +38,8 @@ class FakeLoop:
         self.asked.append(("service_details", (service, target, lines)))
         return {"workload": None, "log": self.lines[-lines:], "logFault": "", "units": {}}
 
-    def request_sync(self) -> int:
-        self.asked.append(("sync", None))
+    def request_sync(self, by: str = "") -> int:
+        self.asked.append(("sync", by))
         return 2
 
     def suspend(self, service: str | None, asked: ByHand) -> list[str]:
