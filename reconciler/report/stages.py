@@ -56,6 +56,9 @@ class StageState(StrEnum):
     UNKNOWN = "unknown"
 
 
+_BEGIN = (StageName.STAGED, StageName.STARTED, StageName.FIRST_TOKEN, StageName.SWITCHED)
+_ON_HOST = (*_BEGIN, StageName.PROMOTED, StageName.DRAINED)
+_ON_CLUSTER = (*_BEGIN, StageName.DRAINED, StageName.PROMOTED)
 _OVER = (StageState.DONE, StageState.SKIPPED)
 # What a replica fails of once it was started.
 _RAN = frozenset(
@@ -107,13 +110,13 @@ def _stages(service: Document, kind: str) -> Sequence[Stage]:
     rollout = _rollout(service, kind)
     if rollout is None:
         return ()
-    return list(_failed(rollout)) if service["rejected"] else _settled(rollout)
+    if service["rejected"]:
+        return list(_failed(rollout))
+    return _settled(rollout) if rollout.old or not rollout.is_over else _finished(rollout)
 
 
 def _names(kind: str) -> tuple[StageName, ...]:
-    end = (StageName.DRAINED, StageName.PROMOTED)
-    begin = (StageName.STAGED, StageName.STARTED, StageName.FIRST_TOKEN, StageName.SWITCHED)
-    return (*begin, *(end if kind == _CLUSTER else reversed(end)))
+    return _ON_CLUSTER if kind == _CLUSTER else _ON_HOST
 
 
 # ---------------------------------------------------------------- nothing is to run
@@ -138,38 +141,26 @@ def _leaving(service: Document) -> list[Stage]:
 
 @dataclass(frozen=True, slots=True)
 class _Rollout:
-    """`new` are replicas of the version that is rolled out, `old` those of others, and `count` is how many there should
-    be. `stays`: what is promoted keeps serving next to it."""
+    """`new` are replicas of the version that is rolled out, `started`, `ready` and `switched` those of them that came
+    so far, `old` those of others. `count` is how many there should be. `stays`: what is promoted keeps serving next to
+    it. `is_over`: the version is promoted, with as many replicas as git asks for, or in sync with git without that."""
 
     service: Document
     kind: str
     digest: str
     count: int
-    new: tuple[Document, ...]
-    old: tuple[Document, ...]
-    stays: bool = False
-
-    @property
-    def is_over(self) -> bool:
-        """Is the version promoted, with as many replicas as git asks for, or in sync with git without that?"""
-        good = self.service["promoted"]
-        if self.service["sync"] == Sync.SYNCED and not self.service["canary"]:
-            return True
-        if good is None or good["digest"] != self.digest or self.service["outdated"]:
-            return False
-        return good["replicas"] is None or good["replicas"] >= self.count
-
-    def having(self, key: str) -> tuple[Document, ...]:
-        return tuple(one for one in self.new if one[key])
+    new: Sequence[Document]
+    started: Sequence[Document]
+    ready: Sequence[Document]
+    switched: Sequence[Document]
+    old: Sequence[Document]
+    stays: bool
+    is_over: bool
 
     @property
     def promoted_at(self) -> str | None:
         good = self.service["promoted"]
         return good["at"] if good and good["digest"] == self.digest else None
-
-    @property
-    def switched(self) -> tuple[Document, ...]:
-        return tuple(one for one in self.having("readyAt") if one["routed"] == "Active")
 
 
 def _rollout(service: Document, kind: str) -> _Rollout | None:
@@ -178,11 +169,32 @@ def _rollout(service: Document, kind: str) -> _Rollout | None:
     digest = canary["digest"] if canary else service["digest"] or (good["digest"] if good else "")
     if not digest:
         return None
-    count = canary["replicas"] if canary else service["desiredReplicas"]
-    new = tuple(one for one in service["replicas"] if one["digest"] == digest and _is_of_it(one))
-    old = tuple(one for one in service["replicas"] if _is_other(one, digest) and not _is_gone(one, kind))
-    is_second = bool(canary) and digest != service["digest"]
-    return _Rollout(service, kind, digest, max(count, 1), new, old, stays=is_second)
+    count = max(1, canary["replicas"] if canary else service["desiredReplicas"])
+    replicas = service["replicas"]
+    new = [one for one in replicas if one["digest"] == digest and _is_of_it(one)]
+    ready = [one for one in new if one["readyAt"]]
+    return _Rollout(
+        service,
+        kind,
+        digest,
+        count,
+        new,
+        started=[one for one in new if one["startedAt"]],
+        ready=ready,
+        switched=[one for one in ready if one["routed"] == "Active"],
+        old=[one for one in replicas if _is_other(one, digest) and not _is_gone(one, kind)],
+        stays=bool(canary) and digest != service["digest"],
+        is_over=_is_over(service, digest, count),
+    )
+
+
+def _is_over(service: Document, digest: str, count: int) -> bool:
+    good = service["promoted"]
+    if service["sync"] == Sync.SYNCED and not service["canary"]:
+        return True
+    if good is None or good["digest"] != digest or service["outdated"]:
+        return False
+    return good["replicas"] is None or good["replicas"] >= count
 
 
 def _is_other(replica: Document, digest: str) -> bool:
@@ -197,6 +209,18 @@ def _is_gone(replica: Document, kind: str) -> bool:
 def _is_of_it(replica: Document) -> bool:
     is_on_its_way_out = replica["drainingAt"] or replica["stoppingAt"] or replica["phase"] in _ENDED
     return not (is_on_its_way_out or replica["outdated"])
+
+
+def _finished(r: _Rollout) -> list[Stage]:
+    """What is so of most services at most times."""
+    times = {
+        StageName.STARTED: _when_done(r, r.started, "startedAt"),
+        StageName.FIRST_TOKEN: _when_done(r, r.ready, "readyAt"),
+        StageName.PROMOTED: r.promoted_at,
+    }
+    drained = StageState.DONE if r.service["promoted"] else StageState.SKIPPED
+    states = {StageName.DRAINED: drained}
+    return [Stage(name, states.get(name, StageState.DONE), times.get(name)) for name in _names(r.kind)]
 
 
 def _settled(r: _Rollout) -> list[Stage]:
@@ -219,12 +243,23 @@ def _order(r: _Rollout) -> Sequence[StageName]:
 def _drained_before(r: _Rollout) -> StageName | None:
     """The stage that old replicas are gone before; None: they go at last."""
     if r.is_over:
-        return StageName.PROMOTED if r.kind == _CLUSTER and not r.old else None
-    if r.old and _makes_room_first(r.service["strategy"]) and len(r.having("startedAt")) < r.count:
-        return StageName.STARTED
-    if not r.old and r.service["promoted"] is not None:
-        return StageName.STARTED
-    return StageName.PROMOTED if r.kind == _CLUSTER else None
+        return None
+    at_last = StageName.PROMOTED if r.kind == _CLUSTER else None
+    if r.old:
+        return _room_is_for(r) if _makes_room(r) else at_last
+    has_changed_over = r.kind == _CLUSTER and len(r.switched) >= r.count
+    return at_last if has_changed_over or r.service["promoted"] is None else _room_is_for(r)
+
+
+def _room_is_for(r: _Rollout) -> StageName:
+    """On a host files are there before anything is drained; on a cluster a pod fetches them."""
+    return StageName.STAGED if r.kind == _CLUSTER else StageName.STARTED
+
+
+def _makes_room(r: _Rollout) -> bool:
+    """Once the last old replica drains, nobody says any more by which strategy that is."""
+    all_drain = not r.new and all(one["drainingAt"] for one in r.old)
+    return len(r.started) < r.count and (all_drain or _makes_room_first(r.service["strategy"]))
 
 
 def _makes_room_first(strategy: str) -> bool:
@@ -239,7 +274,7 @@ def _stage(r: _Rollout, name: StageName) -> Stage:
         case StageName.STAGED:
             return _staged(r)
         case StageName.STARTED:
-            return _counted(r, name, r.having("startedAt"), "startedAt", "createdAt")
+            return _counted(r, name, r.started, "startedAt", "createdAt")
         case StageName.FIRST_TOKEN:
             return _first_token(r)
         case StageName.SWITCHED:
@@ -252,7 +287,7 @@ def _stage(r: _Rollout, name: StageName) -> Stage:
 
 def _staged(r: _Rollout) -> Stage:
     pending = [one for one in r.service["staging"] if one["state"] != "Staged"]
-    if r.is_over or r.having("startedAt") or (r.kind != _CLUSTER and not pending):
+    if r.is_over or r.started or (r.kind != _CLUSTER and not pending):
         return Stage(StageName.STAGED, StageState.DONE)
     detail = "; ".join(map(_bytes, pending)) if pending else r.service["phase"].lower()
     return Stage(StageName.STAGED, StageState.ACTIVE, _earliest(r.new, "createdAt"), detail)
@@ -266,7 +301,7 @@ def _bytes(staging: Document) -> str:
 
 
 def _first_token(r: _Rollout) -> Stage:
-    found = _counted(r, StageName.FIRST_TOKEN, r.having("readyAt"), "readyAt", "startedAt")
+    found = _counted(r, StageName.FIRST_TOKEN, r.ready, "readyAt", "startedAt")
     if r.kind != _CLUSTER or r.is_over or not found.is_over:
         return found
     why = r.service["tokenFault"]
@@ -275,7 +310,7 @@ def _first_token(r: _Rollout) -> Stage:
     return replace(found, state=StageState.ACTIVE, detail=why) if why else found
 
 
-def _counted(r: _Rollout, name: StageName, there: tuple[Document, ...], key: str, since: str) -> Stage:
+def _counted(r: _Rollout, name: StageName, there: Sequence[Document], key: str, since: str) -> Stage:
     """Done once as many replicas are as far. A promoted version has been; what runs of it now may be younger."""
     if r.is_over or len(there) >= r.count:
         return Stage(name, StageState.DONE, _when_done(r, there, key))
@@ -284,7 +319,7 @@ def _counted(r: _Rollout, name: StageName, there: tuple[Document, ...], key: str
     return Stage(name, StageState.ACTIVE, _earliest(missing, since), detail)
 
 
-def _when_done(r: _Rollout, there: tuple[Document, ...], key: str) -> str | None:
+def _when_done(r: _Rollout, there: Sequence[Document], key: str) -> str | None:
     times = [one[key] for one in there if key and one[key]]
     if not times or len(times) < r.count:
         return None

@@ -282,7 +282,9 @@ def test_first_rollout_has_nothing_to_drain() -> None:
 
 def test_stop_first_drains_before_it_starts() -> None:
     old = replica(draining_at=161.0, in_flight=2)
-    draining = rolling(old, strategy=STOP_FIRST)
+    draining = rolling(old, strategy="")
+    planned_so = rolling(replica(), strategy=STOP_FIRST)
+    assert [each["name"] for each in stages(planned_so)] == [each["name"] for each in stages(draining)]
     names = [each["name"] for each in stages(draining)]
     assert names == ["staged", "drained", "started", "first token", "switched", "promoted"]
     assert states(draining)["drained"] == "active"
@@ -441,6 +443,20 @@ def test_pod_goes_through_the_stages_of_a_replica() -> None:
 def test_pods_of_the_version_before_are_none_of_the_new_one() -> None:
     waiting = states(cluster(replace(OLD_POD, newest=True), applied=OLD))
     assert (waiting["staged"], waiting["started"]) == ("active", "waiting")
+
+
+def test_old_pod_that_ends_before_the_new_one_is_there_makes_room() -> None:
+    ending = replace(OLD_POD, draining_at=161.0)
+    found = cluster(ending)
+    assert [each["name"] for each in stages(found)][:2] == ["drained", "staged"]
+    assert states(found)["drained"] == "active"
+    loading = replace(POD, phase="Running", started_at=165.0)
+    assert next(iter(states(cluster(loading, phase="Loading")))) == "drained"
+    ready = replace(loading, ready=True, ready_at=175.0)
+    assert [each["name"] for each in stages(cluster(ready, phase="Ready", token_fault=""))][-2:] == [
+        "drained",
+        "promoted",
+    ]
 
 
 def test_promoted_version_on_a_cluster_is_done() -> None:
