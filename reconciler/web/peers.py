@@ -42,6 +42,7 @@ log = structlog.get_logger()
 
 EVERY_SECONDS = 30.0
 _LONGEST_PAUSE = 600.0
+_CONNECT_SECONDS = 3.0
 _TIMEOUT_SECONDS = 10.0
 _MOST_BYTES = 64 << 10
 _MOST_TEXT = 200
@@ -61,10 +62,13 @@ class Peers:
         self._peers = [_Peer(one, f"web.peers[{index}]", contexts) for index, one in enumerate(peers)]
         begun = time.monotonic()
         self._due = [(begun + number * _BETWEEN_FIRST_SECONDS, number) for number in range(len(peers))]
+        self._due_away: list[tuple[float, int]] = []
         self._turn = threading.Condition()
         self._is_stopped = False
-        count = min(_MOST_THREADS, len(peers))
-        self._threads = [threading.Thread(target=self._run, name=f"peers-{n}", daemon=True) for n in range(count)]
+        self._threads = [
+            threading.Thread(target=self._run, args=(number % 4 < 3,), name=f"peers-{number}", daemon=True)
+            for number in range(min(_MOST_THREADS, len(peers)))
+        ]
 
     def start(self) -> None:
         for thread in self._threads:
@@ -86,23 +90,32 @@ class Peers:
     def document(self) -> Document:
         return {"peers": [peer.document for peer in self._peers]}
 
-    def _run(self) -> None:
-        while (number := self._next()) is not None:
+    def _run(self, asks_away: bool) -> None:
+        """Some threads ask only peers that answered the last time: those that do not cost them no minute."""
+        while (number := self._next(asks_away)) is not None:
             peer = self._peers[number]
             before, pause = peer.document, peer.ask(time.time())
+            self._put(number, pause * random.uniform(0.9, 1.1))  # noqa: S311 - nobody's secret
             if any(before[key] != peer.document[key] for key in ("reachable", "reason", "summary")):
                 self._changed()
-            with self._turn:
-                heapq.heappush(self._due, (time.monotonic() + pause * random.uniform(0.9, 1.1), number))  # noqa: S311
-                self._turn.notify()
 
-    def _next(self) -> int | None:
+    def _put(self, number: int, pause: float) -> None:
+        with self._turn:
+            due = self._due if self._peers[number].document["reachable"] else self._due_away
+            heapq.heappush(due, (time.monotonic() + pause, number))
+            # Most come after others, for which the threads wait already.
+            if due[0][1] == number:
+                self._turn.notify_all()
+
+    def _next(self, asks_away: bool) -> int | None:
         """Waits for the next that is due. None: there is nothing more to do."""
         with self._turn:
             while not self._is_stopped:
-                left = self._due[0][0] - time.monotonic() if self._due else None
-                if left is not None and left <= 0:
-                    return heapq.heappop(self._due)[1]
+                known = [due for due in (self._due, self._due_away if asks_away else []) if due]
+                first = min(known, key=lambda due: due[0], default=None)
+                left = first[0][0] - time.monotonic() if first else None
+                if first and left is not None and left <= 0:
+                    return heapq.heappop(first)[1]
                 self._turn.wait(left)
         return None
 
@@ -175,7 +188,7 @@ class _Peer:
                 "GET",
                 self._url,
                 headers=self._headers(),
-                timeout=urllib3.Timeout(total=_TIMEOUT_SECONDS),
+                timeout=urllib3.Timeout(connect=_CONNECT_SECONDS, total=_TIMEOUT_SECONDS),
                 redirect=False,
                 preload_content=False,
                 decode_content=False,
@@ -266,7 +279,9 @@ def _why(error: Exception) -> str:
             return f"no connection: {_short(error.__cause__ or error)}"
         case SSLError():
             return f"TLS: {_short(error)}"
-        case ConnectTimeoutError() | ReadTimeoutError() | TimeoutError():
+        case ConnectTimeoutError():
+            return f"timeout: no connection within {_CONNECT_SECONDS:.0f} s"
+        case ReadTimeoutError() | TimeoutError():
             return f"timeout: no answer within {_TIMEOUT_SECONDS:.0f} s"
     return f"no answer: {_short(error)}"
 

@@ -204,6 +204,23 @@ def test_one_that_hangs_keeps_no_other_waiting(peer: LocalForge) -> None:
             silent.close()
 
 
+@pytest.mark.usefixtures("often")
+def test_many_that_are_away_delay_none_that_answers(peer: LocalForge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_TIMEOUT_SECONDS", 0.3)
+    peer.answer = lambda asked: Reply(200, FINE)
+    fine = PeerSettings(name="fine", url=peer.url, ca_file=peer.ca_file)
+    with socket.create_server(("127.0.0.1", 0), backlog=1000) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with asking(fine, *(PeerSettings(name=f"silent-{number}", url=url) for number in range(20))) as known:
+            eventually(lambda: all(one["since"] for one in known()[1:]))
+            monkeypatch.setattr(module, "_TIMEOUT_SECONDS", 300)
+            time.sleep(0.5)
+            count = len(peer.asked)
+            eventually(lambda: len(peer.asked) > count + 5)
+            assert known()[0]["reachable"]
+            silent.close()
+
+
 def test_daemons_that_show_each_other_ask_no_further(web: WebSide, loop: FakeLoop) -> None:
     address = "http://{}:{}".format(*web.address)
     loop.document = status_of(report()) | {"peers": [{"name": "a", "url": address, "reachable": True}]}
