@@ -121,7 +121,6 @@ def _endpoint(page: Page, control: Control, live: Live) -> Callable[[Request], o
 
 def _events(live: Live) -> Callable[[Request], object]:
     async def answer(request: Request) -> Response:
-        visitor_of(request)
         return live.answer(request)
 
     return answer

@@ -6,8 +6,11 @@ import http.client
 import json
 from collections.abc import Mapping
 
+import pytest
+
 from reconciler.page.links import ForgeLinks
 from reconciler.web.server import WebSide
+from tests.support.report_world import with_service
 from tests.web.fake_loop import FakeLoop
 
 
@@ -28,6 +31,28 @@ def test_page_is_html_for_browsers_and_json_for_scripts(web: WebSide):
     assert "<h1>Overview</h1>" in text
     _, text = get(web, "/", "application/json")
     assert json.loads(text)["schema"] == "reconciler.page.overview/v1"
+
+
+def test_page_that_the_browser_has_already_is_not_sent_again(web: WebSide, loop: FakeLoop):
+    for accept in ("text/html", "application/json"):
+        response, text = get(web, "/", accept)
+        tag = response.headers["etag"]
+        response, again = get(web, "/", accept, {"If-None-Match": f'"other", W/{tag}'})
+        assert (response.status, response.headers["etag"], again) == (304, tag, "")
+        assert response.headers["content-security-policy"]
+        loop.document = with_service(loop.document, ready=f"{len(accept)}/9", sync="OutOfSync")
+        response, again = get(web, "/", accept, {"If-None-Match": tag})
+        assert response.status == 200
+        assert again != text
+    assert get(web, "/nowhere")[0].headers["etag"] is None
+
+
+def test_all_parts_of_a_page_follow_from_the_same_moment(web: WebSide, loop: FakeLoop, monkeypatch: pytest.MonkeyPatch):
+    read: list[int] = []
+    monkeypatch.setattr(FakeLoop, "status", lambda self: read.append(1) or self.document)
+    _, text = get(web, "/")
+    assert "need a person" in text or "needs a person" in text
+    assert read == [1]
 
 
 class NoForge:

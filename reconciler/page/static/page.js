@@ -23,7 +23,7 @@ function connect() {
   disconnect()
   source = new EventSource(`/events?${new URLSearchParams({page: location.pathname, since})}`)
   source.onopen = () => {
-    if (awaySince) refresh()
+    if (failures > 1) refresh()
     awaySince = failures = 0
     tell()
   }
@@ -32,11 +32,12 @@ function connect() {
     refresh()
   }
   source.onerror = () => {
-    // A browser gives up for ever when it is answered with anything but a stream, so it is we who try again.
+    // Answered, but not with a stream: a browser gives up for ever then, so it is we who try again. Logged out, maybe.
+    if (source?.readyState === EventSource.CLOSED) refresh()
     disconnect()
     awaySince ||= Date.now()
-    tell()
     retry = setTimeout(connect, Math.min(LONGEST_RETRY, RETRY * 2 ** failures++) * (0.5 + Math.random() / 2))
+    tell()
   }
 }
 
@@ -48,8 +49,9 @@ function disconnect() {
 /** @param {number} at */
 const utc = at => `${new Date(at).toISOString().slice(0, 19).replace('T', ' ')} UTC`
 
+/** Now and then a stream ends and is opened again at once, which is nobody's business. */
 function tell() {
-  const text = awaySince ? `Not connected since ${utc(awaySince)}; trying again. This is what was known at ${utc(updated)}.` : ''
+  const text = failures > 1 ? `Not connected since ${utc(awaySince)}; trying again. This is what was known at ${utc(updated)}.` : ''
   if (connection && connection.textContent !== text) connection.textContent = text
 }
 
