@@ -14,6 +14,7 @@ import yaml
 
 from reconciler.cluster import observer
 from reconciler.cluster.api import clock, transport
+from reconciler.loop import sync
 from tests.cluster.rig import ClusterRig
 from tests.controlplane.control_plane import ControlPlane
 from tests.controlplane.fixtures import AddNode
@@ -208,3 +209,27 @@ def test_deleted_service_is_stopped_before_it_is_deleted(make_cluster: MakeRig, 
     assert status["revision"]["fullyApplied"]
     written = [line for line in rig.writes() if "inferenceservices" in line]
     assert written == ["patch inferenceservices/a", "delete inferenceservices/a"]
+
+
+def test_stages_of_a_rollout_follow_its_pods(make_cluster: MakeRig, kserve: KServe, add_node: AddNode):
+    add_node(gpus=1)
+    rig = make_cluster()
+    rig.push({"prod/a.yaml": service("a", "--seed=1", ready_after="1s", gone_after="1s")})
+    assert {one["state"] for one in shown(rig.sync(60), "a")["stages"]} <= {"done", "skipped"}
+
+    seen: list[dict[str, Any]] = []
+    rig.push({"prod/a.yaml": service("a", "--seed=2", ready_after="1s", gone_after="1s")})
+    sync(rig.settings, 60, seen.append)
+
+    found = [shown(one, "a")["stages"] for one in seen if any(one["targets"][0]["services"])]
+    active = [one["name"] for stages in found for one in stages if one["state"] == "active"]
+    assert {"drained", "first token"} <= set(active), found
+    assert active.index("drained") < active.index("first token"), active
+    last = {one["name"]: one for one in found[-1]}
+    assert {one["state"] for one in last.values()} <= {"done", "skipped"}
+    assert last["started"]["at"] <= last["first token"]["at"] <= last["promoted"]["at"]
+
+    rig.push({"prod/a.yaml": service("a", "--seed=3", outcome="crash")})
+    last = {one["name"]: one for one in shown(rig.sync(60), "a")["stages"]}
+    assert "failed" in {one["state"] for one in last.values()}, last
+    assert last["rolled back"]["state"] == "done", last
