@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import time
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -79,17 +80,25 @@ def tls_context(ca_file: Path | None, key: str) -> ssl.SSLContext:
 def connections(base: str, context: ssl.SSLContext, called: str) -> urllib3.PoolManager:
     """For requests to one base address, through the proxy of HTTPS_PROXY (HTTP_PROXY) and NO_PROXY as git goes.
 
-    Nothing is tried again. Raises Retryable, in which the other side is `called` so.
+    Plain http to this host goes past it: what is sent so may be for this host alone. Nothing is tried again. Raises
+    Retryable, in which the other side is `called` so.
     """
     place = urlsplit(base)
     address = getproxies().get(place.scheme)
     options: dict[str, Any] = {"num_pools": 4, "maxsize": 4, "ssl_context": context, "retries": False}
-    if not address or proxy_bypass(place.netloc):
+    if not address or proxy_bypass(place.netloc) or (place.scheme == "http" and _is_this_host(place.hostname or "")):
         found = urllib3.PoolManager(**options)
     else:
         found = _through_proxy(address, options, f"{called}: {place.scheme.upper()}_PROXY")
     found.pool_classes_by_scheme = {"http": _HurriedPool, "https": urllib3.HTTPSConnectionPool}
     return found
+
+
+def _is_this_host(name: str) -> bool:
+    try:
+        return name == "localhost" or ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def _through_proxy(address: str, options: dict[str, Any], key: str) -> urllib3.ProxyManager:

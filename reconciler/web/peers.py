@@ -23,6 +23,7 @@ from urllib3.exceptions import (
     HTTPError,
     NameResolutionError,
     NewConnectionError,
+    ProxyError,
     ReadTimeoutError,
     SSLError,
 )
@@ -275,6 +276,10 @@ def _why(error: Exception) -> str:
     match error:
         case NameResolutionError():
             return "DNS: its name has no address; check the URL and the resolver"
+        case ProxyError():
+            return (
+                f"proxy: {_short(error.original_error.__cause__ or error.original_error)}; check HTTPS_PROXY, NO_PROXY"
+            )
         case NewConnectionError():
             return f"no connection: {_short(error.__cause__ or error)}"
         case SSLError():

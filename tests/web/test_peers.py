@@ -172,6 +172,13 @@ def test_peer_that_drips_without_tls_ends_as_well(monkeypatch: pytest.MonkeyPatc
             assert once(known, lambda one: one["since"])["reason"].startswith("timeout: ")
 
 
+def test_plain_http_to_this_host_goes_past_a_proxy(web: WebSide, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its token is for this host alone."""
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    assert known_of("http://{}:{}".format(*web.address))["reachable"]
+    assert known_of(f"http://192.0.2.1:{free_port()}")["reason"].startswith("proxy: Connection refused")
+
+
 def test_token_is_read_for_each_question(peer: LocalForge, tmp_path: Path) -> None:
     token = tmp_path / "token"
     peer.answer = lambda asked: Reply(200, FINE)
