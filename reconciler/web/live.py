@@ -24,7 +24,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from reconciler.report.status import Document
-from reconciler.web.topics import OVERVIEW, digests, topic_of
+from reconciler.web.topics import digests, topic_of
 
 log = structlog.get_logger()
 
@@ -99,13 +99,6 @@ class Live:
         """Of the events so far. What a page shows that is made from now on is no older than these."""
         with self._lock:
             return f"{self._epoch}-{self._number}"
-
-    def note(self, topic: str = OVERVIEW) -> None:
-        """What this page shows has changed, beside the status document. From any thread."""
-        with self._lock:
-            self._number += 1
-            self._changed_at[topic] = self._number
-        self._rouse_streams()
 
     def since(self, position: str, topic: str | None) -> tuple[str, list[str]]:
         """Where the events are now, and which topics have changed since: all that did, or none but this one."""

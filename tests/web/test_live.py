@@ -73,6 +73,7 @@ def test_event_names_the_pages_that_changed(web: WebSide, loop: FakeLoop) -> Non
         assert reader.topics() == ["/", "/changes", "/repository", TINY]
 
 
+@pytest.mark.slow
 def test_page_hears_only_of_itself(web: WebSide, loop: FakeLoop) -> None:
     with (
         listening(web, TINY) as service,
@@ -86,6 +87,7 @@ def test_page_hears_only_of_itself(web: WebSide, loop: FakeLoop) -> None:
         assert gpus.is_quiet()
 
 
+@pytest.mark.slow
 def test_pass_that_changes_nothing_says_nothing(web: WebSide, loop: FakeLoop) -> None:
     with listening(web) as reader:
         loop.document = copy.deepcopy(loop.document)
@@ -95,6 +97,7 @@ def test_pass_that_changes_nothing_says_nothing(web: WebSide, loop: FakeLoop) ->
         assert reader.is_quiet()
 
 
+@pytest.mark.slow
 def test_many_passes_in_a_moment_are_told_as_few(web: WebSide, loop: FakeLoop) -> None:
     with listening(web, TINY) as reader:
         began = time.monotonic()
@@ -108,6 +111,7 @@ def test_many_passes_in_a_moment_are_told_as_few(web: WebSide, loop: FakeLoop) -
         assert 1 <= told <= 4 * seconds + 3
 
 
+@pytest.mark.slow
 def test_browser_that_was_away_is_told_what_it_missed(web: WebSide, loop: FakeLoop) -> None:
     with listening(web, TINY) as reader:
         pass
@@ -124,6 +128,7 @@ def test_browser_of_an_earlier_daemon_is_told_to_look_again(web: WebSide) -> Non
             assert reader.topics() == [TINY]
 
 
+@pytest.mark.slow
 def test_page_says_which_events_it_already_shows(web: WebSide, loop: FakeLoop) -> None:
     listening(web).close()
     _, text = get(web, "/")
@@ -143,12 +148,6 @@ def test_page_of_a_service_that_is_gone_is_told(web: WebSide, loop: FakeLoop) ->
         assert reader.topics() == [TINY]
 
 
-def test_change_beside_the_status_document_is_told(web: WebSide) -> None:
-    with listening(web, "/") as reader:
-        web.live.note("/")
-        assert reader.topics() == ["/"]
-
-
 def test_status_is_read_only_while_somebody_listens(
     web: WebSide, loop: FakeLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +162,7 @@ def test_status_is_read_only_while_somebody_listens(
     assert read
 
 
+@pytest.mark.slow
 def test_bug_while_comparing_costs_only_that_event(web: WebSide, loop: FakeLoop) -> None:
     with listening(web, TINY) as reader:
         known, loop.document = loop.document, {}
@@ -191,6 +191,7 @@ def test_stream_that_nobody_needs_any_more_is_forgotten(web: WebSide) -> None:
     eventually(lambda: not web.live._streams)
 
 
+@pytest.mark.slow
 def test_stream_lives_longer_than_any_other_answer(web: WebSide, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reconciler.web.server._ANSWER_SECONDS", 0.2)
     monkeypatch.setattr("reconciler.web.live._HEARTBEAT_SECONDS", 0.1)
@@ -198,6 +199,7 @@ def test_stream_lives_longer_than_any_other_answer(web: WebSide, monkeypatch: py
         assert [reader.message() for _ in range(6)] == [{"": ""}] * 6
 
 
+@pytest.mark.slow
 def test_stream_ends_after_a_while_and_the_connection_asks_again(web: WebSide, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reconciler.web.live._LONGEST_SECONDS", 0.3)
     monkeypatch.setattr("reconciler.web.live._HEARTBEAT_SECONDS", 0.1)
@@ -211,9 +213,11 @@ def test_stream_ends_after_a_while_and_the_connection_asks_again(web: WebSide, m
     eventually(lambda: not web._public.server_state.connections)
 
 
+@pytest.mark.slow
 def test_client_that_does_not_read_is_dropped(web: WebSide, loop: FakeLoop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reconciler.web.live._UNREAD_SECONDS", 0.3)
     monkeypatch.setattr("reconciler.web.live._SHORTEST_PAUSE", 0.0)
+    monkeypatch.setattr("reconciler.web.live._SHARE", 1e9)
     silent = socket.socket()
     silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
     silent.connect(web.address)
@@ -221,7 +225,7 @@ def test_client_that_does_not_read_is_dropped(web: WebSide, loop: FakeLoop, monk
     eventually(lambda: web.live._streams)
     deadline = time.monotonic() + 60
     while web.live._streams and time.monotonic() < deadline:
-        web.live.note("/" + "x" * 1000)
+        change(web, loop, ready=str(time.monotonic()))
         time.sleep(0.001)
     assert not web.live._streams
     silent.close()
@@ -235,6 +239,7 @@ def test_head_of_events_is_an_answer_that_ends(web: WebSide) -> None:
 # ---------------------------------------------------------------- crowds
 
 
+@pytest.mark.slow
 def test_streams_of_strangers_leave_room_for_all_other_answers(web: WebSide, stack: ExitStack) -> None:
     readers = [stack.enter_context(EventReader(web, TINY)) for _ in range(MOST_STREAMS)]
     assert {reader.status for reader in readers} == {200}
@@ -246,6 +251,7 @@ def test_streams_of_strangers_leave_room_for_all_other_answers(web: WebSide, sta
     assert len(web.live._streams) == MOST_STREAMS
 
 
+@pytest.mark.slow
 def test_who_has_many_streams_makes_room_for_who_has_few(web: WebSide, stack: ExitStack) -> None:
     greedy = [stack.enter_context(EventReader(web, source="127.0.0.2")) for _ in range(MOST_STREAMS)]
     for _ in range(3):

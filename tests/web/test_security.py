@@ -17,6 +17,17 @@ from reconciler.web.server import WebSide
 from tests.support.report_world import settings
 from tests.web.fake_loop import FakeLoop
 
+FOREIGN = (
+    "evil.example",
+    "evil.example:9464",
+    "localhost.evil.example",
+    "127.0.0.1.evil.example",
+    "localhost@evil.example",
+    "10.0.0.5",
+    "0.0.0.0",
+    "[::1",
+    "",
+)
 LOGIN = AuthSettings(tokens=(TokenSettings(name="alice", sha256="0" * 64),))
 
 
@@ -41,33 +52,17 @@ def headers_of(response: http.client.HTTPResponse) -> Mapping[str, str]:
     return {name: response.headers[name] for name in HEADERS}
 
 
-@pytest.mark.parametrize(
-    "host",
-    ["localhost", "LOCALHOST:9464", "page.localhost:1", "127.0.0.1:9464", "[::1]:9464", "localhost."],
-)
-def test_page_answers_to_names_of_the_loopback_address(web: WebSide, host: str) -> None:
-    assert ask(web, host=host).status == 200
+def test_page_answers_to_names_of_the_loopback_address(web: WebSide) -> None:
+    for host in ("localhost", "LOCALHOST:9464", "page.localhost:1", "127.0.0.1:9464", "[::1]:9464", "localhost."):
+        assert ask(web, host=host).status == 200, host
 
 
-@pytest.mark.parametrize(
-    "host",
-    [
-        "evil.example",
-        "evil.example:9464",
-        "localhost.evil.example",
-        "127.0.0.1.evil.example",
-        "localhost@evil.example",
-        "10.0.0.5",
-        "0.0.0.0",
-        "[::1",
-        "",
-    ],
-)
-def test_page_without_login_refuses_a_name_that_is_not_its_own(web: WebSide, host: str) -> None:
-    for path in ("/", "/gpus", "/events", "/nowhere"):
+@pytest.mark.parametrize("path", ["/", "/gpus", "/events", "/nowhere"])
+def test_page_without_login_refuses_a_name_that_is_not_its_own(web: WebSide, path: str) -> None:
+    for host in FOREIGN:
         response = ask(web, path, host)
         text = response.read().decode()
-        assert (response.status, headers_of(response)) == (421, HEADERS), path
+        assert (response.status, headers_of(response)) == (421, HEADERS), host
         assert "web.url" in text
         assert "web.auth" in text
         assert "tiny" not in text

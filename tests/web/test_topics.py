@@ -78,6 +78,13 @@ def test_what_runs_beside_the_passes_concerns_what_sums_up() -> None:
     assert changed(status, status | {"forge": {"waiting": 3}}) == {"/", "/changes", "/repository"}
 
 
+def test_other_daemon_concerns_the_overview_unless_it_was_only_asked_again() -> None:
+    peer = {"name": "b", "reachable": True, "observedAt": "2030-01-01T00:00:00.000Z"}
+    status = two_services() | {"peers": [peer]}
+    assert changed(status, status | {"peers": [peer | {"reachable": False}]}) == {"/"}
+    assert not changed(status, status | {"peers": [peer | {"observedAt": "2030-01-01T00:01:00.000Z"}]})
+
+
 def test_pass_that_changed_nothing_concerns_no_page() -> None:
     status = two_services()
     after = with_target(status, observedAt="2030-01-01T00:00:00.000Z")
