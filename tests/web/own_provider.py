@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -50,7 +51,8 @@ def signed(claims: Mapping[str, Any], number: int = 0, **header: Any) -> str:
 class OwnProvider:
     """What it does next is in its attributes: `claims` and `header` are changes, None leaves a claim out; `signer`:
     the number of the key; `keys`: what it publishes; `metadata`: what it says of itself beside what it must;
-    `answers`: replies by path instead of the right ones. `nonce`: of the login that is under way."""
+    `answers`: replies by path instead of the right ones; `may_answer`: it waits for that.
+    `nonce`: of the login that is under way."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -65,6 +67,8 @@ class OwnProvider:
         self.answers: dict[str, Reply] = {}
         self.keys = [published()]
         self.signer = 0
+        self.may_answer = threading.Event()
+        self.may_answer.set()
         self.nonce = ""
         self.userinfo: dict[str, Any] = {"sub": "u-1"}
 
@@ -116,6 +120,7 @@ class OwnProvider:
         return signed({name: value for name, value in claims.items() if value is not None}, self.signer, **self.header)
 
     def _answer(self, asked: Asked) -> Reply:
+        self.may_answer.wait(30)
         return self.answers.get(asked.path) or Reply(body=self._right(asked.path))
 
     def _right(self, path: str) -> Any:

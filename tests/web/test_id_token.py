@@ -153,11 +153,17 @@ def test_keys_that_cannot_be_used_are_passed_over():
 
 
 @pytest.mark.parametrize(
-    "document", [None, [], {}, {"keys": None}, {"keys": []}, {"keys": [{"kty": "oct", "k": "eA"}]}]
+    "document",
+    [None, [], {}, {"keys": None}, {"keys": [{"kty": "oct", "k": "eA"}]}, {"keys": [published(use="enc")]}],
 )
 def test_provider_without_keys_is_refused(document: object):
     with pytest.raises(TokenRefused, match="no key"):
         SigningKeys(document)
+
+
+def test_header_without_end_is_refused():
+    with pytest.raises(TokenRefused):
+        keys().claims(f"{_unpadded(b'[' * 6000)}.e30.", EXPECTED)
 
 
 @given(st.text() | st.from_regex(r"[\w-]*\.[\w-]*\.[\w-]*", fullmatch=True))
