@@ -27,7 +27,6 @@ SUBJECT = f"Serve {SCRIPT} {BIDI} {ANSI} <img src=x onerror=alert(1)>"
 LAST_LINE = "that was all of it"
 LOG = "\n".join((SCRIPT, BIDI, ANSI, f"\0\x07HF_TOKEN={SECRET}", "long " * 200_000, LAST_LINE, ""))
 REFUSED = f"--max-model-len={SCRIPT}"
-EDITED = r"--max-num-seqs=\d+"
 
 
 class Site(Rig):
@@ -101,7 +100,8 @@ class Installation(Site):
             {"image": "vllm/vllm-openai-cpu:*", "python": str(python)},
             {"image": "example.com/loud:*", "python": str(wrap(python, folder / "loud", say))},
         ]
-        super().__init__(folder / "rig", python, model, target={"engines": engines, "gpus": "auto"})
+        target = {"engines": engines, "gpus": "auto"}
+        super().__init__(folder / "rig", python, model, rollout={"min_ready": "2s"}, target=target)
         refused = yaml.safe_dump(REFUSED).splitlines()[0].strip("'")
         runtime = self.read("runtimes/vllm-cpu.yaml").replace("vllm/vllm-openai-cpu:v0.32.0", "example.com/loud:1")
         files = {
