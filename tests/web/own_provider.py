@@ -36,6 +36,7 @@ def key(number: int = 0) -> RSAPrivateKey:
 def published(number: int = 0, **more: str) -> dict[str, Any]:
     """What a provider publishes of a key."""
     public = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(key(number).public_key()))
+    del public["key_ops"]
     return {**public, "kid": f"key-{number}", "use": "sig", **more}
 
 
