@@ -232,7 +232,7 @@ def test_login_that_another_browser_began_is_refused(provider: OwnProvider):
     mine, theirs = login.begin("/"), login.begin("/")
     query = provider.returned(theirs.location)
     for shown in ("", mine.cookie):
-        with pytest.raises(LoginFailed, match="this browser") as found:
+        with pytest.raises(LoginFailed, match=f"this browser at {PAGE}") as found:
             login.finish(query, shown)
         assert found.value.status == 400
     assert not provider.asked("/token")
@@ -308,6 +308,7 @@ def test_answer_without_a_code_asks_for_no_token(provider: OwnProvider, code: st
     ("path", "reply"),
     [
         ("/token", Reply(500)),
+        ("/token", Reply(429, {"error": "slow_down"})),
         ("/token", Reply(200, {"access_token": "x"})),
         ("/token", Reply(200, b"<html>")),
         ("/token", Reply(200, b"[" * 100_000)),

@@ -80,23 +80,28 @@ class IdentityProvider:
     def redeem(self, code: str, verifier: str, redirect: str) -> Tokens:
         """Raises Refused as well: a code serves once, for about a minute."""
         metadata = self.metadata()
+        headers, fields = self._client(metadata)
         form = {
             "grant_type": "authorization_code",
             "code": code,
             "redirect_uri": redirect,
             "code_verifier": verifier,
+            **fields,
         }
-        client, secret = self._settings.client_id, read_secret(self._settings.client_secret_file, _SECRET)
-        headers = dict(_FORM)
-        if metadata.takes_basic:
-            pair = f"{quote_plus(client)}:{quote_plus(secret)}".encode()
-            headers["Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
-        else:
-            form |= {"client_id": client, "client_secret": secret}
-        status, body = self._ask("POST", metadata.token, headers, urlencode(form).encode())
+        status, body = self._ask("POST", metadata.token, {**_FORM, **headers}, urlencode(form).encode())
         if status in (400, 401):
             raise Refused(f"{self.called} refused the login: {_said(body)}")
-        return Tokens(*(_text(body, key, f"{self.called}: status {status}") for key in ("id_token", "access_token")))
+        if status != 200:
+            raise Retryable(f"{self.called}: {urlsplit(metadata.token).path}: status {status} instead of tokens")
+        return Tokens(*(_text(body, key, self.called) for key in ("id_token", "access_token")))
+
+    def _client(self, metadata: Metadata) -> tuple[Mapping[str, str], Mapping[str, str]]:
+        """Headers, or fields of the form, that prove who we are."""
+        client, secret = self._settings.client_id, read_secret(self._settings.client_secret_file, _SECRET)
+        if not metadata.takes_basic:
+            return {}, {"client_id": client, "client_secret": secret}
+        pair = f"{quote_plus(client)}:{quote_plus(secret)}".encode()
+        return {"Authorization": f"Basic {base64.b64encode(pair).decode()}"}, {}
 
     def claims(self, token: str, expected: Expected) -> Claims:
         """What an ID token says. Raises TokenRefused."""
@@ -122,14 +127,14 @@ class IdentityProvider:
             found = one_line(str(said.get("issuer")))[:_MOST_TEXT]
             raise Retryable(f'{_KEY}.issuer: {issuer} calls itself "{found}"; write that, if you trust it')
         # OpenID Connect Discovery 1.0: without the list, `client_secret_basic` it is.
-        ways = said.get("token_endpoint_auth_methods_supported") or ["client_secret_basic"]
+        ways = said.get("token_endpoint_auth_methods_supported")
         return Metadata(
             issuer=issuer,
             authorization=_address(said, "authorization_endpoint"),
             token=_address(said, "token_endpoint"),
             keys=_address(said, "jwks_uri"),
             userinfo=_address(said, "userinfo_endpoint") if said.get("userinfo_endpoint") else "",
-            takes_basic="client_secret_basic" in ways,
+            takes_basic=not isinstance(ways, list) or "client_secret_basic" in ways,
             names_itself=said.get("authorization_response_iss_parameter_supported") is True,
         )
 

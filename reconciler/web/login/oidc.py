@@ -130,7 +130,8 @@ class OidcLogin:
         """The one that this browser began, which is over with this."""
         attempt = self._opened(cookie)
         if attempt is None or not hmac.compare_digest(attempt.state.encode(), state.encode("utf-8", "replace")):
-            raise LoginFailed(400, "This login was not begun in this browser. Log in again.")
+            page = self._redirect.removesuffix(CALLBACK)
+            raise LoginFailed(400, f"This login was not begun in this browser at {page}. Log in again there.")
         if self._clock() > attempt.until:
             raise LoginFailed(400, f"This login took more than {LASTS // 60} minutes. Log in again.")
         if not self._used.is_first(attempt, self._clock()):
