@@ -35,6 +35,7 @@ HEADERS: Mapping[str, str] = {
 # What programs ask, from wherever they are, and what needs no login.
 _FOR_PROGRAMS = re.compile(r"/(?:healthz|readyz|metrics|prometheus/.*|webhooks/.*)", re.DOTALL)
 _MISDIRECTED = 421
+_PORTLESS = re.compile(r"[^:]+|\[[^]]*\]")
 
 
 def is_for_programs(path: str) -> bool:
@@ -62,7 +63,7 @@ class PageSecurity:
         async def send_safely(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
+                for name, value in {**HEADERS, **_over_tls(scope["scheme"], host)}.items():
                     headers.setdefault(name, value)
             await send(message)
 
@@ -76,6 +77,11 @@ class PageSecurity:
         except ValueError:
             return not self._is_checked
         return not self._is_checked or name == self._known or _is_loopback(name.removesuffix("."))
+
+
+def _over_tls(scheme: str, host: str) -> Mapping[str, str]:
+    """Only for a name without a port: it binds all ports of the name, also those where somebody else serves."""
+    return {"Strict-Transport-Security": "max-age=31536000"} if scheme == "https" and _PORTLESS.fullmatch(host) else {}
 
 
 def _is_loopback(name: str) -> bool:

@@ -26,10 +26,10 @@ class Authority:
             *self._files(self._key, self.certificate),
         )
 
-    def server(self, name: str) -> tuple[Path, Path]:
+    def server(self, name: str, days: int = 30) -> tuple[Path, Path]:
         """Certificate and key of a server on 127.0.0.1."""
         usage = "extendedKeyUsage=serverAuth"
-        return self._signed(name, _names(name), usage, "subjectAltName=IP:127.0.0.1,DNS:localhost")
+        return self._signed(name, _names(name), usage, "subjectAltName=IP:127.0.0.1,DNS:localhost", days=days)
 
     def client(self, user: str, *groups: str, days: int = 30) -> tuple[Path, Path]:
         """Certificate and key of a user of the API server."""

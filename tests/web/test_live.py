@@ -12,8 +12,9 @@ from contextlib import ExitStack
 import pytest
 
 from reconciler.config.settings import Settings
+from reconciler.web.connections import MOST_STREAMS
 from reconciler.web.metrics import Metrics
-from reconciler.web.server import MOST_STREAMS, WebSide
+from reconciler.web.server import WebSide
 from tests.support.report_world import with_service
 from tests.support.world import eventually
 from tests.web.event_reader import EventReader
@@ -193,7 +194,7 @@ def test_stream_that_nobody_needs_any_more_is_forgotten(web: WebSide) -> None:
 
 @pytest.mark.slow
 def test_stream_lives_longer_than_any_other_answer(web: WebSide, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reconciler.web.server._ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("reconciler.web.connections._ANSWER_SECONDS", 0.2)
     monkeypatch.setattr("reconciler.web.live._HEARTBEAT_SECONDS", 0.1)
     with listening(web) as reader:
         assert [reader.message() for _ in range(6)] == [{"": ""}] * 6
@@ -203,7 +204,7 @@ def test_stream_lives_longer_than_any_other_answer(web: WebSide, monkeypatch: py
 def test_stream_ends_after_a_while_and_the_connection_asks_again(web: WebSide, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reconciler.web.live._LONGEST_SECONDS", 0.3)
     monkeypatch.setattr("reconciler.web.live._HEARTBEAT_SECONDS", 0.1)
-    monkeypatch.setattr("reconciler.web.server._ASK_SECONDS", 0.5)
+    monkeypatch.setattr("reconciler.web.connections._ASK_SECONDS", 0.5)
     with EventReader(web) as reader:
         while reader.message():
             pass

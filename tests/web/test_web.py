@@ -121,15 +121,15 @@ def test_half_open_connections_starve_nobody(web: WebSide) -> None:
 
 
 def test_connection_that_never_asks_is_closed(web: WebSide, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reconciler.web.server._ASK_SECONDS", 0.1)
+    monkeypatch.setattr("reconciler.web.connections._ASK_SECONDS", 0.1)
     with socket.create_connection(web.address, 10) as silent, suppress(ConnectionResetError):
         silent.sendall(b"GET /healthz HTTP/1.1\r\nX-Slow: ")
         assert silent.recv(1) == b""
 
 
 def test_connection_that_asks_again_has_time_again(web: WebSide, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reconciler.web.server._ASK_SECONDS", 2.0)
-    monkeypatch.setattr("reconciler.web.server._ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr("reconciler.web.connections._ASK_SECONDS", 2.0)
+    monkeypatch.setattr("reconciler.web.connections._ANSWER_SECONDS", 0.05)
     connection = http.client.HTTPConnection(*web.address, timeout=10)
     for _ in range(3):
         connection.request("GET", "/healthz")

@@ -65,7 +65,7 @@ def is_closed(connection: socket.socket) -> bool:
 def test_answers_that_nobody_reads_take_no_memory(
     web: WebSide, opened: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reconciler.web.server._MOST_UNREAD", 8 << 20)
+    monkeypatch.setattr("reconciler.web.connections._MOST_UNREAD", 8 << 20)
     monkeypatch.setattr(Metrics, "text", lambda *_: b"x" * (24 << 20))
     slow = [opened(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n") for _ in range(4)]
     assert len(get(web, "/metrics")[1]) == 24 << 20
@@ -132,7 +132,7 @@ def test_question_that_never_ends_is_closed(
     web: WebSide, opened: Connect, monkeypatch: pytest.MonkeyPatch, said: bytes
 ) -> None:
     for name in ("_ASK_SECONDS", "_ANSWER_SECONDS"):
-        monkeypatch.setattr(f"reconciler.web.server.{name}", 0.2)
+        monkeypatch.setattr(f"reconciler.web.connections.{name}", 0.2)
     assert is_closed(opened(said))
     assert get(web, "/healthz")[0] == 200
 
@@ -140,7 +140,7 @@ def test_question_that_never_ends_is_closed(
 def test_half_a_command_to_the_owners_socket_is_closed(
     config: Settings, opened: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reconciler.web.server._ASK_SECONDS", 0.2)
+    monkeypatch.setattr("reconciler.web.connections._ASK_SECONDS", 0.2)
     half = opened(b'POST /suspend HTTP/1.1\r\nHost: a\r\nContent-Length: 99\r\n\r\n{"service": ', owner=True)
     assert is_closed(half)
     assert ask(config, "GET", "/status")[0] == 200

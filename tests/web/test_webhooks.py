@@ -276,7 +276,7 @@ def test_body_that_ends_early_asks_nothing_and_is_no_fault(receiver: Receiver) -
 def test_body_that_never_comes_is_not_waited_for(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch, framing: str
 ) -> None:
-    monkeypatch.setattr("reconciler.web.server._ASK_SECONDS", 0.2)
+    monkeypatch.setattr("reconciler.web.connections._ASK_SECONDS", 0.2)
     with receiver.raw(head("github", framing, *signed_lines("github", b""))) as silent, suppress(ConnectionResetError):
         assert silent.recv(1) == b""
     assert receiver.counted("github", WebhookResult.INCOMPLETE) == 1

@@ -11,6 +11,7 @@ from reconciler.errors import SettingsError
 from reconciler.forge import doctor
 from reconciler.host.doctor import engines, folders, git, gpus, machine, network, podman, signatures, systemd, targets
 from reconciler.report.findings import Check, CheckResult, made, ok, problem
+from reconciler.web import doctor as page
 
 
 def examine(path: Path, needs_host: bool = True) -> Iterator[CheckResult]:
@@ -59,6 +60,9 @@ def checks(settings: Settings | None, needs_host: bool = True) -> Iterator[tuple
         for target in settings.hosts:
             yield from _target_checks(target, settings)
         yield "web", partial(network.check_web, settings)
+        yield "tls", partial(page.check_tls, settings)
+        yield "login", partial(page.check_login, settings)
+        yield "peers", partial(page.check_peers, settings)
         yield "forge", partial(doctor.check_forge, settings)
         yield "webhooks", partial(doctor.check_webhooks, settings)
         yield "notifications", partial(doctor.check_notifications, settings)
