@@ -73,7 +73,6 @@ class Daemon:
         self._page_facts = DaemonPageFacts(
             settings,
             self._history,
-            status=self.status,
             reports=lambda: [(p.settings, p.reconciler.report) for p in self._places if p.leftover is None],
             snapshot=lambda: self._follower.snapshot,
             outbox=lambda: outbox_of(self._beside),

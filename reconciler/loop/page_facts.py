@@ -33,12 +33,11 @@ class DaemonPageFacts:
         self,
         settings: Settings,
         history: History,
-        status: Callable[[], Document],
         reports: Callable[[], Sequence[tuple[TargetSettings, TargetReport]]],
         snapshot: Callable[[], Snapshot | None],
         outbox: Callable[[], Outbox | None],
     ) -> None:
-        self._settings, self._history, self._status = settings, history, status
+        self._settings, self._history = settings, history
         self._reports, self._snapshot, self._outbox = reports, snapshot, outbox
         self._links = forge_links(settings)
         self._commits = Commits(settings.state_dir / "git")
@@ -47,14 +46,14 @@ class DaemonPageFacts:
     def links(self) -> ForgeLinks:
         return self._links
 
-    def find(self, digits: str) -> Sequence[str]:
+    def find(self, digits: str, status: Document) -> Sequence[str]:
         snapshot = self._snapshot()
         known = set(self._history.begin_with(digits, _MOST_AMBIGUOUS))
         if snapshot and snapshot.revision.startswith(digits):
             known.add(snapshot.revision)
         if not known and (found := self._commits.find(digits)):
             known.add(found)
-        if not known and (refused := self._status()["revision"]["refused"]):
+        if not known and (refused := status["revision"]["refused"]):
             known |= {one for one in (refused["revision"],) if one.startswith(digits)}
         if not known and len(digits) == 40 and self._is_told(digits):
             known.add(digits)
@@ -64,8 +63,8 @@ class DaemonPageFacts:
         outbox = self._outbox()
         return bool(outbox and outbox.statuses(revision))
 
-    def change(self, revision: str) -> ChangeFacts:
-        status, outbox = self._status(), self._outbox()
+    def change(self, revision: str, status: Document) -> ChangeFacts:
+        outbox = self._outbox()
         reports = [one for _, one in self._reports() if one.desired and one.desired.revision == revision]
         commit, error = self._commit(revision)
         entries = self._history.entries(MOST_ENTRIES, revision=revision)
@@ -97,7 +96,7 @@ class DaemonPageFacts:
         except ReconcileError as error:
             return None, str(error)
 
-    def changes(self, limit: int, before: int | None) -> ChangesFacts:
+    def changes(self, status: Document, limit: int, before: int | None) -> ChangesFacts:
         found = self._history.revisions(limit + 1, before)
         shown = found[:limit]
         names = [one.revision for one in shown]
@@ -105,7 +104,6 @@ class DaemonPageFacts:
             lines = self._commits.lines(names)
         except ReconcileError:
             lines = {}
-        status = self._status()
         return ChangesFacts(
             status=status,
             revisions=[{"revision": one.revision, "firstAt": one.first_at} for one in shown],

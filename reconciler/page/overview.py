@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from reconciler.page.attention import attention
+from reconciler.page.attention import AttentionItem, attention
 from reconciler.page.gpus import GpuUses, gpus_of
+from reconciler.page.links import ForgeLinks
 from reconciler.page.peers import peers_document
 from reconciler.page.service_table import Query, read_query, services_table
 from reconciler.report.convergence import object_fault, object_name, other_objects
@@ -17,10 +18,16 @@ _MOST_ITEMS = 50
 _MOST_OBJECTS = 200
 
 
-def overview_document(status: Document, asked: Mapping[str, str], gpu_use: GpuUses, stuck: str = "") -> Document:
+def overview_document(
+    status: Document,
+    asked: Mapping[str, str],
+    gpu_use: GpuUses,
+    stuck: str = "",
+    links: ForgeLinks | None = None,
+) -> Document:
     """What the Overview shows, from the status document. `asked`: the query of its address. `gpu_use`: by target.
 
-    `stuck`: why what is shown may be old; empty: it is not.
+    `links`: to lines of git that are to blame. `stuck`: why what is shown may be old; empty: it is not.
     """
     query, ignored = read_query(asked, status)
     items = attention(status, stuck)
@@ -28,7 +35,7 @@ def overview_document(status: Document, asked: Mapping[str, str], gpu_use: GpuUs
         "schema": SCHEMA,
         "daemon": status["daemon"],
         "source": _source(status),
-        "attention": {"total": len(items), "items": [item.document for item in items[:_MOST_ITEMS]]},
+        "attention": {"total": len(items), "items": [_item(item, status, links) for item in items[:_MOST_ITEMS]]},
         "targets": [_target(target, gpu_use.get(target["name"], {})) for target in status["targets"]],
         "query": query.document,
         "ignored": ignored,
@@ -36,6 +43,11 @@ def overview_document(status: Document, asked: Mapping[str, str], gpu_use: GpuUs
         "objects": _objects(status),
         "peers": peers_document(status.get("peers", ()), asked),
     }
+
+
+def _item(item: AttentionItem, status: Document, links: ForgeLinks | None) -> Document:
+    forge = links.line(status["revision"]["desired"], item.file, item.line) if links else ""
+    return {**item.document, "forge": forge}
 
 
 def _source(status: Document) -> Document:

@@ -23,8 +23,8 @@ def change(control: Control, request: Request) -> Document:
     digits = request.path_params["revision"].lower()
     if not _DIGITS.fullmatch(digits):
         raise NotFound(f'"{digits[:50]}" is not a revision: give 7 to 40 digits of a commit. /changes lists revisions.')
-    facts = control.page_facts()
-    found = facts.find(digits)
+    facts, status = control.page_facts(), control.status()
+    found = facts.find(digits, status)
     if len(found) > 1:
         named = ", ".join(one[:12] for one in found)
         raise NotFound(f"{digits} may be any of several revisions; give more digits of one: {named}.")
@@ -33,13 +33,13 @@ def change(control: Control, request: Request) -> Document:
             f"This daemon knows no revision that begins with {digits}. It knows those of the branch or tag that it "
             "follows, once it has fetched them: /changes lists them. If it was pushed just now, reload this page soon."
         )
-    return change_document(facts.change(found[0]), facts.links())
+    return change_document(facts.change(found[0], status), facts.links())
 
 
 def changes(control: Control, request: Request) -> Document:
     """The revisions that were seen, the latest first."""
     facts = control.page_facts()
-    return changes_document(facts.changes(_ROWS, _number(request, "before")), facts.links())
+    return changes_document(facts.changes(control.status(), _ROWS, _number(request, "before")), facts.links())
 
 
 def repository(control: Control, request: Request) -> Document:

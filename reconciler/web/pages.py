@@ -56,7 +56,8 @@ class Page:
 
 
 def _overview(control: Control, request: Request) -> Document:
-    return overview_document(control.status(), request.query_params, control.gpu_use(), _stuck(control, request))
+    stuck, links = _stuck(control, request), control.page_facts().links()
+    return overview_document(control.status(), request.query_params, control.gpu_use(), stuck, links)
 
 
 def _stuck(control: Control, request: Request) -> str:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reconciler.forge.remote import Remote
 from reconciler.model import (
     NO_ORIGIN,
     Capacity,
@@ -18,12 +19,14 @@ from reconciler.model import (
     Health,
     HealthStatus,
     Lease,
+    Origin,
     Reason,
     ReasonCode,
     ServiceId,
     Sync,
     Unreachable,
 )
+from reconciler.page.links import ForgeLinks
 from reconciler.page.overview import overview_document
 from reconciler.page.service_table import ROWS, Query, read_query, services_table
 from reconciler.report.convergence import full_name
@@ -255,3 +258,14 @@ def test_list_of_what_needs_a_person_is_short_and_counts_the_rest() -> None:
     bad: dict[str, Any] = {f"s{number:04}": HealthStatus.DEGRADED for number in range(60)}
     found = overview(many(60, **bad))["attention"]
     assert (found["total"], len(found["items"])) == (60, 50)
+
+
+def test_what_needs_a_person_links_to_its_line_at_the_forge() -> None:
+    broken = Reason(ReasonCode.INVALID_DOCUMENT, "unknown field", Origin("hosts/a/x.yaml", 4))
+    unusable = report(desired=state(desired(problems=(broken,))), plan=planned(verdict(sync=Sync.OUT_OF_SYNC)))
+    status = status_of(unusable)
+    links = ForgeLinks(Remote("github", "https://api.github.com", "github.com", "team/models"))
+    found = overview_document(status, {}, {}, links=links)["attention"]["items"]
+    assert [one["forge"] for one in found] == [
+        f"https://github.com/team/models/blob/{status['revision']['desired']}/hosts/a/x.yaml#L4"
+    ]

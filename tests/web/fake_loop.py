@@ -7,9 +7,17 @@ from typing import Any
 
 from reconciler.errors import Retryable
 from reconciler.model import ByHand
+from reconciler.page.links import ForgeLinks
 from reconciler.report.status import Document
 from reconciler.web.page_facts import PageFacts
 from tests.support.report_world import report, status_of
+
+
+class NoForge:
+    """Facts of a repository that no forge is known of."""
+
+    def links(self) -> ForgeLinks:
+        return ForgeLinks()
 
 
 @dataclass
@@ -19,7 +27,7 @@ class FakeLoop:
     document: Document = field(default_factory=lambda: status_of(report()))
     asked: list[tuple[str, Any]] = field(default_factory=list)
     age: float = 0.5
-    facts: Any = None
+    facts: Any = field(default_factory=NoForge)
     gpus: dict[str, dict[str, Document]] = field(default_factory=dict)
     lines: list[str] = field(default_factory=lambda: ["one", "two", "HF_TOKEN=hunter2"])
 

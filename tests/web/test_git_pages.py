@@ -77,7 +77,6 @@ class World:
         self.loop.facts = DaemonPageFacts(
             self.config,
             self.history,
-            self.loop.status,
             lambda: list(zip(self.config.targets, self.reports, strict=False)),
             lambda: self.snapshot,
             lambda: self.outbox,

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 
 import pytest
 
-from reconciler.page.links import ForgeLinks
 from reconciler.web.server import WebSide
 from tests.support.report_world import with_service
 from tests.web.fake_loop import FakeLoop
@@ -55,13 +54,7 @@ def test_all_parts_of_a_page_follow_from_the_same_moment(web: WebSide, loop: Fak
     assert read == [1]
 
 
-class NoForge:
-    def links(self) -> ForgeLinks:
-        return ForgeLinks()
-
-
 def test_service_is_a_page_with_its_log_and_history(web: WebSide, loop: FakeLoop):
-    loop.facts = NoForge()
     loop.history = lambda service, limit: []  # type: ignore[method-assign]
     response, text = get(web, "/services/a/demo/tiny?lines=2")
     assert response.status == 200
