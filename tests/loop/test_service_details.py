@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,3 +69,11 @@ def test_open_leads_to_the_page(rig: LightRig) -> None:
     url = rig.ask("open", "tiny").stdout.strip()
     with urllib.request.urlopen(url, timeout=30) as answer:
         assert b"<h1>default/tiny" in answer.read()
+
+
+def test_every_command_of_the_page_reaches_the_model(rig: LightRig) -> None:
+    ways = page(rig)["endpoints"]["ways"]
+    assert [one["name"] for one in ways] == ["By model", "By path", "By host name"]
+    for way in ways:
+        done = subprocess.run(["bash", "-c", way["command"]], capture_output=True, text=True, timeout=30)
+        assert "choices" in json.loads(done.stdout), (way, done.stdout, done.stderr)
