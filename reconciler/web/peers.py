@@ -283,7 +283,8 @@ def _why(error: Exception) -> str:
         case NewConnectionError():
             return f"no connection: {_short(error.__cause__ or error)}"
         case SSLError():
-            return f"TLS: {_short(error)}"
+            hint = "; it answers without TLS: is it http?" if "WRONG_VERSION_NUMBER" in str(error) else ""
+            return f"TLS: {_short(error)}{hint}"
         case ConnectTimeoutError():
             return f"timeout: no connection within {_CONNECT_SECONDS:.0f} s"
         case ReadTimeoutError() | TimeoutError():

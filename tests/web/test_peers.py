@@ -117,6 +117,10 @@ def test_peer_that_went_away_keeps_what_it_said_last(peer: LocalForge) -> None:
         assert back["summary"]["attention"] == 4
 
 
+def test_https_to_a_daemon_without_tls_is_told(web: WebSide) -> None:
+    assert known_of("https://{}:{}".format(*web.address))["reason"].endswith("without TLS: is it http?")
+
+
 def test_reason_says_what_is_wrong(peer: LocalForge) -> None:
     nowhere = f"http://127.0.0.1:{free_port()}"
     assert known_of(nowhere)["reason"] == "no connection: Connection refused"

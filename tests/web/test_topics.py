@@ -108,10 +108,3 @@ def test_all_pages_of_changes_are_one_topic() -> None:
         "/gpus",
         TINY,
     ]
-
-
-def test_other_daemons_concern_the_overview_and_not_each_answer() -> None:
-    peer = {"name": "b", "reachable": True, "observedAt": "2026-11-30T08:00:00.000Z"}
-    before = two_services() | {"peers": [peer]}
-    assert changed(before, before | {"peers": [peer | {"observedAt": "2026-11-30T08:00:30.000Z"}]}) == set()
-    assert changed(before, before | {"peers": [peer | {"reachable": False}]}) == {"/"}
