@@ -303,7 +303,8 @@ ensure_oidc() (
   folder=$1
   exec 8>"$CACHE/.oidc.lock"
   flock 8
-  [ ! -e "$folder/complete" ] || exit 0
+  # A link: a newer Node.js may have replaced that one.
+  [ ! -e "$folder/complete" ] || [ ! -x "$folder/node" ] || exit 0
   find_npm
   step "Downloading oidc-provider, for the tests of logins (4 MB)" download_oidc "$folder"
 )

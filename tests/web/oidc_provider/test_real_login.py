@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from http.cookies import SimpleCookie
 from pathlib import Path
@@ -31,24 +31,30 @@ class World:
         return replace(self.browser), Person(self.provider)
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+@contextmanager
+def running(folder: Path) -> Iterator[World]:
     url = f"http://127.0.0.1:{free_port()}"
-    (tmp_path / "secret").write_text(SECRET)
+    (folder / "secret").write_text(SECRET)
     with ExitStack() as away:
-        real = away.enter_context(provider(tmp_path, f"{url}/login/callback"))
+        real = away.enter_context(provider(folder, f"{url}/login/callback"))
         oidc: dict[str, Any] = {
             "issuer": real.issuer,
             "client_id": CLIENT,
-            "client_secret_file": str(tmp_path / "secret"),
+            "client_secret_file": str(folder / "secret"),
             "ca_file": str(real.ca_file),
             "scopes": ["email", "groups"],
             "viewers": ["models-viewers"],
             "operators": ["models-operators"],
         }
-        settings = config(tmp_path, listen=url.removeprefix("http://"), url=url, auth={"oidc": oidc})
+        settings = config(folder, listen=url.removeprefix("http://"), url=url, auth={"oidc": oidc})
         with serving(settings) as side:
             yield World(Asker(side), real, url, away)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with running(tmp_path_factory.mktemp("world")) as found:
+        yield found
 
 
 def sent_away(browser: Asker) -> tuple[Answer, dict[str, str]]:
@@ -151,13 +157,14 @@ def test_words_of_a_provider_are_escaped(world: World):
     assert "<script>alert" not in found.text
 
 
-def test_sessions_go_on_while_the_provider_is_away(world: World):
-    browser, person = world.person()
-    log_in(world, browser, person, "olga")
-    answer, cookie = sent_away(browser)
-    back = path_of(person.log_in(answer.headers["location"], ""))
-    world.away.close()
-    found = browser.get(back, cookie)
-    assert found.status == 503
-    assert "Who is logged in stays so" in found.text
-    assert browser.get("/").status == 200
+def test_sessions_go_on_while_the_provider_is_away(tmp_path: Path):
+    with running(tmp_path) as world:
+        browser, person = world.person()
+        log_in(world, browser, person, "olga")
+        answer, cookie = sent_away(browser)
+        back = path_of(person.log_in(answer.headers["location"], ""))
+        world.away.close()
+        found = browser.get(back, cookie)
+        assert found.status == 503
+        assert "Who is logged in stays so" in found.text
+        assert browser.get("/").status == 200
