@@ -8,18 +8,22 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from reconciler.config.settings import Settings
+from reconciler.loop.daemon import Daemon
 from reconciler.web.connections import MOST_STREAMS
 from reconciler.web.metrics import Metrics
 from reconciler.web.server import WebSide
+from tests.support.git_repository import Repository
 from tests.support.report_world import with_service
 from tests.support.world import eventually
 from tests.web.event_reader import EventReader
 from tests.web.fake_loop import FakeLoop
 from tests.web.test_web import get
+from tests.web.webhook_senders import configured
 
 TINY = "/services/a/demo/tiny"
 
@@ -282,3 +286,30 @@ def test_one_page_is_made_for_a_crowd(web: WebSide, loop: FakeLoop, monkeypatch:
         each.join()
     assert got == [200] * 40
     assert len(begun) < 10
+
+
+# ---------------------------------------------------------------- a real daemon
+
+
+@pytest.mark.slow
+def test_page_of_a_real_daemon_hears_of_a_commit_and_of_the_end(tmp_path: Path) -> None:
+    repository = Repository(tmp_path / "origin")
+    repository.write("hosts/a/x.yaml", "# nothing\n")
+    repository.commit()
+    daemon = Daemon(configured(tmp_path, url=str(repository.path), interval=100_000))
+    daemon.start()
+    try:
+        eventually(lambda: daemon.status()["revision"]["applied"])
+        with listening(daemon._web, "/changes") as reader:
+            repository.write("hosts/a/x.yaml", "# nothing else\n")
+            revision = repository.commit()
+            daemon.request_sync()
+            assert reader.topics() == ["/changes"]
+            eventually(lambda: daemon.status()["revision"]["applied"] == revision)
+            ending = threading.Thread(target=daemon.stop)
+            ending.start()
+            assert reader.is_closed(3)
+            ending.join(30)
+            assert not ending.is_alive()
+    finally:
+        daemon.stop()
