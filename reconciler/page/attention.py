@@ -140,7 +140,7 @@ def _delivery(status: Document) -> Iterator[AttentionItem]:
 def _target(target: Document) -> Iterator[AttentionItem]:
     if not target["reachable"]:
         # Of what is in it nothing is known. One that was never asked is no fault yet.
-        if target["observedAt"] or target["passError"]:
+        if target["observedAt"]:
             yield _of_target(Severity.ERROR, "target", target, unknown_because(target))
         return
     if why := proxy_fault(target):
@@ -206,25 +206,19 @@ def service_fault(service: Document, target: Document) -> tuple[Severity, str] |
     """What a person has to do about a service, if anything. Of a target that is away nothing is known."""
     if not target["reachable"]:
         return None
-    is_bad = service["health"]["status"] in _BAD
-    if service["suspended"] and (is_bad or is_fine(service) or not _reasons(service)):
-        return _suspended(service, target, is_bad)
-    if not is_fine(service) and not is_moving(service, target):
+    health, held = service["health"], f"suspended{manual_text(service['suspension'])}"
+    is_bad, is_held = health["status"] in _BAD, service["suspended"] and (is_fine(service) or not _reasons(service))
+    if service["suspended"] and is_bad:
+        return Severity.ERROR, f"{health['status']}, {held}: {health['message'] or health['reason']}"
+    if not is_held and not is_fine(service) and not is_moving(service, target):
         return Severity.ERROR if is_bad else Severity.WARNING, fault(service)
     if last := service["lastFailure"]:
         tries = "once" if last["tries"] == 1 else f"{last['tries']} times"
         return Severity.WARNING, f"{last['action'].replace('_', ' ')} failed {tries}: {last['reason']}"
-    return None
-
-
-def _suspended(service: Document, target: Document, is_bad: bool) -> tuple[Severity, str] | None:
-    health, held = service["health"], f"suspended{manual_text(service['suspension'])}"
-    if is_bad:
-        return Severity.ERROR, f"{health['status']}, {held}: {health['message'] or health['reason']}"
-    # A target that is suspended as a whole is named once.
-    return (
-        None if target["suspended"] else (Severity.INFO, f"{held}; `reconciler resume {full_name(service)}` resumes it")
-    )
+    if not is_held or target["suspended"]:
+        # A target that is suspended as a whole is named once.
+        return None
+    return Severity.INFO, f"{held}; `reconciler resume {full_name(service)}` resumes it"
 
 
 def _object(one: Document, target: Document) -> AttentionItem | None:

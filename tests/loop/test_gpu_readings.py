@@ -47,13 +47,23 @@ def test_reading_names_free_memory_and_processes_of_others(tmp_path: Path, drive
     assert found["box"][second]["strangers"] == []
 
 
-def test_driver_that_hangs_is_asked_once_and_holds_up_nobody() -> None:
+def test_driver_that_hangs_is_asked_once_and_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_readings, "_OFTEN", 0.1)
     slow = Slow()
     readings = GpuReadings(lambda: [("box", slow)])
     assert readings.latest() == readings.latest() == {}
+    assert slow.asked == 1
     slow.may_answer.set()
     eventually(readings.latest)
     assert readings.latest()["box"]["GPU-0"]["freeBytes"] == 5
+
+
+def test_driver_is_not_asked_by_each_who_looks() -> None:
+    slow = Slow()
+    slow.may_answer.set()
+    readings = GpuReadings(lambda: [("box", slow)])
+    for _ in range(50):
+        readings.latest()
     assert slow.asked == 1
 
 

@@ -20,7 +20,19 @@ from reconciler.loop.once import has_acted
 from reconciler.loop.reconcile import Reconciler
 from reconciler.loop.recorder import Recorder
 from reconciler.loop.wiring import make_folder, make_history
-from reconciler.model import Action, Desired, Fetch, File, Observed, Snapshot, Staging, Start, Stop, Unstage
+from reconciler.model import (
+    Action,
+    Desired,
+    Fetch,
+    File,
+    Observed,
+    Snapshot,
+    Staging,
+    Start,
+    Stop,
+    Unreachable,
+    Unstage,
+)
 from reconciler.report.convergence import convergence_of
 from reconciler.report.status import DaemonInfo, RevisionInfo, build_status
 from reconciler.state.approvals import Approvals
@@ -66,10 +78,11 @@ class Target:
         self.refused: set[str] = set()
         self.failing: set[type] = set()
         self.proven = ""
+        self.away = False
         self.start_really: Callable[[], None] | None = None
 
-    def observe(self, wanted: tuple[Desired, ...]) -> Observed:
-        return self.host.observe()
+    def observe(self, wanted: tuple[Desired, ...]) -> Observed | Unreachable:
+        return Unreachable(self.name, self.host.now, "no route") if self.away else self.host.observe()
 
     def preflight(self, wanted: tuple[Desired, ...], observed: Observed) -> Observed:
         return observed
@@ -138,6 +151,22 @@ def test_what_fails_does_not_hold_up_the_others(tmp_path: Path):
     # Preflight and start take 3 simulated seconds.
     assert served_after[1] < 1000 + 10
     assert one_pass.again_in == 30.0
+
+
+def test_target_that_is_away_keeps_when_it_was_last_reached(tmp_path: Path):
+    (tmp_path / "x").mkdir()
+    reconciler, target = make_reconciler(tmp_path)
+    reconciler.run_pass(snapshot("fine"))
+    reached = reconciler.report.reached_at
+    assert reached == target.host.now
+    target.away = True
+    target.host.now += 60
+    for _ in range(2):
+        reconciler.run_pass(snapshot("fine"))
+        assert reconciler.report.reached_at == reached
+    reconciler.fail("a bug", 0.1)
+    reconciler.close()
+    assert reconciler.report.reached_at == reached
 
 
 def test_failed_start_is_not_tried_sooner_by_a_new_daemon(tmp_path: Path):

@@ -17,6 +17,8 @@ from reconciler.model import (
     FailedAction,
     Health,
     HealthStatus,
+    JudgedDeletions,
+    ObjectChange,
     Origin,
     Outcome,
     ProxyBreak,
@@ -28,6 +30,7 @@ from reconciler.model import (
     Sync,
     Unreachable,
 )
+from reconciler.model.guard import Deletion, Guard
 from reconciler.page.attention import AttentionItem, Severity, attention
 from reconciler.report.convergence import convergence_of, fault, full_name, is_moving, readiness, services
 from reconciler.report.status import Document, LeftoverInfo, RefusedRevision, RevisionInfo
@@ -198,6 +201,37 @@ def test_suspension_tells_who_why_and_until_when() -> None:
     assert item.message.startswith("suspended by alice until 1970-01-01T01:23:20Z: replacing a disk")
 
 
+def test_action_that_failed_of_a_suspended_service_is_named() -> None:
+    failed = (FailedAction("start", OLD, (TINY,), "no such image", 9.0, 1),)
+    for held in ("demo/tiny", EVERYTHING):
+        items = attention(status_of(report(suspended=frozenset({held}), failures=failed)))
+        assert (items[0].severity, items[0].message) == (Severity.WARNING, "start failed once: no such image")
+
+
+def test_rejected_service_that_is_suspended_is_named_for_what_is_wrong() -> None:
+    refused = planned(verdict(sync=Sync.OUT_OF_SYNC, rejected=rejection()))
+    item = only(status_of(report(suspended=frozenset({"demo/tiny"}), plan=refused)))
+    assert (item.severity, item.message) == (
+        Severity.WARNING,
+        "rejected bbbbbbbb: unrecognized argument --max-modle-len",
+    )
+
+
+def test_host_that_somebody_drained_is_named() -> None:
+    item = only(status_of(report(drained=ALICE)))
+    assert (item.severity, item.kind, item.target) == (Severity.INFO, "drained", "a")
+    assert "by alice" in item.message
+    assert "reconciler host undrain" in item.message
+
+
+def test_deletions_that_are_held_lead_to_their_approval() -> None:
+    why = Reason(ReasonCode.APPROVAL_REQUIRED, "all of its services would go", NO_ORIGIN)
+    held = JudgedDeletions(held=Guard("0123456789abcdef", (why,), (Deletion("demo/x"),)))
+    item = only(status_of(report(plan=replace(planned(verdict()), deletions=held))))
+    assert (item.severity, item.message) == (Severity.WARNING, "all of its services would go: demo/x")
+    assert item.address == "/actions/approve?target=a&hash=0123456789abcdef"
+
+
 def test_suspended_target_is_named_once() -> None:
     drifted = planned(verdict(sync=Sync.OUT_OF_SYNC))
     item = only(status_of(report(suspended=frozenset({EVERYTHING}), suspensions={EVERYTHING: ALICE}, plan=drifted)))
@@ -254,6 +288,21 @@ def test_refused_revision_is_named_once_and_leads_to_its_change() -> None:
 def test_file_that_cannot_be_read_leads_to_the_repository() -> None:
     item = only(status_of(report(desired=state(desired(), unreadable=(reason(ReasonCode.INVALID_YAML, "not YAML"),)))))
     assert (item.message, item.file, item.line, item.address) == ("not YAML", "hosts/a/tiny.yaml", 12, "/repository")
+
+
+def test_document_that_is_refused_is_named_with_its_line() -> None:
+    refused = reason(ReasonCode.INVALID_DOCUMENT, "spec.predictor: required")
+    item = only(status_of(report(desired=state(desired(), refused=(refused,)))))
+    assert (item.kind, item.message, item.line) == ("manifest", "spec.predictor: required", 12)
+
+
+def test_object_that_a_later_pass_changes_needs_nobody() -> None:
+    differs = replace(SETTINGS, sync=Sync.OUT_OF_SYNC, change=ObjectChange.CHANGE, why="data.x differs")
+    assert attention(status_of(cluster(differs))) == []
+    kept = replace(differs, change=ObjectChange.KEEP)
+    assert only(status_of(cluster(kept))).message == "OutOfSync: data.x differs"
+    # Of a target that is suspended as a whole it is said once.
+    assert only(status_of(cluster(kept, suspended=frozenset({EVERYTHING})))).kind == "suspended"
 
 
 def test_object_out_of_sync_is_named_with_its_line() -> None:

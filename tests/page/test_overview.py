@@ -164,6 +164,11 @@ def test_address_of_a_query_asks_for_it_again(query: Query) -> None:
     assert read_query(asked, BIG) == (query, [])
 
 
+def test_another_filter_begins_at_the_first_page() -> None:
+    assert Query(page=3).address(health="Degraded") == "/?health=Degraded#services"
+    assert Query(page=3).sorted_by("health") == "/?sort=health#services"
+
+
 @given(QUERIES)
 def test_pages_show_each_service_once(query: Query) -> None:
     first = services_table(BIG, replace(query, page=1))
@@ -233,6 +238,7 @@ def test_target_that_is_away_says_since_when() -> None:
     target = overview(status)["targets"][0]
     assert (target["reachable"], target["isKnown"]) == (False, True)
     assert target["awaySince"] == "1970-01-01T00:04:00.000Z"
+    assert overview(status_of(report(reached_at=240.0)))["targets"][0]["awaySince"] is None, "it is reached now"
     assert target["services"] == {"Unknown": {"count": 1, "address": "/?target=a&health=Unknown#services"}}
 
 
