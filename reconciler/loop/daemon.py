@@ -23,6 +23,7 @@ from reconciler.loop.gpu_readings import GpuReadings
 from reconciler.loop.page_facts import DaemonPageFacts
 from reconciler.loop.service_details import service_details
 from reconciler.loop.source_recorder import SourceRecorder
+from reconciler.loop.stage_times import StageTimes
 from reconciler.loop.wiring import (
     ManagedTarget,
     keep_targets,
@@ -79,6 +80,7 @@ class Daemon:
         )
         self._gpu_readings = GpuReadings(lambda: [(place.settings.name, place.target) for place in self._places])
         self._config_error = ""
+        self._stage_times = StageTimes()
         self._started_at = time.time()
         self._threads = [threading.Thread(target=self._work, args=(p,), name=p.settings.name) for p in self._places]
 
@@ -225,7 +227,9 @@ class Daemon:
         )
         reports = [place.report() for place in self._places]
         beside = {key: value for part in self._beside for key, value in part.document().items()}
-        return build_status(revision=revision, targets=reports, daemon=me, leftovers=self._leftovers()) | beside
+        found = build_status(revision=revision, targets=reports, daemon=me, leftovers=self._leftovers()) | beside
+        self._stage_times.complete(found)
+        return found
 
     def page_facts(self) -> DaemonPageFacts:
         return self._page_facts
