@@ -66,7 +66,7 @@ async function refresh() {
     const answer = await fetch(location.href, {headers: {Accept: 'text/html'}})
     // To a login, most likely.
     if (answer.redirected || answer.status === 401) return location.reload()
-    if (answer.ok || answer.status === 404) show(new DOMParser().parseFromString(policy.createHTML(await answer.text()), 'text/html'))
+    if (answer.headers.get('content-type')?.startsWith('text/html')) show(new DOMParser().parseFromString(policy.createHTML(await answer.text()), 'text/html'))
   } catch {
     // Not reachable: the stream says so.
   } finally {
