@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from reconciler.forge.messages import CommentSection, CommitStatus
 from reconciler.model import Outcome, Quarantine, Result
@@ -23,8 +23,8 @@ MOST_ENTRIES = 500
 """So many entries of the history are shown of one revision, the latest."""
 MOST_SERVICES = 100
 """So many services that change are shown of one target; the Overview has all."""
-_MOST_OBJECTS, _MOST_RESULTS = 200, 100
-_MOST_WORDS = 200
+_MOST_OBJECTS, _MOST_RESULTS, _MOST_FINDINGS = 200, 100, 100
+_MOST_REJECTED, _MOST_WORDS, _LONGEST_WORDS = 50, 60, 2_000
 _ORDER = (
     PlannedChange.REJECTED,
     PlannedChange.BLOCKED,
@@ -84,7 +84,8 @@ def change_document(facts: ChangeFacts, links: ForgeLinks) -> Document:
         "refusal": refusal(facts.status, revision, facts.deciding),
         "supersededBy": facts.successor,
         "targets": targets,
-        "rejected": [_with_address(one, revision, links, _anchors(targets)) for one in rejected],
+        "rejected": [_with_address(one, revision, links, _anchors(targets)) for one in rejected[:_MOST_REJECTED]],
+        "moreRejected": max(0, len(rejected) - _MOST_REJECTED),
         "said": [
             {"context": one.context, "state": one.state.value, "description": scrub_text(one.description)}
             for one in facts.said
@@ -121,7 +122,10 @@ def _signer(facts: ChangeFacts) -> str:
 def _rejected(facts: ChangeFacts) -> list[Document]:
     """Each with its target and service: of the history, and what a cluster's objects remember."""
     found = [
-        {"target": name, "service": str(one.service)} | rejected_document(one)
+        # What the engine said is scrubbed where it is shown: it may be much.
+        {"target": name, "service": str(one.service)}
+        | rejected_document(replace(one, last_words=()))
+        | {"logTail": one.last_words}
         for name, one in facts.quarantines
         if one.revision == facts.revision
     ]
@@ -143,7 +147,7 @@ def _with_address(one: Document, revision: str, links: ForgeLinks, taken: Collec
         "anchor": "" if mine in taken else mine,
         "page": service_address(one["target"], *one["service"].split("/")),
         "forge": links.line(revision, one["file"], one["line"]),
-        "logTail": one["logTail"][-_MOST_WORDS:],
+        "logTail": [scrub_text(line[: 2 * _LONGEST_WORDS])[:_LONGEST_WORDS] for line in one["logTail"][-_MOST_WORDS:]],
     }
 
 
@@ -174,12 +178,13 @@ def _plan(target: Document, revision: str, links: ForgeLinks) -> Document:
         (one for one in target["services"] if one["change"] not in _QUIET),
         key=lambda one: (_ORDER.index(one["change"]), full_name(one)),
     )
-    objects = target["objects"]
+    objects, findings = target["objects"], list(_findings(target, revision, links))
     return {
         "kind": target["kind"],
         "reachable": target["reachable"],
         "reason": target["reason"],
-        "findings": list(_findings(target, revision, links)),
+        "findings": findings[:_MOST_FINDINGS],
+        "moreFindings": max(0, len(findings) - _MOST_FINDINGS),
         "deletions": target["deletions"]["held"],
         "unchanged": len(target["services"]) - len(moving),
         "services": [_service(one, target["name"], revision, links) for one in moving[:MOST_SERVICES]],

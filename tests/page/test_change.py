@@ -112,6 +112,26 @@ def test_services_that_need_a_person_come_before_others() -> None:
     assert page.count('id="target-a/demo/z-bad"') == 1
 
 
+def test_page_stays_small_however_much_is_wrong() -> None:
+    many = [ServiceId("demo", f"s{number}") for number in range(300)]
+    broken = tuple(Reason(ReasonCode.INVALID_DOCUMENT, "x", Origin(f"{one.name}.yaml", 1)) for one in many)
+    bad = [replace(rejection(one), revision=REVISION, last_words=("w" * 9_999,) * 500) for one in many]
+    one = report(
+        desired=state(*map(desired, many), unreadable=broken),
+        observed=observed(),
+        plan=planned(*(verdict(one, Sync.OUT_OF_SYNC, LATE) for one in many)),
+    )
+    document = change_document(facts(one, quarantines=[("a", each) for each in bad]), ForgeLinks())
+    plan = document["targets"][0]["plan"]
+    assert (len(plan["services"]), plan["moreServices"]) == (100, 200)
+    assert (len(plan["findings"]), plan["moreFindings"]) == (100, 200)
+    assert (len(document["rejected"]), document["moreRejected"]) == (50, 250)
+    assert max(len(line) for each in document["rejected"] for line in each["logTail"]) == 2_000
+    page = shown(document)
+    for text in ("200 more services change", "and 200 more: the", "250 more were rejected"):
+        assert text in page
+
+
 def test_desired_revision_is_applied_held_up_or_on_its_way() -> None:
     moving = report(plan=planned(verdict(sync=Sync.OUT_OF_SYNC, health=LATE)))
     assert words(REVISION, status_of(report())) == [("a", "applied")]
