@@ -29,6 +29,8 @@ PATHS = {
     "change": "/changes/{revision}",
     "repository": "/repository",
     "login": "/login",
+    "sync": "/actions/sync",
+    "suspend": "/actions/suspend?service=default/tiny",
 }
 
 

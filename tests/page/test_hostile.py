@@ -21,7 +21,7 @@ INVISIBLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200b-\u200f
 MOST_CHARACTERS = 400_000
 
 
-def test_hostile_texts_are_shown_and_do_nothing(path: str, site: Installation, make_visitor: MakeVisitor) -> None:
+def test_hostile_texts_do_nothing(path: str, site: Installation, make_visitor: MakeVisitor) -> None:
     from tests.page.installation import SECRET
 
     page = make_visitor(site.address, **site.operator).open(path)
@@ -31,6 +31,20 @@ def test_hostile_texts_are_shown_and_do_nothing(path: str, site: Installation, m
     assert not INVISIBLE.search(content)
     assert SECRET not in content
     assert len(content) < MOST_CHARACTERS
+
+
+def test_hostile_texts_are_shown_as_what_they_are(site: Installation, make_visitor: MakeVisitor) -> None:
+    from tests.page.installation import LAST_LINE, SCRIPT
+
+    visitor = make_visitor(site.address, **site.operator)
+    shown = {
+        f"/changes/{site.repository.head()}": (SCRIPT, "⟨U+202E⟩gnp.exe", "⟨U+001B⟩[31mred", "<img src=x onerror="),
+        "/services/demo/default/loud": (SCRIPT, "⟨U+202E⟩gnp.exe", "⟨U+001B⟩[31mred", "long long long", LAST_LINE),
+        "/services/demo/default/wrong": (SCRIPT, "demo/wrong.yaml:19"),
+    }
+    for path, texts in shown.items():
+        said = visitor.open(path).locator("main").inner_text()
+        assert not [text for text in texts if text not in said], said
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"], ids=["same-site", "other-site"])
