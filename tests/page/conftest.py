@@ -23,7 +23,7 @@ PATHS = {
     "overview-asked": "/?health=Degraded&sort=-name&q=r",
     "gpus": "/gpus",
     "service": "/services/demo/default/tiny",
-    "service-loud": "/services/demo/default/loud",
+    "service-loud": "/services/demo/default/loud?lines=1000",
     "service-refused": "/services/demo/default/wrong",
     "changes": "/changes",
     "change": "/changes/{revision}",

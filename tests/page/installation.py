@@ -25,7 +25,7 @@ SCRIPT = "<script>document.title = 'broken'</script>"
 BIDI, ANSI = "\u202egnp.exe\u2069", "\x1b[31mred\x1b[0m"
 SUBJECT = f"Serve {SCRIPT} {BIDI} {ANSI} <img src=x onerror=alert(1)>"
 LAST_LINE = "that was all of it"
-LOG = "\n".join((SCRIPT, BIDI, ANSI, f"\0\x07HF_TOKEN={SECRET}", "long " * 200_000, LAST_LINE, ""))
+LOG = "\n".join(("long " * 200_000, SCRIPT, BIDI, ANSI, f"\0\x07HF_TOKEN={SECRET}", LAST_LINE, ""))
 REFUSED = f"--max-model-len={SCRIPT}"
 
 
