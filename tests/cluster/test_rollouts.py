@@ -92,7 +92,7 @@ def pods(rig: ClusterRig) -> list[dict[str, Any]]:
 
 
 def test_service_is_promoted_and_then_nothing_is_written(make_cluster: MakeRig, kserve: KServe, add_node: AddNode):
-    add_node(gpus=2)
+    node = add_node(gpus=2)
     rig = make_cluster()
     rig.push({"prod/a.yaml": service("a")})
 
@@ -102,6 +102,8 @@ def test_service_is_promoted_and_then_nothing_is_written(make_cluster: MakeRig, 
     assert (found["sync"], found["health"]["status"], found["ready"]) == ("Synced", "Healthy", "1/1"), found
     assert found["liveDigest"] == found["digest"]
     assert status["revision"]["fullyApplied"]
+    assert status["targets"][0]["gpus"]["nodes"] == [{"name": node, "total": 2, "leased": 1}]
+    assert [(one["node"], one["gpuCount"]) for one in found["replicas"]] == [(node, 1)]
     rig.writes()
     rig.sync()
     assert rig.writes() == []

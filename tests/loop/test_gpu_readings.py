@@ -13,9 +13,11 @@ import pytest
 from reconciler.config.settings import HostSettings
 from reconciler.host.target import HostTarget
 from reconciler.loop import gpu_readings
+from reconciler.loop.daemon import Daemon
 from reconciler.loop.gpu_readings import GpuReadings
 from reconciler.model import GpuUse
 from tests.support.nvml.driver import GIB, Driver
+from tests.support.report_world import settings
 from tests.support.world import eventually
 
 
@@ -45,6 +47,15 @@ def test_reading_names_free_memory_and_processes_of_others(tmp_path: Path, drive
     (stranger,) = found["box"][first]["strangers"]
     assert (stranger["pid"], stranger["memoryBytes"]) == (os.getpid(), 20 * GIB)
     assert found["box"][second]["strangers"] == []
+
+
+def test_daemon_reads_the_gpus_of_its_hosts(tmp_path: Path, driver: Driver) -> None:
+    daemon = Daemon(settings(tmp_path / "state"))
+    try:
+        eventually(daemon.gpu_use)
+        assert {name: list(gpus) for name, gpus in daemon.gpu_use().items()} == {"a": list(driver.uuids)}
+    finally:
+        daemon.stop()
 
 
 def test_driver_that_hangs_is_asked_once_and_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
