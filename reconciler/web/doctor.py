@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Iterator
+from ipaddress import ip_network
 from pathlib import Path
 
 from reconciler.config.secret_files import path_of, read_secret
@@ -49,6 +50,12 @@ def check_login(settings: Settings) -> Iterator[CheckResult]:
         for path in auth.oidc.files:
             yield from exposed("login", key, path)
         read_secret(auth.oidc.client_secret_file, key)
+    if auth.proxy and any(ip_network(each).is_loopback for each in auth.proxy.addresses):
+        header = auth.proxy.user_header
+        message = f"web.auth.proxy.addresses: every user of this host may send {header} from a loopback address"
+        yield warning(
+            "login", message, "let nobody else use this host, or the proxy connect from an address of its own"
+        )
     operators = [bool(one.operators) for one in (auth.oidc, auth.proxy) if one]
     if not any(operators) and all(token.role != "operator" for token in auth.tokens):
         yield warning("login", "nobody may act on the pages", "give somebody the role operator, or leave it so")

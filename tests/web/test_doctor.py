@@ -95,10 +95,17 @@ def test_without_tls_nothing_is_said_of_it(tmp_path: Path):
 
 
 def test_ways_to_log_in_are_named(tmp_path: Path):
-    (one,) = found(doctor.check_login, tmp_path, auth={"tokens": TOKENS, "proxy": BY_PROXY})
+    proxy = BY_PROXY | {"addresses": ["192.0.2.7"]}
+    (one,) = found(doctor.check_login, tmp_path, auth={"tokens": TOKENS, "proxy": proxy})
     assert (one.level, one.message) == (Level.OK, "by 2 tokens, a proxy")
     (one,) = found(doctor.check_login, tmp_path)
     assert "nobody acts on them" in one.message
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "127.0.0.0/8"])
+def test_proxy_that_any_local_user_can_pretend_to_be_is_told(tmp_path: Path, address: str):
+    one, _ = found(doctor.check_login, tmp_path, auth={"proxy": BY_PROXY | {"addresses": [address]}})
+    assert (one.level, "every user of this host" in one.message) == (Level.WARNING, True)
 
 
 def test_login_by_which_nobody_may_act_is_told(tmp_path: Path):
