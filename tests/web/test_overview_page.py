@@ -20,6 +20,7 @@ from reconciler.model import (
     Lease,
     Reason,
     ReasonCode,
+    ServiceId,
     Sync,
     Unreachable,
 )
@@ -58,6 +59,18 @@ def test_overview_of_what_is_well_says_that_nothing_needs_a_person(web: WebSide)
     _, text = get(web, "/")
     assert "Nothing does." in text
     assert 'class="needs"' not in text
+
+
+def test_long_list_of_what_needs_a_person_is_folded(web: WebSide, loop: FakeLoop):
+    bad = Health(HealthStatus.DEGRADED, Reason(ReasonCode.CRASH_LOOP_BACKOFF, "crashed", NO_ORIGIN))
+    ids = [ServiceId("demo", f"s{number}") for number in range(60)]
+    loop.document = status_of(
+        report(desired=state(*map(desired, ids)), plan=planned(*(verdict(one, health=bad) for one in ids)))
+    )
+    _, text = get(web, "/")
+    shown, folded = text[text.index('class="needs"') : text.index('id="targets"')].split("<summary>38 more</summary>")
+    assert (shown.count("<li>"), folded.count("<li>")) == (12, 38)
+    assert "11 more are not listed" in folded, "tiny runs, too"
 
 
 def test_overview_of_a_daemon_without_a_pass_says_so(web: WebSide, loop: FakeLoop):
