@@ -60,7 +60,7 @@ def public_app(control: Control, metrics: Metrics, settings: Settings, live: Liv
         return Response(metrics.text(control.status()), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     def discover(address: str) -> Response:
-        return JSONResponse(scrape_targets(control.status(), address))
+        return JSONResponse(scrape_targets(control.status(), address, "https" if settings.web.tls else "http"))
 
     # By the addresses of this host.
     discoveries: dict[str, Shared[Response]] = {}

@@ -11,6 +11,8 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from reconciler.config.settings import Settings
+from reconciler.report.redact import one_line
+from reconciler.web.bounded_log import BoundedLog
 from reconciler.web.cross_site import SAFE_METHODS, is_own
 from reconciler.web.json_responses import JSONResponse
 from reconciler.web.login.credentials import Credentials, NotLoggedIn, Refused, TooManyAttempts, address_of
@@ -35,6 +37,7 @@ class Gate:
         self._app = app
         self._web = settings.web
         self._credentials = credentials
+        self._log = BoundedLog("cross_site_lines_left_out")
         self._can_log_in = bool(settings.web.auth.tokens or settings.web.auth.oidc)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,8 +64,9 @@ class Gate:
         is_bearer = visitor is not None and visitor.way is Way.BEARER
         if request.method in SAFE_METHODS or is_bearer or is_own(request, self._web):
             return
-        who = visitor.name if visitor else ""
-        log.warning("cross_site_refused", who=who, client=address_of(request), path=request.scope["path"][:200])
+        who, path = visitor.name if visitor else "", one_line(request.scope["path"][:200])
+        if self._log.may_write():
+            log.warning("cross_site_refused", who=who, client=address_of(request), path=path)
         raise Refused(403, "Not from this page", _CROSS_SITE)
 
     def _refusal(self, request: Request, refused: Refused) -> Response:

@@ -24,13 +24,16 @@ PASSED_ON = "/prometheus/replicas"
 _ANSWERING = frozenset({ReplicaStatus.READY, ReplicaStatus.DRAINING})
 
 
-def scrape_targets(status: Document, address: str) -> list[Document]:
+def scrape_targets(status: Document, address: str, scheme: str = "http") -> list[Document]:
     """One group for each replica that answers. Labels are bounded by the replicas that there are.
 
-    `address` is the daemon's own address, as used by the client.
+    `address` is the daemon's own address, as used by the client, with the scheme there.
     """
     return [
-        {"targets": [address], "labels": {**_labels(target, service, replica), "__metrics_path__": path}}
+        {
+            "targets": [address],
+            "labels": {**_labels(target, service, replica), "__metrics_path__": path, "__scheme__": scheme},
+        }
         for path, (target, service, replica) in _answering(status)
     ]
 
@@ -57,7 +60,6 @@ def _labels(target: Document, service: Document, replica: Document) -> Document:
         "namespace": service["namespace"],
         "service": service["name"],
         "replica": replica["id"].rpartition(".")[2],
-        "__scheme__": "http",
     }
 
 

@@ -23,6 +23,7 @@ from reconciler.page import action as page
 from reconciler.page.action import Asked
 from reconciler.report.redact import one_line, scrub_text
 from reconciler.report.status import Document
+from reconciler.web.bounded_log import BoundedLog
 from reconciler.web.client import UnknownService, resolve_service
 from reconciler.web.control import Control
 from reconciler.web.cross_site import local_path
@@ -89,7 +90,7 @@ class _Failed(Exception):
 
 def action_routes(control: Control, notices: Notices, can_log_in: bool) -> Iterator[Route]:
     """`can_log_in`: a login is configured, so that somebody may act."""
-    slots, syncs = asyncio.Semaphore(_MOST_AT_ONCE), _Syncs(control)
+    slots, syncs, refusals = asyncio.Semaphore(_MOST_AT_ONCE), _Syncs(control), BoundedLog("page_action_lines_left_out")
 
     def in_thread(perform: Callable[[Control, Document, str], Document]) -> _Perform:
         async def performed(body: Document, by: str) -> Document:
@@ -100,7 +101,7 @@ def action_routes(control: Control, notices: Notices, can_log_in: bool) -> Itera
 
     for action in _ACTIONS:
         perform = in_thread(action.perform) if action.perform else syncs.request
-        each = _Endpoint(action, control, notices, can_log_in, perform)
+        each = _Endpoint(action, control, notices, can_log_in, perform, refusals)
         yield Route(f"/actions/{action.name}", each.ask, methods=["GET"])
         yield Route(f"/actions/{action.name}", each.act, methods=["POST"])
 
@@ -114,6 +115,7 @@ class _Endpoint:
     notices: Notices
     can_log_in: bool
     perform: _Perform
+    refusals: BoundedLog
 
     async def ask(self, request: Request) -> Response:
         """The question. Who may not act is told why, and how else it is done."""
@@ -181,6 +183,8 @@ class _Endpoint:
         return "Nothing can be changed from this page, because no login is configured (web.auth)."
 
     def _audit(self, request: Request, visitor: Visitor, body: Document, result: str) -> None:
+        if not visitor.may_act and not self.refusals.may_write(who=visitor.name):
+            return
         given = {name: one_line(_text(body.get(name))[:_LONGEST_SHOWN]) for name in _FIELDS if body.get(name)}
         log.info(
             "page_action",

@@ -20,6 +20,7 @@ from reconciler.config.secret_files import CachedSecret
 from reconciler.config.settings import Settings
 from reconciler.errors import Retryable
 from reconciler.report.redact import one_line
+from reconciler.web.bounded_log import BoundedLog
 from reconciler.web.control import Control
 from reconciler.web.followed import Followed
 from reconciler.web.metrics import Metrics
@@ -32,8 +33,6 @@ log = structlog.get_logger()
 MOST_BYTES = 1 << 20
 """Of one body: more is refused, and git is polled anyway."""
 _LEAST_SECONDS = 1.0
-_MOST_LINES = 20
-_LINES_SECONDS = 60.0
 _LONGEST_SHOWN = 200
 
 
@@ -212,31 +211,19 @@ class _SeldomCall:
 
 
 class _Lines:
-    """So many lines a minute of each kind: strangers must not fill the log."""
-
     def __init__(self) -> None:
-        self._written: dict[tuple[str, WebhookResult], tuple[float, int]] = {}
+        self._log = BoundedLog("webhook_lines_left_out")
 
     def received(self, webhook: str, result: WebhookResult, event: Event) -> None:
-        if self._may_write(webhook, result):
+        if self._log.may_write(webhook=webhook, result=result.value):
             shown = {"repository": _shown(event.repository), "ref": _shown(" ".join(event.refs))}
             log.info("webhook_received", webhook=webhook, result=result.value, **shown)
 
     def refused(self, webhook: str, result: WebhookResult, request: Request) -> None:
         # A secret that fails has a line of its own.
-        if result is not WebhookResult.NO_SECRET and self._may_write(webhook, result):
+        if result is not WebhookResult.NO_SECRET and self._log.may_write(webhook=webhook, result=result.value):
             client = request.client.host if request.client else ""
             log.warning("webhook_refused", webhook=webhook, result=result.value, client=client)
-
-    def _may_write(self, webhook: str, result: WebhookResult) -> bool:
-        now = asyncio.get_running_loop().time()
-        since, count = self._written.get((webhook, result), (now, 0))
-        if now - since >= _LINES_SECONDS:
-            since, count = now, 0
-        self._written[webhook, result] = since, count + 1
-        if count == _MOST_LINES:
-            log.warning("webhook_lines_left_out", webhook=webhook, result=result.value, until="a minute is over")
-        return count < _MOST_LINES
 
 
 def _shown(text: str) -> str:

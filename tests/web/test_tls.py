@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import select
 import shutil
@@ -227,6 +228,13 @@ def test_failed_handshakes_are_forgotten(web: WebSide, authority: Authority):
         # It does not trust us, and says so.
         shaken(web, ssl.create_default_context())
     eventually(lambda: not connections)
+
+
+def test_prometheus_is_told_to_ask_by_tls(tmp_path: Path, files: tuple[Path, Path], authority: Authority):
+    certificate, key = files
+    with serving(config(tmp_path, tls={"certificate_file": certificate, "key_file": str(key)})) as side:
+        groups = json.loads(Asker(side, tls=trusting(authority)).get("/prometheus/sd").text)
+    assert {group["labels"]["__scheme__"] for group in groups} == {"https"}
 
 
 def test_end_of_a_certificate_is_known(authority: Authority, files: tuple[Path, Path]):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from reconciler.web.server import WebSide
 from reconciler.web.visitors import Role, role_of
@@ -184,3 +185,19 @@ def test_operators_may_what_viewers_may(groups: list[str], viewers: list[str], o
     role = role_of(groups, viewers, operators)
     assert (role is Role.OPERATOR) == ("*" in operators or bool(set(groups) & set(operators)))
     assert (role is None) == (not {"*", *groups} & {*viewers, *operators})
+
+
+def test_strangers_do_not_fill_the_log(tmp_path: Path):
+    with serving(config(tmp_path, auth={"tokens": TOKENS})) as side, capture_logs() as lines:
+        for number in range(40):
+            source = f"127.0.1.{number + 1}"
+            Asker(side, source=source).get("/", {**bearer("x fake=line"), "Accept": "*/*"})
+            Asker(side, source=source).post("/login", {"token": ADA}, {"Sec-Fetch-Site": "cross-site"})
+    events = [line["event"] for line in lines]
+    assert {event: events.count(event) for event in events} == {
+        "login": 20,
+        "login_lines_left_out": 1,
+        "cross_site_refused": 20,
+        "cross_site_lines_left_out": 1,
+    }
+    assert "fake" not in str(lines)

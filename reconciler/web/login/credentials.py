@@ -14,6 +14,7 @@ from reconciler.config.settings import Settings
 from reconciler.config.web import AuthSettings, TokenSettings, TrustedProxySettings
 from reconciler.errors import Retryable
 from reconciler.report.redact import one_line
+from reconciler.web.bounded_log import BoundedLog
 from reconciler.web.login.attempts import Attempts
 from reconciler.web.login.cookies import SessionCookie
 from reconciler.web.login.sessions import Grant, Sessions
@@ -57,14 +58,17 @@ class Tokens:
     def __init__(self, known: tuple[TokenSettings, ...]) -> None:
         self._known = known
         self._attempts = Attempts()
+        self._log = BoundedLog("login_lines_left_out")
 
     def find_for(self, address: str, token: str) -> TokenSettings | None:
         """Whose it is that was sent from there. Raises TooManyAttempts."""
         if seconds := self._attempts.wait_seconds(address):
+            self._refused(address, "too many wrong tokens")
             raise TooManyAttempts(seconds)
         found = self.find(token)
         if found is None:
             self._attempts.note_wrong(address)
+            self._refused(address, "wrong token")
         return found
 
     def find(self, token: str) -> TokenSettings | None:
@@ -72,6 +76,10 @@ class Tokens:
         digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
         matches = [each for each in self._known if hmac.compare_digest(digest, each.sha256)]
         return matches[0] if matches else None
+
+    def _refused(self, address: str, why: str) -> None:
+        if self._log.may_write(reason=why):
+            log.warning("login", client=address, result="refused", reason=why)
 
 
 def grant_of(token: TokenSettings) -> Grant:

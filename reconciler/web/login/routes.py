@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from urllib.parse import quote
 
-import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -19,8 +18,6 @@ from reconciler.web.login.credentials import Refused, Tokens, address_of, grant_
 from reconciler.web.login.login_page import begin_session, login_page
 from reconciler.web.login.logins import Logins
 from reconciler.web.request_body import read_form
-
-log = structlog.get_logger()
 
 INSTALL = f"{sys.executable} -m pip install joserfc"
 LOGIN = "/login"
@@ -49,10 +46,8 @@ def login_routes(settings: Settings, logins: Logins, tokens: Tokens) -> Iterator
         try:
             token = tokens.find_for(address_of(request), form.get("token", "").strip())
         except Refused as refused:
-            _log_refused(request, refused.text)
             return login_page(request, auth, next_, refused.text, refused.status)
         if token is None:
-            _log_refused(request, _WRONG)
             return login_page(request, auth, next_, _WRONG, 401)
         return await begin_session(request, auth, logins, grant_of(token), next_)
 
@@ -74,8 +69,3 @@ def _oidc_routes(settings: Settings, logins: Logins) -> Iterator[Route]:
     from reconciler.web.login.oidc_routes import oidc_routes
 
     return oidc_routes(settings, logins)
-
-
-def _log_refused(request: Request, why: str) -> None:
-    """As many lines as attempts are allowed, and one for each that is not: both from one address."""
-    log.warning("login", client=address_of(request), result="refused", reason=why)
