@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from starlette.requests import Request
+
 from reconciler.model import NO_ORIGIN, Capacity, Gpu, Health, HealthStatus, Lease, Reason, ReasonCode, ServiceId, Sync
 from reconciler.page.gpus import gpus_document
 from reconciler.page.overview import overview_document
-from reconciler.page.rendering import render
 from reconciler.report.status import Document, TargetReport
 from reconciler.web.json_responses import JSONResponse
+from reconciler.web.page_responses import make_page
 from reconciler.web.visitors import NOBODY_IN_PARTICULAR
 from tests.support.report_world import desired, observed, planned, rejection, replica, report, state, status_of, verdict
 
@@ -32,9 +34,10 @@ def make_report(count: int) -> TargetReport:
     return report(desired=state(*map(desired, ids)), observed=seen, plan=planned(*verdicts))
 
 
-def make_html(page: str, document: Document) -> str:
-    frame = {"visitor": NOBODY_IN_PARTICULAR, "visitor_part": "", "attention": None, "here": "/", "host": "h"}
-    return render(page, document=document, now=300.0, version="1", **frame)
+def make_html(page: str, document: Document) -> bytes:
+    scope = {"type": "http", "method": "GET", "scheme": "http", "server": ("h", 80), "path": "/", "query_string": b""}
+    made = make_page(Request(scope | {"headers": []}), page, document, NOBODY_IN_PARTICULAR, attention=1)
+    return made.head + made.tail
 
 
 def median_ms(work: Callable[[], object], count: int = 15) -> float:
