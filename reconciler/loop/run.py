@@ -18,6 +18,7 @@ from reconciler.report import log as logs
 from reconciler.state.target_registry import TargetRegistry
 from reconciler.system.notify import notify, reloading, watchdog_interval
 from reconciler.system.process_limits import share_heap
+from reconciler.web.tls import load as load_certificate
 
 log = structlog.get_logger()
 
@@ -81,6 +82,9 @@ def _read_again(path: Path, daemon: Daemon) -> Settings | None:
             # What runs is on record in the old folder: from another one it would be started a second time.
             raise SettingsError(f"{path}: state_dir: cannot change while the daemon runs; end it and what it started")
         TargetRegistry(wanted.state_dir).check(wanted)
+        if wanted.web.tls:
+            # The daemon that runs still has its certificate in memory, also where nobody can read it any more.
+            load_certificate(wanted.web.tls)
         return wanted
     except ReconcileError as error:
         daemon.note_refused_config(error)

@@ -78,6 +78,18 @@ def test_action_on_the_page_holds_and_is_kept_with_its_person(rig: LightRig, ada
     assert told["resumed"] == "by ada (web)"
 
 
+def test_certificate_that_is_broken_at_a_reload_costs_nothing(rig: LightRig, ada: Asker):
+    key = Path(yaml.safe_load(rig.config.read_text())["web"]["tls"]["key_file"])
+    good = key.read_text()
+    key.write_text("no key")
+    rig.reload()
+    assert answers(ada)
+    assert '"config_rejected"' in rig.words()
+    key.write_text(good)
+    rig.reload()
+    rig.wait("the page to be there again", lambda: answers(ada))
+
+
 def is_changed(rig: LightRig) -> bool:
     service = rig.service("tiny")
     return service is not None and service["digest"] != service["liveDigest"]

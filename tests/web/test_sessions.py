@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from reconciler.web.cross_site import local_path
 from reconciler.web.login import sessions as module
+from reconciler.web.login.credentials import grant_sources
 from reconciler.web.login.sessions import Grant, Sessions
 from reconciler.web.server import WebSide
 from reconciler.web.visitors import Role
@@ -243,3 +244,18 @@ def test_paths_of_ours_stay(path: str):
 def test_redirect_of_the_form_stays_here(browser: Asker):
     for evil in ("//evil.example", "https://evil.example/", "/\\evil.example"):
         assert browser.log_in(ADA, evil).headers["location"] == "/"
+
+
+# ---------------------------------------------------------------- what the config grants
+
+
+def test_other_groups_of_a_provider_end_its_sessions_alone(tmp_path: Path):
+    oidc = {"issuer": "https://id.example.com", "client_id": "x", "client_secret_file": "/s", "viewers": ["a"]}
+
+    def sources(**changed: object) -> set[str]:
+        auth = {"tokens": TOKENS, "oidc": oidc | changed}
+        return set(grant_sources(config(tmp_path, url="https://page", auth=auth).web.auth))
+
+    assert sources() == sources()
+    assert len(sources() - sources(viewers=["b"])) == 1
+    assert len(sources() & sources(operators=["a"])) == len(TOKENS)
