@@ -90,7 +90,8 @@ class _Failed(Exception):
 
 def action_routes(control: Control, notices: Notices, can_log_in: bool) -> Iterator[Route]:
     """`can_log_in`: a login is configured, so that somebody may act."""
-    slots, syncs, refusals = asyncio.Semaphore(_MOST_AT_ONCE), _Syncs(control), BoundedLog("page_action_lines_left_out")
+    slots, questions = (asyncio.Semaphore(_MOST_AT_ONCE) for _ in range(2))
+    syncs, refusals = _Syncs(control), BoundedLog("page_action_lines_left_out")
 
     def in_thread(perform: Callable[[Control, Document, str], Document]) -> _Perform:
         async def performed(body: Document, by: str) -> Document:
@@ -101,7 +102,7 @@ def action_routes(control: Control, notices: Notices, can_log_in: bool) -> Itera
 
     for action in _ACTIONS:
         perform = in_thread(action.perform) if action.perform else syncs.request
-        each = _Endpoint(action, control, notices, can_log_in, perform, refusals)
+        each = _Endpoint(action, control, notices, can_log_in, perform, refusals, questions)
         yield Route(f"/actions/{action.name}", each.ask, methods=["GET"])
         yield Route(f"/actions/{action.name}", each.act, methods=["POST"])
 
@@ -116,6 +117,8 @@ class _Endpoint:
     can_log_in: bool
     perform: _Perform
     refusals: BoundedLog
+    questions: asyncio.Semaphore
+    """So many are made at a time: viewers may ask them as well."""
 
     async def ask(self, request: Request) -> Response:
         """The question. Who may not act is told why, and how else it is done."""
@@ -154,15 +157,16 @@ class _Endpoint:
             raise _Failed(409, str(error)) from None
 
     async def _question(self, request: Request, asked: Document, status: int, error: str = "") -> Response:
-        document, status = await run_in_threadpool(self._document, asked, status)
-        visitor = visitor_of(request)
-        document |= {
-            "action": f"/actions/{self.action.name}",
-            "back": local_path(str(asked.get("back") or "")),
-            "whyNot": "" if visitor.may_act else self._why_not(visitor),
-            "error": error or document.get("error", ""),
-        }
-        response = await run_in_threadpool(page_response, request, "action", document, visitor, status)
+        async with self.questions:
+            document, status = await run_in_threadpool(self._document, asked, status)
+            visitor = visitor_of(request)
+            document |= {
+                "action": f"/actions/{self.action.name}",
+                "back": local_path(str(asked.get("back") or "")),
+                "whyNot": "" if visitor.may_act else self._why_not(visitor),
+                "error": error or document.get("error", ""),
+            }
+            response = await run_in_threadpool(page_response, request, "action", document, visitor, status)
         response.headers["Cache-Control"] = "no-store"
         return response
 

@@ -100,7 +100,7 @@ def wants_json(request: Request) -> bool:
 
 
 def _frame(request: Request) -> Mapping[str, object]:
-    here, has_login = request.url.path, bool(request.scope.get("has_login"))
+    here, has_login = request.scope["path"], bool(request.scope.get("has_login"))
     return {
         "has_login": has_login,
         "here": here,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -47,12 +48,14 @@ class Page:
     """`path` may hold parameters; `template` makes HTML of what `build` gives.
 
     Without a template it is JSON for whoever asks. `build` looks only at the path and the query of the request, and
-    raises NotFound: visitors share what it gives.
+    raises NotFound: visitors share what it gives. `at_once`: so many are made at a time, of whatever parameters and
+    query; who asks for more waits, and other pages and answers have threads all the same.
     """
 
     path: str
     template: str
     build: Build
+    at_once: int = 3
 
 
 def _overview(control: Control, request: Request) -> Document:
@@ -90,7 +93,8 @@ def _service(control: Control, request: Request) -> Document:
 
 PAGES = (
     Page("/", "overview", _overview),
-    Page("/services/{target}/{namespace}/{name}", "service", _service),
+    # Some wait for logs, and are told to come again where too many do.
+    Page("/services/{target}/{namespace}/{name}", "service", _service, at_once=12),
     Page("/gpus", "gpus", _gpus),
     Page(ADDRESS, "", _summary),
     Page("/changes", "changes", git_pages.changes),
@@ -109,12 +113,15 @@ def page_routes(control: Control, live: Live) -> Iterator[Route]:
 
 def _endpoint(page: Page, control: Control, live: Live) -> Callable[[Request], object]:
     # By what a page follows from, of those that are asked for just now.
-    known: WeakValueDictionary[tuple[str, str, bool, Role], Shared[Made]] = WeakValueDictionary()
+    known: WeakValueDictionary[tuple[str, bytes, bool, Role], Shared[Made]] = WeakValueDictionary()
+    slots = asyncio.Semaphore(page.at_once)
 
     async def answer(request: Request) -> Response:
         visitor = visitor_of(request)
-        key = (request.url.path, request.url.query, wants_json(request), visitor.role)
-        shared = known.setdefault(key, Shared(partial(_make, page, control, live, request, visitor.role)))
+        # As pages read them: `request.url` is without line ends, and what follows a `#` in the query, so that some
+        # could make others see what they asked for.
+        key = (request.scope["path"], request.scope["query_string"], wants_json(request), visitor.role)
+        shared = known.setdefault(key, Shared(partial(_make, page, control, live, request, visitor.role), slots))
         return await run_in_threadpool(response_of, request, await shared.get(), visitor)
 
     return answer

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Mapping
+import socket
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from reconciler.web.client import UnknownService
+from reconciler.web.page_facts import NotFound
 from reconciler.web.server import WebSide
 from tests.support.report_world import with_service
-from tests.web.fake_loop import FakeLoop
+from tests.web.fake_loop import FakeLoop, NoForge
 
 
 def get(
@@ -73,3 +78,60 @@ def test_page_of_an_unknown_service_says_where_to_look(web: WebSide, loop: FakeL
     assert (response.status, json.loads(text)["title"]) == (404, "Not found")
     assert "it is at /services/a/demo/tiny" in json.loads(text)["message"]
     assert loop.asked == []
+
+
+@pytest.mark.parametrize(
+    ("page", "like_it"),
+    [("/", "/?#&q=none-of-these"), ("/services/a/demo/tiny", "/services/a/demo/tin%0Ay")],
+)
+def test_page_is_not_shared_with_who_asks_for_one_like_it(
+    web: WebSide, loop: FakeLoop, monkeypatch: pytest.MonkeyPatch, page: str, like_it: str
+):
+    begun, go_on = threading.Semaphore(0), threading.Event()
+
+    def slow(self: FakeLoop) -> object:
+        begun.release()
+        assert go_on.wait(10)
+        return self.document
+
+    monkeypatch.setattr(FakeLoop, "status", slow)
+    loop.history = lambda service, limit: []  # type: ignore[method-assign]
+    with ThreadPoolExecutor(2) as people:
+        first = people.submit(ask_raw, web, like_it)
+        assert begun.acquire(timeout=10)
+        second = people.submit(get, web, page)
+        # Where both are one, the second waits for the first.
+        begun.acquire(timeout=1)
+        go_on.set()
+        assert "demo/tiny</a>" not in first.result()
+        response, text = second.result()
+    assert response.status == 200
+    assert "demo/tiny" in text
+
+
+def ask_raw(web: WebSide, target: str) -> str:
+    """As no library of HTTP would write it."""
+    with socket.create_connection(web.address, 10) as connection:
+        connection.sendall(f"GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        return connection.makefile("rb").read().decode()
+
+
+@pytest.mark.parametrize("path", ["/changes/{:040x}", "/actions/sync?service={}"])
+def test_pages_that_take_long_leave_threads_for_others(web: WebSide, monkeypatch: pytest.MonkeyPatch, path: str):
+    go_on, begun = threading.Event(), []
+
+    def slow(*_: object) -> Sequence[str]:
+        begun.append(1)
+        assert go_on.wait(10)
+        raise UnknownService("there is no such service") if "service" in path else NotFound("none")
+
+    monkeypatch.setattr(NoForge, "find", slow, raising=False)
+    monkeypatch.setattr("reconciler.web.page_actions.resolve_service", slow)
+    with ThreadPoolExecutor(60) as people:
+        asking = [people.submit(get, web, path.format(number)) for number in range(60)]
+        try:
+            assert get(web, "/readyz")[0].status == get(web, "/")[0].status == 200
+        finally:
+            go_on.set()
+        assert {one.result()[0].status for one in asking} == {404}
+    assert len(begun) == 60
