@@ -75,9 +75,10 @@ def public_app(control: Control, metrics: Metrics, settings: Settings, live: Liv
 
     async def pass_on(request: Request) -> Response:
         # An unresponsive replica takes one slot, however often it is scraped.
-        lock = locks.setdefault(request.url.path, asyncio.Lock())
+        path = request.scope["path"]
+        lock = locks.setdefault(path, asyncio.Lock())
         async with lock, slots:
-            return await run_in_threadpool(_pass_on, control, request.url.path)
+            return await run_in_threadpool(_pass_on, control, path)
 
     tokens, notices = Tokens(settings.web.auth.tokens), Notices()
     app = Starlette(
@@ -94,6 +95,8 @@ def public_app(control: Control, metrics: Metrics, settings: Settings, live: Liv
         ],
         exception_handlers={404: not_found, Exception: failed},
     )
+    # A redirect would lead to http, also where a proxy in front speaks TLS.
+    app.router.redirect_slashes = False
     app.state.max_heartbeat_age, app.state.notices = max_heartbeat_age, notices
     return PageSecurity(Gate(app, settings, Credentials(settings, sessions, tokens)), settings.web)
 

@@ -107,3 +107,10 @@ def test_policy_lets_nothing_in_that_is_not_from_here() -> None:
     assert policy.pop("trusted-types") == "page"
     assert policy.pop("require-trusted-types-for") == "'script'"
     assert set(policy.values()) == {"'self'", "'none'"}
+
+
+def test_address_with_a_slash_too_many_leads_nowhere(tmp_path: Path) -> None:
+    """Least of all to http, where a proxy speaks TLS for us."""
+    with serving(tmp_path, url="https://models.example.com") as web:
+        for path in ("/gpus/", "/healthz/", "/actions/sync/", "//"):
+            assert ask(web, path, host="models.example.com").status == 404, path
