@@ -25,7 +25,8 @@ from reconciler.config.web import Web
 OUR_HEADER = "x-reconciler"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # No second slash and no backslash: browsers read both as the beginning of another host.
-_LOCAL = re.compile(r"(?=/)(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*/?(?:\?[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*)?", re.ASCII)
+_PART = r"[A-Za-z0-9._~!$&'()*+,;=:@%-]+"
+_LOCAL = re.compile(rf"/(?:{_PART}(?:/{_PART})*/?)?(?:\?[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*)?", re.ASCII)
 _LONGEST = 2000
 _PORTS = {"http": 80, "https": 443}
 

@@ -226,6 +226,11 @@ def test_login_leads_to_no_other_site(text: str | None):
     assert local_path(text) == "/"
 
 
+def test_no_path_takes_long_to_judge():
+    for text in ("/" + "a" * 1900 + "\\", "/" + "a/" * 950 + "\\", "/" + "%a" * 900 + "?" * 90 + "#"):
+        assert local_path(text) == "/"
+
+
 @given(st.text(alphabet="/\\ab.:@?#%=&\t\n\r ;", max_size=30))
 def test_local_path_stays_here(text: str):
     from urllib.parse import urljoin, urlsplit

@@ -69,6 +69,25 @@ def test_open_paths_lead_to_no_page(anyone: Asker, path: str):
     assert anyone.get(path).status == 404
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/./", "//", "/gpus/", "/%67pus", "/gpus%2f", "/gpus%00", "/healthz/../gpus", "/healthz%2f..%2fgpus",
+        "/healthz;/gpus",
+        "/login/../gpus", "/login/%2e%2e/gpus", "/static/%2e%2e/gpus", "/webhooks/..%2fgpus", "/prometheus/%2e%2e/gpus",
+        "/prometheus/replicas/../../gpus", "/static/..;/gpus", "/%2e/gpus", "/\\gpus", "/gpus?/healthz",
+        "/gpus#/healthz",
+        "http://localhost/gpus", "http://localhost/healthz/../gpus", "/HEALTHZ/../gpus", "/api/../gpus", "/summary",
+        "/actions/sync", "/services/a/demo/tiny", "/repository", "/changes",
+    ],
+)  # fmt: skip
+def test_no_spelling_of_a_path_opens_a_page(anyone: Asker, path: str):
+    for accept in ("text/html", "application/json"):
+        answer = anyone.get(path, {"Accept": accept})
+        assert answer.status in (303, 307, 400, 401, 404), path
+        assert "demo" not in answer.text.replace("/services/a/demo/tiny", "")
+
+
 @pytest.mark.parametrize("text", [ADA, BOB])
 def test_token_opens_the_pages(anyone: Asker, text: str):
     assert anyone.get("/", bearer(text)).status == 200
