@@ -357,8 +357,7 @@ def _promoted(r: _Rollout) -> Stage:
 def _current(r: _Rollout, stage: Stage) -> Stage:
     held = _held(r, stage)
     if held is None:
-        step = r.service["step"]
-        return replace(stage, detail=_joined(stage.detail, step if step not in stage.detail else ""))
+        return replace(stage, detail=_joined(stage.detail, r.service["step"]))
     return replace(stage, state=StageState.WAITING, at=None, detail=_joined(stage.detail, held))
 
 
@@ -446,7 +445,9 @@ def _earliest(replicas: Sequence[Document], key: str) -> str | None:
 
 
 def _joined(*texts: str) -> str:
-    return "; ".join(filter(None, texts))
+    """What one of them says is not said again by another."""
+    told = [text for text in dict.fromkeys(texts) if text and not any(text in one for one in texts if one != text)]
+    return "; ".join(told)
 
 
 def stages_line(stages: Sequence[Document], *, details: bool = True) -> str:

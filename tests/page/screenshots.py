@@ -14,7 +14,7 @@ from pathlib import Path
 from playwright.sync_api import Page
 
 from tests.page.browser import Visitor, chromium
-from tests.page.installation import Site, wrap
+from tests.page.installation import Site
 from tests.support.engine.fixtures import find_place, hold, make_model
 from tests.support.nvml.driver import GIB, Driver
 
@@ -22,64 +22,65 @@ IMAGES = Path(__file__).parents[2] / "deploy" / "images"
 SIZE = {"width": 1280, "height": 800}
 MOST_BYTES = 150_000
 SERVICES = {"llama-3-3-70b": "0.9", "mistral-small": "0.5", "gpt-oss-20b": "0.4", "qwen3-coder": "0.4"}
-ROLLING, BUSY, MISTAKEN = "qwen3-coder", ("llama-3-3-70b", "qwen3-coder", "gpt-oss-20b"), "gemma-3-27b"
+ROLLING, MISTAKEN = "qwen3-coder", "gemma-3-27b"
 
 
 class Showcase(Site):
-    """Five services on five GPUs; engines start slowly as soon as there is a file `slow`."""
+    """Five services on five GPUs. One answers long enough that a drain can be seen."""
 
     def __init__(self, folder: Path, python: Path, model: Path) -> None:
         self.driver = Driver(folder / "gpus", gpus=5, memory=80 * GIB, name="NVIDIA H100")
         self.driver.partition(self.driver.uuids[3], "3g.40gb", "3g.40gb")
         self.driver.hold(self.driver.uuids[4], os.getpid(), 61 * GIB, listed=True)
-        self.slow = folder / "slow"
-        slow = wrap(python, folder / "engine", f"[ ! -e {self.slow} ] || sleep 20")
-        engines = [{"image": "vllm/vllm-openai-cpu:*", "python": str(slow)}]
-        target = {"name": "gpu-host-1", "engines": engines, "gpus": "auto"}
-        super().__init__(folder / "rig", python, model, target=target)
+        super().__init__(folder / "rig", python, model, target={"name": "gpu-1", "gpus": "auto"})
         for name in SERVICES:
             shutil.copytree(model, self.models / name)
         files: dict[str, str | None] = {f"demo/{name}.yaml": self.serve(name) for name in SERVICES}
         self.mistaken = self.manifest(MISTAKEN, "0.3", ("--max-model-len=", "--max-modle-len="))
-        host = self.read("demo/host.yaml").replace("name: demo", "name: gpu-host-1")
+        host = self.read("demo/host.yaml").replace("name: demo", "name: gpu-1")
         self.write({"demo/tiny.yaml": None, "demo/host.yaml": host} | files, "Serve four models")
         self.share_cache()
 
-    def serve(self, name: str, *changes: tuple[str, str]) -> str:
+    def serve(self, name: str) -> str:
         """The manifest of a service."""
-        own = (
-            ("openshift.io/display-name: Tiny", f"openshift.io/display-name: {name}"),
-            ("models/tiny", f"models/{name}"),
-        )
-        return self.manifest(name, SERVICES[name], *own, *changes)
+        own = ("display-name: Tiny", f"display-name: {name}"), ("models/tiny", f"models/{name}")
+        return self.manifest(name, SERVICES[name], *own, ("--max-model-len=256", "--max-model-len=4096"))
 
     def settle(self) -> None:
         """Wait until all of them serve."""
         self.wait("all to serve", lambda: all(self.is_healthy(name) for name in SERVICES))
+        # As engines on real GPUs would.
+        for name, fraction in SERVICES.items():
+            for record in self.records(name):
+                assert record.process is not None
+                self.driver.hold(*record.lease.gpus, record.process.pid, int(float(fraction) * 78 * GIB), listed=True)
 
     def be_mistaken(self) -> None:
         """Push a service with a misspelt argument, and wait until it is refused."""
         self.write({f"demo/{MISTAKEN}.yaml": self.mistaken}, f"Serve {MISTAKEN}")
         self.wait("it to be refused", lambda: self.is_rejected(MISTAKEN))
 
-    def begin_rollout(self) -> None:
-        """Push a change, and wait until its engine starts."""
-        self.slow.touch()
+    def roll_out(self) -> None:
+        """Push a change, and wait until the old replica has only to finish its requests."""
         path = f"demo/{ROLLING}.yaml"
         text = self.read(path).replace("--max-num-seqs=8", "--max-num-seqs=16")
         self.write({path: text}, f"Let {ROLLING} answer 16 requests at a time")
-        self.wait("another replica", lambda: len(self.records(ROLLING)) == 2)
+        self.wait("requests that are drained", self.is_draining)
+
+    def is_draining(self) -> bool:
+        service = self.service(ROLLING) or {"replicas": ()}
+        return any(one["drainingAt"] and one["inFlight"] for one in service["replicas"])
 
 
 def take_pictures(site: Showcase, visitor: Visitor) -> None:
     site.start()
     site.settle()
     site.be_mistaken()
-    with site.load(*BUSY, streams=4, posts=2):
-        site.begin_rollout()
+    with site.load(ROLLING, streams=4, posts=0, stream_tokens=3500):
+        site.roll_out()
         page = visitor.open("/")
         shoot(page, "overview")
-        page.goto(f"/services/gpu-host-1/default/{ROLLING}")
+        page.goto(f"/services/gpu-1/default/{ROLLING}")
         shoot(page, "service")
 
 
@@ -97,7 +98,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, closing(hold(place)), chromium() as browser:
         site = Showcase(Path(folder) / "site", place.python, make_model(place))
         try:
-            visitor = Visitor(browser, site.address, viewport=SIZE, **site.operator)
+            visitor = Visitor(browser, site.address, viewport=SIZE, reduced_motion="reduce", **site.operator)
             take_pictures(site, visitor)
             visitor.judge()
         finally:
