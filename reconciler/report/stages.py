@@ -338,7 +338,7 @@ def _drained(r: _Rollout) -> Stage:
 def _left(old: Sequence[Document]) -> str:
     """How many are left, and the requests that still run there."""
     running = [one["inFlight"] for one in old if one["drainingAt"] and one["inFlight"]]
-    requests = f"{sum(running)} requests running" if running else ""
+    requests = f"{sum(running)} request{'' if sum(running) == 1 else 's'} running" if running else ""
     return _joined(f"{len(old)} left" if len(old) > 1 else "", requests)
 
 

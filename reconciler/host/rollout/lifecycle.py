@@ -211,7 +211,9 @@ def finish_drains(s: ServiceContext, goal: Goal, steps: Steps) -> ServiceContext
             running = "an unknown number of" if replica.in_flight is None else cut
             text = f"drain deadline of {s.drain_timeout:g} s reached; {running} running requests are cut"
             steps.act(Stop(replica.id, text, cut=cut))
-        steps.say(f"draining {replica.id.serial}" + (f": {cut} requests running" if cut else ""))
+        steps.say(
+            f"draining {replica.id.serial}" + (f": {cut} request{'' if cut == 1 else 's'} running" if cut else "")
+        )
     if not wanted:
         return s
     return replace(s, replicas=tuple(replace(r, draining_at=None) if r.id in wanted else r for r in s.replicas))
