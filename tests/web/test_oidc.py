@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -461,6 +462,25 @@ def test_cookie_of_a_login_by_https_can_be_set_by_no_other_host(provider: OwnPro
     assert answer.headers["set-cookie"].startswith("__Host-reconciler-login-")
     assert "; Secure" in answer.headers["set-cookie"]
     assert "; Path=/;" in answer.headers["set-cookie"]
+
+
+@pytest.mark.parametrize("url", [PAGE, "http://127.0.0.1:1"])
+def test_logins_that_nobody_ends_leave_room_for_the_session(provider: OwnProvider, tmp_path: Path, url: str):
+    """Another site sends a browser to begin one after the other."""
+    kept: dict[str, str] = {"session": "s"}
+    with serving(page_at(provider, tmp_path, url=url)) as side:
+        for _ in range(12):
+            sent = "; ".join(f"{name}={value}" for name, value in kept.items())
+            answer = Asker(side).get(f"/login/oidc?next=/{'a' * 1900}", {"Cookie": sent})
+            for line in answer.headers.get_all("set-cookie", []):
+                found = SimpleCookie(line)
+                for name, one in found.items():
+                    kept.pop(name, None)
+                    kept |= {name: one.value} if one["max-age"] != "0" else {}
+            assert (answer.status, line.count("; Path=/;")) == (303, 1)
+            assert sum(len(name) + len(value) for name, value in kept.items()) < 8000
+    assert "session" in kept
+    assert len(kept) == 3
 
 
 def test_page_says_that_the_provider_is_away(provider: OwnProvider, tmp_path: Path):

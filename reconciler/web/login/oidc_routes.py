@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
 
 import structlog
@@ -23,6 +24,8 @@ log = structlog.get_logger()
 
 # A provider that does not answer holds so many threads: pages have the others.
 _MOST_AT_ONCE = 4
+# A browser sends all its cookies with each request, and servers take some KiB of them.
+_MOST_COOKIES = 4000
 
 
 def oidc_routes(settings: Settings, logins: Logins) -> Iterator[Route]:
@@ -50,6 +53,8 @@ def oidc_routes(settings: Settings, logins: Logins) -> Iterator[Route]:
             httponly=True,
             samesite="lax",
         )
+        for name in _crowded_out(request, is_secure):
+            response.delete_cookie(name, path="/", secure=is_secure, httponly=True, samesite="lax")
         return response
 
     async def come_back(request: Request) -> Response:
@@ -73,6 +78,17 @@ def oidc_routes(settings: Settings, logins: Logins) -> Iterator[Route]:
 def _cookie_name(state: str, is_secure: bool) -> str:
     """One for each login that is under way: several tabs may log in at once."""
     return f"{'__Host-' if is_secure else ''}reconciler-login-{state[:8]}"
+
+
+def _crowded_out(request: Request, is_secure: bool) -> Iterator[str]:
+    """Logins that the browser has begun and forgets now: another site can make it begin any number of them, until it
+    could ask for no page any more. Browsers name the latest last."""
+    ours, size = re.compile(rf"{_cookie_name('', is_secure)}[A-Za-z0-9_-]{{8}}"), 0
+    for name, value in reversed(request.cookies.items()):
+        if ours.fullmatch(name):
+            size += len(name) + len(value)
+            if size > _MOST_COOKIES:
+                yield name
 
 
 def _failed(request: Request, settings: Settings, error: LoginFailed, next_: str | None) -> Response:
