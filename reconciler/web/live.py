@@ -25,6 +25,7 @@ from starlette.types import Receive, Scope, Send
 
 from reconciler.report.status import Document
 from reconciler.web.topics import digests, topic_of
+from reconciler.web.visitors import visitor_of
 
 log = structlog.get_logger()
 
@@ -191,6 +192,8 @@ class EventStream(Response):
         self._connection: StreamConnection = request.state.connection
         self._topic = topic_of(page) if page else None
         self._seen = (known if _POSITION.fullmatch(known) else _NOWHERE) if known else live.position()
+        ends = visitor_of(request).ends
+        self._seconds = _LONGEST_SECONDS if ends is None else min(_LONGEST_SECONDS, ends - time.time())
         self._roused = asyncio.Event()
         self._is_over = False
 
@@ -212,7 +215,7 @@ class EventStream(Response):
             self._live.remove(self)
 
     async def _tell(self, send: Send) -> None:
-        until = time.monotonic() + _LONGEST_SECONDS
+        until = time.monotonic() + self._seconds
         while not self._is_over and time.monotonic() < until:
             self._roused.clear()
             now, topics = self._live.since(self._seen, self._topic)

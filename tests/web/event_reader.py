@@ -14,13 +14,22 @@ from reconciler.web.server import WebSide
 
 
 class EventReader:
-    """One open stream. `last`: the event that was seen last; `source`: the loopback address that it comes from."""
+    """One open stream. `last`: the event that was seen last; `source`: the loopback address that it comes from;
+    `cookie`: what it shows."""
 
     def __init__(
-        self, web: WebSide, page: str = "", *, since: str = "", last: str = "", source: str = "127.0.0.1"
+        self,
+        web: WebSide,
+        page: str = "",
+        *,
+        since: str = "",
+        last: str = "",
+        source: str = "127.0.0.1",
+        cookie: str = "",
     ) -> None:
         query = urlencode({key: value for key, value in (("page", page), ("since", since)) if value})
         more = f"Last-Event-ID: {last}\r\n" if last else ""
+        more += f"Cookie: {cookie}\r\n" if cookie else ""
         self.socket = socket.create_connection(web.address, 10, (source, 0))
         self.socket.sendall(f"GET /events?{query} HTTP/1.1\r\nHost: localhost\r\n{more}\r\n".encode())
         self.id = ""

@@ -20,6 +20,8 @@ from reconciler.web.server import WebSide
 from tests.support.git_repository import Repository
 from tests.support.report_world import with_service
 from tests.support.world import eventually
+from tests.web.asking import BOB, COOKIE, TOKENS, Asker, serving
+from tests.web.asking import config as login_config
 from tests.web.event_reader import EventReader
 from tests.web.fake_loop import FakeLoop
 from tests.web.test_web import get
@@ -202,6 +204,19 @@ def test_stream_lives_longer_than_any_other_answer(web: WebSide, monkeypatch: py
     monkeypatch.setattr("reconciler.web.live._HEARTBEAT_SECONDS", 0.1)
     with listening(web) as reader:
         assert [reader.message() for _ in range(6)] == [{"": ""}] * 6
+
+
+def test_stream_ends_with_the_session_that_it_belongs_to(
+    loop: FakeLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reconciler.web.live._HEARTBEAT_SECONDS", 0.05)
+    with serving(login_config(tmp_path, auth={"tokens": TOKENS}), loop) as web:
+        person = Asker(web)
+        person.log_in(BOB)
+        monkeypatch.setattr(web._sessions, "_seconds", 1.0)
+        with EventReader(web, cookie=f"{COOKIE}={person.cookie}") as reader:
+            assert reader.is_closed()
+            assert reader.is_over
 
 
 @pytest.mark.slow
