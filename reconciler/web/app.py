@@ -21,18 +21,18 @@ from reconciler.report.convergence import readiness
 from reconciler.web.control import Control
 from reconciler.web.gate import Gate
 from reconciler.web.json_responses import JSONResponse
-from reconciler.web.live import Live
 from reconciler.web.login.credentials import Credentials, Tokens
 from reconciler.web.login.logins import Logins
 from reconciler.web.login.routes import login_routes
 from reconciler.web.login.sessions import Sessions
 from reconciler.web.metrics import PASSED_ON, Metrics, find_replica, scrape_targets
-from reconciler.web.notices import Notices
-from reconciler.web.page_actions import action_routes
-from reconciler.web.pages import failed, not_found, page_routes
+from reconciler.web.pages.actions import action_routes
+from reconciler.web.pages.live import Live
+from reconciler.web.pages.notices import Notices
+from reconciler.web.pages.routes import failed, not_found, page_routes
 from reconciler.web.security import PageSecurity
 from reconciler.web.shared import Shared
-from reconciler.web.webhooks import webhook_routes
+from reconciler.web.webhooks.routes import webhook_routes
 
 DISCOVERY = "/prometheus/sd"
 # So many replicas are asked at a time: slow ones leave threads for all other answers.

@@ -40,7 +40,7 @@ from reconciler.web.manual_requests import (
     target_in,
     withdraw,
 )
-from reconciler.web.page_facts import PageFacts
+from reconciler.web.pages.facts import PageFacts
 
 log = structlog.get_logger()
 

@@ -29,10 +29,10 @@ from reconciler.system.unix_sockets import answers, identity, peer, peer_uid, sh
 from reconciler.web.app import public_app
 from reconciler.web.connections import MOST, MOST_STREAMS, BoundedProtocol, TlsProtocol
 from reconciler.web.control import Control, control_app
-from reconciler.web.live import Live
 from reconciler.web.login.credentials import grant_sources
 from reconciler.web.login.sessions import Sessions
 from reconciler.web.metrics import Metrics
+from reconciler.web.pages.live import Live
 from reconciler.web.tls import Certificate
 
 log = structlog.get_logger()

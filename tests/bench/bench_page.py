@@ -15,7 +15,7 @@ from reconciler.page.gpus import gpus_document
 from reconciler.page.overview import overview_document
 from reconciler.report.status import Document, TargetReport
 from reconciler.web.json_responses import JSONResponse
-from reconciler.web.page_responses import make_page
+from reconciler.web.pages.responses import make_page
 from reconciler.web.visitors import NOBODY_IN_PARTICULAR
 from tests.support.report_world import desired, observed, planned, rejection, replica, report, state, status_of, verdict
 

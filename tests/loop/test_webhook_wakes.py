@@ -75,7 +75,7 @@ def test_webhook_brings_what_was_pushed_before_the_next_poll(polled: Polled) -> 
 
 
 def test_webhooks_during_a_fetch_cause_one_more_look_after_it(polled: Polled, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reconciler.web.webhooks._LEAST_SECONDS", 0.0)
+    monkeypatch.setattr("reconciler.web.webhooks.routes._LEAST_SECONDS", 0.0)
     polled.go_on.clear()
     polled.webhook()
     eventually(lambda: polled.begun == 2)

@@ -9,7 +9,7 @@ from reconciler.errors import Retryable
 from reconciler.model import ByHand
 from reconciler.page.links import ForgeLinks
 from reconciler.report.status import Document
-from reconciler.web.page_facts import PageFacts
+from reconciler.web.pages.facts import PageFacts
 from tests.support.report_world import report, status_of
 
 

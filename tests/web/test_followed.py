@@ -6,7 +6,7 @@ import pytest
 
 from reconciler.config.forge import ForgeSettings
 from reconciler.config.settings import SourceSettings
-from reconciler.web.followed import Followed
+from reconciler.web.webhooks.followed import Followed
 
 
 def followed(repository: str | None = None, **source: str) -> Followed:

@@ -201,7 +201,7 @@ def test_stream_that_nobody_needs_any_more_is_forgotten(web: WebSide) -> None:
 @pytest.mark.slow
 def test_stream_lives_longer_than_any_other_answer(web: WebSide, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reconciler.web.connections._ANSWER_SECONDS", 0.2)
-    monkeypatch.setattr("reconciler.web.live._HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr("reconciler.web.pages.live._HEARTBEAT_SECONDS", 0.1)
     with listening(web) as reader:
         assert [reader.message() for _ in range(6)] == [{"": ""}] * 6
 
@@ -209,7 +209,7 @@ def test_stream_lives_longer_than_any_other_answer(web: WebSide, monkeypatch: py
 def test_stream_ends_with_the_session_that_it_belongs_to(
     loop: FakeLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reconciler.web.live._HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr("reconciler.web.pages.live._HEARTBEAT_SECONDS", 0.05)
     with serving(login_config(tmp_path, auth={"tokens": TOKENS}), loop) as web:
         person = Asker(web)
         person.log_in(BOB)
@@ -221,8 +221,8 @@ def test_stream_ends_with_the_session_that_it_belongs_to(
 
 @pytest.mark.slow
 def test_stream_ends_after_a_while_and_the_connection_asks_again(web: WebSide, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reconciler.web.live._LONGEST_SECONDS", 0.3)
-    monkeypatch.setattr("reconciler.web.live._HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr("reconciler.web.pages.live._LONGEST_SECONDS", 0.3)
+    monkeypatch.setattr("reconciler.web.pages.live._HEARTBEAT_SECONDS", 0.1)
     monkeypatch.setattr("reconciler.web.connections._ASK_SECONDS", 0.5)
     with EventReader(web) as reader:
         while reader.message():
@@ -235,9 +235,9 @@ def test_stream_ends_after_a_while_and_the_connection_asks_again(web: WebSide, m
 
 @pytest.mark.slow
 def test_client_that_does_not_read_is_dropped(web: WebSide, loop: FakeLoop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reconciler.web.live._UNREAD_SECONDS", 0.3)
-    monkeypatch.setattr("reconciler.web.live._SHORTEST_PAUSE", 0.0)
-    monkeypatch.setattr("reconciler.web.live._SHARE", 1e9)
+    monkeypatch.setattr("reconciler.web.pages.live._UNREAD_SECONDS", 0.3)
+    monkeypatch.setattr("reconciler.web.pages.live._SHORTEST_PAUSE", 0.0)
+    monkeypatch.setattr("reconciler.web.pages.live._SHARE", 1e9)
     silent = socket.socket()
     silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
     silent.connect(web.address)

@@ -15,7 +15,7 @@ from reconciler.model import HealthStatus, Lease, ReplicaId, Sync
 from reconciler.report.status import Document
 from reconciler.web.app import DISCOVERY
 from reconciler.web.metrics import Metrics, find_replica, scrape_targets
-from reconciler.web.webhooks import WebhookResult
+from reconciler.web.webhooks.routes import WebhookResult
 from tests.support.report_world import NEW, OLD, TINY, desired, observed, replica, report, state, status_of
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "systemd"

@@ -16,7 +16,7 @@ from reconciler.errors import Retryable
 from reconciler.model import ByHand
 from reconciler.page import action as page
 from reconciler.page.action import Asked
-from reconciler.web import page_actions
+from reconciler.web.pages import actions as page_actions
 from reconciler.web.server import WebSide
 from tests.support.report_world import report, status_of
 from tests.web.asking import ADA, BOB, BY_PROXY, PROXY, TOKENS, Answer, Asker, config, serving

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from reconciler.web.client import UnknownService
-from reconciler.web.page_facts import NotFound
+from reconciler.web.pages.facts import NotFound
 from reconciler.web.server import WebSide
 from tests.support.report_world import with_service
 from tests.web.fake_loop import FakeLoop, NoForge
@@ -126,7 +126,7 @@ def test_pages_that_take_long_leave_threads_for_others(web: WebSide, monkeypatch
         raise UnknownService("there is no such service") if "service" in path else NotFound("none")
 
     monkeypatch.setattr(NoForge, "find", slow, raising=False)
-    monkeypatch.setattr("reconciler.web.page_actions.resolve_service", slow)
+    monkeypatch.setattr("reconciler.web.pages.actions.resolve_service", slow)
     with ThreadPoolExecutor(60) as people:
         asking = [people.submit(get, web, path.format(number)) for number in range(60)]
         try:

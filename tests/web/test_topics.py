@@ -8,7 +8,7 @@ import pytest
 
 from reconciler.model import ServiceId
 from reconciler.report.status import Document
-from reconciler.web.topics import digests, topic_of
+from reconciler.web.pages.topics import digests, topic_of
 from tests.support.report_world import (
     SETTINGS,
     cluster,

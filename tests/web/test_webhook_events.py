@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.web.webhook_events import Event, What, read_event
+from reconciler.web.webhooks.events import Event, What, read_event
 from tests.web.webhook_senders import REPOSITORY, SECRETS, kind_of, pull_request, push
 
 MAIN = "refs/heads/main"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.web.webhooks import WebhookResult
+from reconciler.web.webhooks.routes import WebhookResult
 from tests.web.test_web import get
 from tests.web.test_webhooks import Receiver
 from tests.web.webhook_flood import Flood

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.web.webhook_signatures import is_refused_unread, is_signed
+from reconciler.web.webhooks.signatures import is_refused_unread, is_signed
 from tests.web.webhook_senders import SECRET, SECRETS, SIGNING_TOKEN, hexdigest, kind_of, signature, standard_signature
 
 BODY = b'{"ref":"refs/heads/main"}'

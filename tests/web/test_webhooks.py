@@ -17,8 +17,8 @@ from structlog.testing import capture_logs
 
 from reconciler.web.metrics import Metrics
 from reconciler.web.server import WebSide
-from reconciler.web.webhook_events import read_event
-from reconciler.web.webhooks import MOST_BYTES, WebhookResult
+from reconciler.web.webhooks.events import read_event
+from reconciler.web.webhooks.routes import MOST_BYTES, WebhookResult
 from tests.support.examples import examples
 from tests.support.world import eventually
 from tests.web.fake_loop import FakeLoop
@@ -79,7 +79,7 @@ def receiver(tmp_path: Path) -> Iterator[Receiver]:
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every webhook is passed on at once."""
-    monkeypatch.setattr("reconciler.web.webhooks._LEAST_SECONDS", 0.0)
+    monkeypatch.setattr("reconciler.web.webhooks.routes._LEAST_SECONDS", 0.0)
 
 
 def head(name: str, *lines: str, method: str = "POST") -> bytes:
@@ -235,7 +235,9 @@ def test_nothing_is_understood_of_a_body_that_is_not_believed(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     understood: list[bytes] = []
-    monkeypatch.setattr("reconciler.web.webhooks.read_event", lambda *a: understood.append(a[-1]) or read_event(*a))
+    monkeypatch.setattr(
+        "reconciler.web.webhooks.routes.read_event", lambda *a: understood.append(a[-1]) or read_event(*a)
+    )
     for name in NAMES:
         assert send(receiver.address, name, push(name), "whsec_QUJDRA==") == 403
     assert understood == []

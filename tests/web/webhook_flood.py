@@ -10,7 +10,7 @@ import threading
 from collections import Counter
 from contextlib import suppress
 
-from reconciler.web.webhooks import MOST_BYTES
+from reconciler.web.webhooks.routes import MOST_BYTES
 from tests.web.webhook_senders import SECRETS, Address, push, signature
 
 _THREADS = 16

@@ -11,7 +11,7 @@ from reconciler.errors import Retryable
 from reconciler.web.cross_site import local_path
 from reconciler.web.login.logins import PRIVATE, Logins
 from reconciler.web.login.sessions import Grant
-from reconciler.web.page_responses import page_response
+from reconciler.web.pages.responses import page_response
 from reconciler.web.visitors import NOBODY_IN_PARTICULAR
 
 log = structlog.get_logger()

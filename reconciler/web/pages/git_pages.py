@@ -10,7 +10,7 @@ from reconciler.page.change import change_document, changes_document
 from reconciler.page.repository import TreeFilter, repository_document
 from reconciler.report.status import Document
 from reconciler.web.control import Control
-from reconciler.web.page_facts import NotFound
+from reconciler.web.pages.facts import NotFound
 
 _DIGITS = re.compile(r"[0-9a-f]{7,40}")
 _ROWS = 50

@@ -30,8 +30,8 @@ from reconciler.web.cross_site import local_path
 from reconciler.web.json_responses import JSONResponse
 from reconciler.web.login.credentials import address_of
 from reconciler.web.manual_requests import BadRequest, approve, json_body, resume, suspend
-from reconciler.web.notices import Notices
-from reconciler.web.page_responses import page_response, wants_json
+from reconciler.web.pages.notices import Notices
+from reconciler.web.pages.responses import page_response, wants_json
 from reconciler.web.request_body import FORM, read_form
 from reconciler.web.visitors import Visitor, visitor_of
 

@@ -31,11 +31,11 @@ from reconciler.page.service import (
 from reconciler.page.summary import ADDRESS, summary_document
 from reconciler.report.redact import scrub_text
 from reconciler.report.status import Document
-from reconciler.web import git_pages
 from reconciler.web.control import Control
-from reconciler.web.live import Live
-from reconciler.web.page_facts import NotFound
-from reconciler.web.page_responses import Made, make_page, message, response_of, wants_json
+from reconciler.web.pages import git_pages
+from reconciler.web.pages.facts import NotFound
+from reconciler.web.pages.live import Live
+from reconciler.web.pages.responses import Made, make_page, message, response_of, wants_json
 from reconciler.web.shared import Shared
 from reconciler.web.visitors import NOBODY_IN_PARTICULAR, Role, Visitor, visitor_of
 

@@ -22,11 +22,11 @@ from reconciler.errors import Retryable
 from reconciler.report.redact import one_line
 from reconciler.web.bounded_log import BoundedLog
 from reconciler.web.control import Control
-from reconciler.web.followed import Followed
 from reconciler.web.metrics import Metrics
 from reconciler.web.request_body import read_body
-from reconciler.web.webhook_events import Event, What, read_event
-from reconciler.web.webhook_signatures import is_refused_unread, is_signed
+from reconciler.web.webhooks.events import Event, What, read_event
+from reconciler.web.webhooks.followed import Followed
+from reconciler.web.webhooks.signatures import is_refused_unread, is_signed
 
 log = structlog.get_logger()
 

@@ -16,7 +16,7 @@ from reconciler import __version__
 from reconciler.page.rendering import render
 from reconciler.report.status import Document
 from reconciler.web.json_responses import JSONResponse
-from reconciler.web.notices import notice_for
+from reconciler.web.pages.notices import notice_for
 from reconciler.web.visitors import Visitor
 
 # Where in a page stands what differs from visitor to visitor, so that all else is made once for all of them. Nobody

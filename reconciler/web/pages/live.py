@@ -24,7 +24,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from reconciler.report.status import Document
-from reconciler.web.topics import digests, topic_of
+from reconciler.web.pages.topics import digests, topic_of
 from reconciler.web.visitors import visitor_of
 
 log = structlog.get_logger()

@@ -1,0 +1,1 @@
+"""What forges send when something was pushed: is it believed, and what does it wake."""
