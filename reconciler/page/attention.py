@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import urlencode
 
-from reconciler.model import HealthStatus
+from reconciler.model import HealthStatus, ReasonCode
 from reconciler.report.actions import short
 from reconciler.report.addresses import change_address, service_address
 from reconciler.report.convergence import (
@@ -32,6 +32,7 @@ from reconciler.report.status import Document
 from reconciler.report.status_parts import NOT_FETCHED
 
 _BAD = (HealthStatus.DEGRADED, HealthStatus.MISSING, HealthStatus.UNKNOWN)
+_AWAITS_APPROVAL = "its deletion needs approval"
 
 
 class Severity(StrEnum):
@@ -171,7 +172,7 @@ def _git(target: Document) -> Iterator[AttentionItem]:
     if held := target["deletions"]["held"]:
         message = f"{'; '.join(held['reasons'])}: {', '.join(held['subjects'])}"
         address = f"/actions/approve?{urlencode({'target': name, 'hash': held['hash']})}"
-        yield AttentionItem(Severity.WARNING, "deletions", name, message, target=name, address=address)
+        yield AttentionItem(Severity.WARNING, "deletions", "deletions", message, target=name, address=address)
 
 
 def _by_hand(target: Document) -> Iterator[AttentionItem]:
@@ -185,7 +186,8 @@ def _by_hand(target: Document) -> Iterator[AttentionItem]:
 
 def _service(service: Document, target: Document) -> AttentionItem | None:
     found = service_fault(service, target)
-    if found is None:
+    if found is None or found[1] == _AWAITS_APPROVAL:
+        # All deletions that are held are named once.
         return None
     severity, why = found
     message, file, line = _placed(why, _reasons(service), service["origin"])
@@ -210,6 +212,10 @@ def service_fault(service: Document, target: Document) -> tuple[Severity, str] |
     is_bad, is_held = health["status"] in _BAD, service["suspended"] and (is_fine(service) or not _reasons(service))
     if service["suspended"] and is_bad:
         return Severity.ERROR, f"{health['status']}, {held}: {health['message'] or health['reason']}"
+    if _awaits_approval(service):
+        is_down = is_bad and (service["promoted"] or health["status"] != HealthStatus.MISSING)
+        text = f"{health['status']}: {health['message'] or health['reason']}; {_AWAITS_APPROVAL}"
+        return (Severity.ERROR, text) if is_down else (Severity.WARNING, _AWAITS_APPROVAL)
     if not is_held and not is_fine(service) and not is_moving(service, target):
         return Severity.ERROR if is_bad else Severity.WARNING, fault(service)
     if last := service["lastFailure"]:
@@ -219,6 +225,11 @@ def service_fault(service: Document, target: Document) -> tuple[Severity, str] |
         # A target that is suspended as a whole is named once.
         return None
     return Severity.INFO, f"{held}; `reconciler resume {full_name(service)}` resumes it"
+
+
+def _awaits_approval(service: Document) -> bool:
+    kept = service["kept"]
+    return bool(kept) and kept["code"] == ReasonCode.APPROVAL_REQUIRED
 
 
 def _object(one: Document, target: Document) -> AttentionItem | None:

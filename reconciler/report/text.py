@@ -261,7 +261,9 @@ def _why_idle(service: Document) -> str:
 
 
 def _why_kept(kept: Document) -> str:
-    """A file that cannot be read is not one that was deleted."""
+    """A file that cannot be read is not one that was deleted, and a deletion may need approval."""
+    if kept["code"] == ReasonCode.APPROVAL_REQUIRED:
+        return "kept, its deletion needs approval"
     where = written_at(kept)
     return one_line(f"kept, cannot be read: {where}" if where else kept["message"])
 

@@ -232,6 +232,21 @@ def test_deletions_that_are_held_lead_to_their_approval() -> None:
     assert item.address == "/actions/approve?target=a&hash=0123456789abcdef"
 
 
+def test_services_whose_deletion_is_held_are_named_once() -> None:
+    why = Reason(ReasonCode.APPROVAL_REQUIRED, "its deletion needs approval", WHERE)
+    held = JudgedDeletions(held=Guard("0123456789abcdef", (why,), (Deletion("demo/tiny"),)))
+    kept = replace(planned(verdict(sync=Sync.UNKNOWN, kept=why)), deletions=held)
+    assert only(status_of(report(plan=kept))).kind == "deletions"
+
+
+def test_service_that_is_down_is_named_although_its_deletion_is_held() -> None:
+    why = Reason(ReasonCode.APPROVAL_REQUIRED, "its deletion needs approval", WHERE)
+    down = Health(HealthStatus.DEGRADED, Reason(ReasonCode.CRASH_LOOP_BACKOFF, "crashed 3 times", WHERE))
+    item = only(status_of(report(plan=planned(verdict(sync=Sync.UNKNOWN, kept=why, health=down)))))
+    assert (item.severity, item.kind) == (Severity.ERROR, "service")
+    assert "crashed 3 times" in item.message
+
+
 def test_suspended_target_is_named_once() -> None:
     drifted = planned(verdict(sync=Sync.OUT_OF_SYNC))
     item = only(status_of(report(suspended=frozenset({EVERYTHING}), suspensions={EVERYTHING: ALICE}, plan=drifted)))

@@ -152,6 +152,14 @@ def test_head_line_names_a_file_that_cannot_be_read() -> None:
     assert row.endswith("kept, cannot be read: hosts/a/tiny.yaml:3")
 
 
+def test_row_of_a_held_deletion_does_not_say_that_git_cannot_be_read() -> None:
+    why = Reason(ReasonCode.APPROVAL_REQUIRED, "all of them would go", Origin("hosts/a/tiny.yaml", 3))
+    seen = observed(replica(), owned={TINY: owned()})
+    kept = report(desired=state(), observed=seen, plan=planned(verdict(sync=Sync.UNKNOWN, kept=why)))
+    row = next(line for line in plain(status_blocks(status_of(kept))).splitlines() if line.startswith("demo/tiny"))
+    assert row.endswith("kept, its deletion needs approval")
+
+
 def test_unusable_service_row_names_its_file_and_line() -> None:
     broken = desired(
         spec=None,
