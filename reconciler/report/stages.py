@@ -392,15 +392,15 @@ def _awaits_retry(service: Document) -> bool:
 
 def _failed(r: _Rollout) -> Iterator[Stage]:
     """Up to the stage that failed it is known what was done, or said that it is not; then comes the way back."""
-    rejected = r.service["rejected"]
+    service, rejected = r.service, r.service["rejected"]
     names = _names(r.kind)
     known, failed = _reached(rejected, names)
     for number, name in enumerate(names):
         if name is failed:
             yield Stage(name, StageState.FAILED, rejected["at"], rejected["reason"])
         elif name is StageName.DRAINED and names.index(failed) > names.index(StageName.STARTED):
-            # It may have made room, or not.
-            yield Stage(name, StageState.UNKNOWN)
+            # It may have made room, or not. Before anything was promoted there was nothing to drain.
+            yield Stage(name, StageState.SKIPPED if service["promoted"] is None else StageState.UNKNOWN)
         elif number > names.index(failed):
             yield Stage(name, StageState.SKIPPED)
         else:

@@ -366,6 +366,8 @@ def test_engine_that_ended_while_it_served_fails_at_its_promotion() -> None:
 def test_first_version_that_fails_has_nothing_to_go_back_to() -> None:
     found = states(rejected(ReasonCode.INVALID_ARGUMENT, "no", good=0))
     assert "rolled back" not in found
+    crashed = states(rejected(ReasonCode.CRASHED, "the engine ended while it served", good=0))
+    assert crashed["drained"] == "skipped", "there was nothing to drain"
 
 
 def test_canary_waits_for_git_to_give_it_all() -> None:
