@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from reconciler.page.attention import Severity, service_fault
 from reconciler.page.endpoints import endpoints_document
 from reconciler.page.links import ForgeLinks
 from reconciler.report.addresses import service_address
@@ -50,6 +51,7 @@ def service_document(facts: ServiceFacts, links: ForgeLinks) -> Document:
         "revision": revision,
         "service": service,
         "origin": _origin(service["origin"], revision, links),
+        "needs": _needs(target, service),
         "findings": list(_findings(service, revision, links)),
         "replicas": [one | {"unit": details["units"].get(one["id"], "")} for one in service["replicas"]],
         "conditions": list(_conditions(service["conditions"])),
@@ -92,7 +94,17 @@ def why_unknown(status: Document, target: str, namespace: str, name: str) -> str
     hint = f"Did you mean {near[0]}?" if near else "The Overview lists all services."
     if not status["daemon"]["passes"]:
         hint = "No pass has been completed since the daemon started; look again in a moment."
+    if not all(place["unreadable"] == [] for place in status["targets"] if place["name"] == target):
+        hint = f"Not all of git can be read for {target}, so it may be in what cannot: see /repository. {hint}"
     return f"No service {wanted} is in git or runs on {target}. {hint}"
+
+
+def _needs(target: Document, service: Document) -> Document | None:
+    """What a person has to do about it; what is held by hand is told anyway."""
+    found = service_fault(service, target)
+    if found is None or found[0] is Severity.INFO:
+        return None
+    return {"severity": found[0].value, "message": found[1]}
 
 
 def _origin(text: str, revision: str, links: ForgeLinks) -> Document | None:

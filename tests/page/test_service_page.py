@@ -19,6 +19,7 @@ from reconciler.model import (
     Health,
     HealthStatus,
     Lease,
+    Origin,
     PodFacts,
     ProvenVersion,
     Reason,
@@ -175,6 +176,12 @@ def test_rejection_is_shown_with_a_link_to_the_line_and_last_words() -> None:
     assert "error: HF_TOKEN=***" in page
 
 
+def test_what_needs_a_person_stands_first() -> None:
+    rejected, fine = document(WORLDS["rejected"]), document(report())
+    assert rejected["needs"]["message"] in words(rejected).partition("Rollout")[0]
+    assert fine["needs"] is None
+
+
 def test_place_without_a_known_forge_is_no_link() -> None:
     (finding,) = document(WORLDS["rejected"], ForgeLinks())["findings"]
     assert finding["address"] == ""
@@ -224,8 +231,8 @@ def test_argument_leads_to_its_line() -> None:
 
 def test_keys_that_scripts_may_rely_on() -> None:
     assert set(document(report())) == {
-        "schema", "target", "revision", "service", "origin", "findings", "replicas", "conditions", "modelStatus",
-        "endpoints", "workload", "history", "log",
+        "schema", "target", "revision", "service", "origin", "needs", "findings", "replicas", "conditions",
+        "modelStatus", "endpoints", "workload", "history", "log",
     }  # fmt: skip
 
 
@@ -238,6 +245,9 @@ def test_unknown_service_is_told_where_to_look() -> None:
     assert "demo/tiny is not on b; it is at /services/a/demo/tiny" in why_unknown(status, "b", "demo", "tiny")
     assert "Did you mean demo/tiny?" in why_unknown(status, "a", "demo", "tinny")
     assert "The Overview lists all services." in why_unknown(status, "a", "x", "y" * 9999)
+    broken = Reason(ReasonCode.INVALID_YAML, "no YAML", Origin("hosts/a/x.yaml", 3))
+    unread = status_of(report(desired=state(unreadable=(broken,))))
+    assert "Not all of git can be read for a" in why_unknown(unread, "a", "demo", "x")
     assert "No pass has been completed" in why_unknown(status_of(report(), passes=0), "a", "x", "y")
 
 
