@@ -41,6 +41,12 @@ def is_own(request: Request, web: Web) -> bool:
     return request.headers.getlist(OUR_HEADER) == ["1"]
 
 
+def is_led_here(request: Request) -> bool:
+    """Does another site have the browser ask? It may have somebody click who does not see what yet: between the two
+    clicks of a double one, a window can be made to show another page."""
+    return any(each in ("cross-site", "same-site") for each in request.headers.getlist("sec-fetch-site"))
+
+
 def local_path(text: str | None) -> str:
     """The path if it leads to this daemon and nowhere else, or that of the Overview."""
     if not text or len(text) > _LONGEST or not _LOCAL.fullmatch(text):

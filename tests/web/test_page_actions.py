@@ -72,6 +72,19 @@ def test_question_says_what_will_be_done_and_does_nothing(ada: Asker, loop: Fake
     assert answer.headers["cache-control"] == "no-store"
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_question_that_another_site_led_to_has_no_button(ada: Asker, site: str):
+    """It would be pressed by the second click of a double one, without being read."""
+    path = f"/actions/approve?hash={HASH}&target=a"
+    answer = ada.get(path, {"Sec-Fetch-Site": site})
+    assert answer.status == 403
+    assert "Another site led here" in answer.text
+    assert f"reconciler approve {HASH}" in answer.text
+    assert "/actions/approve" not in answer.text
+    for own in ("same-origin", "none"):
+        assert 'action="/actions/approve"' in ada.get(path, {"Sec-Fetch-Site": own}).text
+
+
 def test_question_of_an_approval_lists_what_goes(ada: Asker):
     text = ada.get(f"/actions/approve?hash={HASH}").text
     assert "demo/tiny on a" in text

@@ -26,7 +26,7 @@ from reconciler.report.status import Document
 from reconciler.web.bounded_log import BoundedLog
 from reconciler.web.client import UnknownService, resolve_service
 from reconciler.web.control import Control
-from reconciler.web.cross_site import local_path
+from reconciler.web.cross_site import is_led_here, local_path
 from reconciler.web.json_responses import JSONResponse
 from reconciler.web.login.credentials import address_of
 from reconciler.web.manual_requests import BadRequest, approve, json_body, resume, suspend
@@ -43,6 +43,7 @@ _MOST_AT_ONCE = 4
 _SYNC_SECONDS = 20.0
 _FIELDS = ("service", "target", "hash", "reason", "until")
 _LONGEST_SHOWN = 200
+_LED_HERE = "Another site led here, so this page has no button: open the Overview, and begin there."
 _Perform = Callable[[Document, str], Awaitable[Document]]
 
 
@@ -121,15 +122,15 @@ class _Endpoint:
     """So many are made at a time: viewers may ask them as well."""
 
     async def ask(self, request: Request) -> Response:
-        """The question. Who may not act is told why, and how else it is done."""
+        """The question. Who may not act, or not from here, is told why, and how else it is done."""
         query = {name: request.query_params.get(name, "") for name in (*_FIELDS, "back")}
-        return await self._question(request, query, 200 if visitor_of(request).may_act else 403)
+        return await self._question(request, query, 403 if self._why_not(request) else 200)
 
     async def act(self, request: Request) -> Response:
         visitor, body = visitor_of(request), {}
         try:
             if not visitor.may_act:
-                raise _Failed(403, self._why_not(visitor))
+                raise _Failed(403, self._why_not(request))
             body = await _body(request)
             done = await self._perform(body, f"{visitor.name} (web)")
         except _Failed as failed:
@@ -163,7 +164,7 @@ class _Endpoint:
             document |= {
                 "action": f"/actions/{self.action.name}",
                 "back": local_path(str(asked.get("back") or "")),
-                "whyNot": "" if visitor.may_act else self._why_not(visitor),
+                "whyNot": self._why_not(request),
                 "error": error or document.get("error", ""),
             }
             response = await run_in_threadpool(page_response, request, "action", document, visitor, status)
@@ -181,10 +182,14 @@ class _Endpoint:
             return document | {"fields": fields, "isPossible": False, "error": scrub_text(str(error))}, 404
         return self.action.question(known, Asked(**fields)) | {"fields": fields}, status
 
-    def _why_not(self, visitor: Visitor) -> str:
-        if self.can_log_in:
+    def _why_not(self, request: Request) -> str:
+        """Empty: it can be done from this page."""
+        visitor = visitor_of(request)
+        if not self.can_log_in:
+            return "Nothing can be changed from this page, because no login is configured (web.auth)."
+        if not visitor.may_act:
             return f"You are {visitor.name} and may look, not act: that takes the role operator."
-        return "Nothing can be changed from this page, because no login is configured (web.auth)."
+        return _LED_HERE if is_led_here(request) else ""
 
     def _audit(self, request: Request, visitor: Visitor, body: Document, result: str) -> None:
         if not visitor.may_act and not self.refusals.may_write(who=visitor.name):
