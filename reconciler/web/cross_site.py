@@ -62,7 +62,8 @@ def is_https(web: Web) -> bool:
 def _is_our_origin(origin: str, request: Request, web: Web) -> bool:
     scheme = "https" if is_https(web) else "http"
     ours = [f"{scheme}://{host}" for host in request.headers.getlist("host")] + ([web.url] if web.url else [])
-    return (found := _place(origin)) is not None and found[0] == scheme and found in map(_place, ours)
+    found = _place(origin)
+    return found is not None and found in map(_place, ours)
 
 
 def _place(url: str) -> tuple[str, str, int] | None:

@@ -64,6 +64,15 @@ def test_request_through_a_proxy_must_be_ours(web: WebSide, headers: Mapping[str
     assert ask(behind, headers) == (303 if is_ours else 403)
 
 
+@pytest.mark.parametrize("authorization", ["Basic YTpi", "Bearer", "Negotiate x", f"Token {ADA}"])
+def test_other_logins_are_no_token(web: WebSide, authorization: str):
+    """Browsers add some of them by themselves."""
+    browser = Asker(web)
+    browser.log_in(ADA)
+    answer = browser.post("/actions/sync", {}, {"Authorization": authorization, "Sec-Fetch-Site": "cross-site"})
+    assert answer.status in (401, 403)
+
+
 def test_headers_that_stand_twice_are_not_ours(web: WebSide):
     twice = [("Sec-Fetch-Site", "same-origin"), ("Sec-Fetch-Site", "cross-site")]
     assert Asker(web).ask("POST", "/logout", twice, "").status == 403

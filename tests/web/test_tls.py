@@ -240,4 +240,5 @@ def test_prometheus_is_told_to_ask_by_tls(tmp_path: Path, files: tuple[Path, Pat
 def test_end_of_a_certificate_is_known(authority: Authority, files: tuple[Path, Path]):
     certificate, key = files
     context = module.load(TlsSettings(certificate_file=certificate, key_file=str(key)))
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_2
     assert 29 < (module.end_of(context, certificate) - time.time()) / 86_400 <= 30

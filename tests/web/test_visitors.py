@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -177,17 +178,23 @@ def test_without_login_nobody_sees_the_pages_through_a_proxy(tmp_path: Path, hea
         assert (answer.status, "web.auth.tokens" in answer.text) == (403, True)
 
 
+def test_without_login_nobody_sees_the_pages_through_an_old_proxy(tmp_path: Path):
+    """As nginx speaks to us where nothing else is configured."""
+    with serving(config(tmp_path)) as side, socket.create_connection(side.address, timeout=10) as connection:
+        connection.sendall(b"GET / HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 403 ")
+
+
 def test_without_login_no_other_machine_sees_the_pages(tmp_path: Path):
     with serving(config(tmp_path, listen="0.0.0.0:0")) as side:
         assert Asker(side, address="127.0.0.1").get("/").status == 200
-        # This machine's address in its network, or one that is routed to no other: neither is loopback.
-        answer = Asker(side, source="", address=own_address()).get("/", {"Host": "localhost"})
-        assert (answer.status, "web.auth.tokens" in answer.text) == (403, True)
+        # By this machine's address in its network, as others reach it, and as a sidecar beside us does.
+        for source in ("", "127.0.0.1"):
+            answer = Asker(side, source=source, address=own_address()).get("/", {"Host": "localhost"})
+            assert (answer.status, "web.auth.tokens" in answer.text) == (403, True)
 
 
 def own_address() -> str:
-    import socket
-
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))
