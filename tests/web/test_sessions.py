@@ -188,6 +188,18 @@ def test_logout_ends_the_session(browser: Asker):
     assert browser.get("/", {"Accept": "*/*"}).status == 401
 
 
+def test_logout_that_the_disk_does_not_take_is_told(browser: Asker):
+    browser.log_in(ADA)
+    connection = browser.web._sessions._database().connection
+    connection.execute("PRAGMA query_only = 1")
+    answer = browser.post("/logout", {})
+    assert (answer.status, answer.cookie) == (503, "")
+    assert "you are still logged in" in answer.text
+    connection.execute("PRAGMA query_only = 0")
+    assert browser.post("/logout", {}).status == 303
+    assert browser.get("/", {"Accept": "*/*"}).status == 401
+
+
 def test_logout_by_a_link_is_none(browser: Asker):
     browser.log_in(ADA)
     assert browser.get("/logout").status == 405

@@ -39,3 +39,13 @@ async def begin_session(
     except Retryable as error:
         log.error("sessions_failed", error=str(error))
         return login_page(request, auth, next_, "the daemon cannot keep a session; its log says why", 503)
+
+
+async def end_session(request: Request, auth: AuthSettings, logins: Logins) -> Response:
+    """Log somebody out; they are told where the disk does not take it, for the session holds then."""
+    try:
+        return await logins.end(request)
+    except Retryable as error:
+        log.error("sessions_failed", error=str(error))
+        text = "you are still logged in: the daemon cannot end your session; its log says why"
+        return login_page(request, auth, None, text, 503)

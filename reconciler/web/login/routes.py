@@ -15,7 +15,7 @@ from reconciler.config.settings import Settings
 from reconciler.errors import SettingsError
 from reconciler.web.cross_site import local_path
 from reconciler.web.login.credentials import Refused, Tokens, address_of, grant_of
-from reconciler.web.login.login_page import begin_session, login_page
+from reconciler.web.login.login_page import begin_session, end_session, login_page
 from reconciler.web.login.logins import Logins
 from reconciler.web.request_body import read_form
 
@@ -52,7 +52,7 @@ def login_routes(settings: Settings, logins: Logins, tokens: Tokens) -> Iterator
         return await begin_session(request, auth, logins, grant_of(token), next_)
 
     async def log_out(request: Request) -> Response:
-        return await logins.end(request)
+        return await end_session(request, auth, logins)
 
     yield Route(LOGIN, show, methods=["GET"])
     if auth.tokens:
