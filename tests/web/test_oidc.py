@@ -433,6 +433,13 @@ def test_name_and_groups_are_text_whatever_a_provider_sends(name: object, groups
     assert all(isinstance(group, str) and group for group in groups_in(claims, "groups"))
 
 
+@pytest.mark.parametrize("sign", ["\u200b", "\u00a0", "\u00ad", "\u2060", "\u202e", "\x1b[31m", "\n", "\ufeff"])
+def test_name_that_looks_like_anothers_is_none(sign: str):
+    for name in (f"ada{sign}", f"{sign}ada", f"a{sign}da"):
+        assert name_in({"sub": "u-1", "email": name}, "email") == "u-1"
+    assert name_in({"sub": "u-1", "name": " Ada Łukasiewicz "}, "name") == "Ada Łukasiewicz"
+
+
 def test_name_is_cut(provider: OwnProvider):
     provider.claims = {"email": "x" * 1000}
     assert come_back(login_at(provider), provider).name == "x" * 256

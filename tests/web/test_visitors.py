@@ -130,6 +130,13 @@ def test_proxy_names_who_asks(proxy: Asker):
     assert "zoë" in answer.text
 
 
+@pytest.mark.parametrize("sign", ["\u00a0", "\u200b", "\u202e", "\u3000"])
+def test_name_that_looks_like_anothers_is_nobodys(proxy: Asker, sign: str):
+    for name in (f"zoe{sign}", f"{sign}zoe", f"z{sign}oe"):
+        text = name.encode().decode("latin-1")
+        assert proxy.get("/", [("X-Forwarded-User", text), ("X-Forwarded-Groups", "team")]).status in (303, 401), name
+
+
 @pytest.mark.parametrize("source", ["127.0.0.1", "127.0.0.3"])
 def test_headers_of_anybody_else_are_ignored(web: WebSide, source: str):
     spoofed = named("root", "admins") | {"X-Forwarded-For": PROXY, "Forwarded": f"for={PROXY}", "X-Real-IP": PROXY}

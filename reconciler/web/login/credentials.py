@@ -201,7 +201,7 @@ def _bearer(request: Request) -> str | None:
 def _only(request: Request, name: str) -> str:
     """A header that is there once, as text."""
     found = request.headers.getlist(name)
-    return found[0].encode("latin-1").decode("utf-8", "replace").strip() if len(found) == 1 else ""
+    return found[0].encode("latin-1").decode("utf-8", "replace").strip(" ") if len(found) == 1 else ""
 
 
 def _is_loopback(text: str) -> bool:

@@ -224,9 +224,9 @@ def verified(claims: Claims) -> Claims:
 
 
 def name_in(claims: Claims, claim: str) -> str:
-    """The subject where there is no such name."""
+    """The subject where there is no such name, or one with signs that nobody sees, so that it looks like another's."""
     found = claims.get(claim)
-    name = one_line(found).strip() if isinstance(found, str) else ""
+    name = found.strip(" ") if isinstance(found, str) and found.isprintable() else ""
     return (name or one_line(str(claims["sub"])))[:_MOST_NAME]
 
 
