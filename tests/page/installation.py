@@ -9,7 +9,7 @@ import os
 import shlex
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 import yaml
@@ -33,6 +33,7 @@ class Site(Rig):
     """An installation whose page people log in to. `driver` has its GPUs."""
 
     driver: Driver
+    has_peers: ClassVar[bool] = False
 
     @property
     def address(self) -> str:
@@ -50,10 +51,18 @@ class Site(Rig):
             super().start(crashing=crashing)
 
     def write_config(self, **source: object) -> None:
-        """Two people may log in."""
+        """Two people may log in. Of two other daemons one is this one, once more, and one is away."""
         super().write_config(**source)
         config = yaml.safe_load(self.config.read_text())
-        config["web"] |= {"url": self.address, "auth": {"tokens": [_token("ada", OPERATOR), _token("bob", VIEWER)]}}
+        auth = {"tokens": [_token("ada", OPERATOR), _token("bob", VIEWER)]}
+        token = self.folder / "viewer"
+        token.write_text(VIEWER)
+        token.chmod(0o600)
+        peers = [
+            {"name": "itself", "url": self.address, "token_file": str(token)},
+            {"name": "away", "url": "http://127.0.0.1:9", "token_file": str(token)},
+        ]
+        config["web"] |= {"url": self.address, "auth": auth, "peers": peers if self.has_peers else []}
         self.config.write_text(yaml.safe_dump(config))
 
     def is_healthy(self, name: str) -> bool:
@@ -89,6 +98,8 @@ class Installation(Site):
 
     Of three GPUs one is ours, one has MIG parts, and of one somebody else uses most.
     """
+
+    has_peers = True
 
     def __init__(self, folder: Path, python: Path, model: Path) -> None:
         self.driver = Driver(folder / "gpus", gpus=3)

@@ -58,6 +58,10 @@ def test_operator_suspends_and_resumes_by_keyboard_alone(
 ) -> None:
     visitor = make_visitor(site.address, java_script_enabled=script)
     page = log_in(visitor, SERVICE)
+    press_on(page, "Sync now")
+    press_on(page, "Sync")
+    page.wait_for_url(f"{site.address}{SERVICE}*")
+    page.get_by_role("status").filter(has_text="Git was asked").wait_for()
     press_on(page, "Suspend")
     page.keyboard.press("Tab")
     page.get_by_label("Reason").focus()
