@@ -49,25 +49,14 @@ def cluster_services(report: TargetReport, view: ClusterView | None) -> list[Doc
     facts = view.services if view else {}
     ids = sorted(desired.keys() | verdicts.keys() | facts.keys())
     failed = failures_of(report.last_results)
-    return [
+    documents = (
         _service(one, desired.get(one), verdicts.get(one), facts.get(one, _NOTHING), report, failed.get(one, ""))
         for one in ids
-    ]
+    )
+    return [one | {"stages": stages_document(one, "cluster")} for one in documents]
 
 
 def _service(
-    service: ServiceId,
-    desired: Desired | None,
-    verdict: ServicePlan | None,
-    facts: ServiceFacts,
-    report: TargetReport,
-    last_error: str,
-) -> Document:
-    document = _without_stages(service, desired, verdict, facts, report, last_error)
-    return document | {"stages": stages_document(document, "cluster")}
-
-
-def _without_stages(
     service: ServiceId,
     desired: Desired | None,
     verdict: ServicePlan | None,
