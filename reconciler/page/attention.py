@@ -25,6 +25,7 @@ from reconciler.report.convergence import (
     object_name,
     other_objects,
     proxy_fault,
+    split_place,
     unknown_because,
 )
 from reconciler.report.revision_text import written_at
@@ -260,7 +261,7 @@ def _maybe(reason: Document | None) -> list[Document]:
 def _placed(text: str, reasons: list[Document], origin: str) -> tuple[str, str | None, int | None]:
     """The text without the place that it begins with, and the place: of the first reason, else where it is written."""
     place = next((written_at(reason) for reason in reasons[:1] if reason["file"]), origin)
-    file, _, line = place.rpartition(":")
-    if not file or not line.isdigit():
+    file, line = split_place(place)
+    if file is None:
         return text, place or None, None
-    return text.replace(f"{place}: ", "", 1), file, int(line)
+    return text.replace(f"{place}: ", "", 1), file, line

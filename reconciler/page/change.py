@@ -11,7 +11,7 @@ from reconciler.page.links import ForgeLinks
 from reconciler.page.outcomes import TargetOutcome, outcomes, refusal
 from reconciler.report.actions import action_name, services_of, short, subject_of
 from reconciler.report.addresses import anchor, service_address
-from reconciler.report.convergence import full_name, object_fault, object_name
+from reconciler.report.convergence import full_name, object_fault, object_name, split_place
 from reconciler.report.planned import PlannedChange
 from reconciler.report.redact import scrub_text
 from reconciler.report.status import Document
@@ -207,7 +207,7 @@ def _placed(reason: Document, revision: str, links: ForgeLinks) -> Document:
 
 def _service(one: Document, target: str, revision: str, links: ForgeLinks) -> Document:
     why = [*one["problems"], *one["blocked"], *([one["kept"]] if one["kept"] else [])]
-    file, line = _place(one["origin"])
+    file, line = split_place(one["origin"])
     return {
         "namespace": one["namespace"],
         "name": one["name"],
@@ -229,7 +229,7 @@ def _service(one: Document, target: str, revision: str, links: ForgeLinks) -> Do
 
 
 def _object(one: Document, revision: str, links: ForgeLinks) -> Document:
-    file, line = _place(one["origin"])
+    file, line = split_place(one["origin"])
     return {
         "object": object_name(one),
         "service": one["service"],
@@ -242,12 +242,6 @@ def _object(one: Document, revision: str, links: ForgeLinks) -> Document:
         "differences": one["differences"],
         "reasons": [_placed(each, revision, links) for each in one["reasons"]],
     }
-
-
-def _place(origin: str) -> tuple[str | None, int | None]:
-    """The two parts of `FILE:LINE`."""
-    file, colon, line = origin.rpartition(":")
-    return (file, int(line)) if colon and line.isdigit() else (None, None)
 
 
 def _result(one: Result) -> Document:

@@ -13,7 +13,7 @@ from reconciler.page.attention import Severity, service_fault
 from reconciler.page.endpoints import endpoints_document
 from reconciler.page.links import ForgeLinks
 from reconciler.report.addresses import service_address
-from reconciler.report.convergence import full_name, services
+from reconciler.report.convergence import full_name, services, split_place
 from reconciler.report.redact import scrub_text
 from reconciler.report.status import Document
 
@@ -108,8 +108,8 @@ def _needs(target: Document, service: Document) -> Document | None:
 
 
 def _origin(text: str, revision: str, links: ForgeLinks) -> Document | None:
-    file, _, line = text.rpartition(":")
-    return _place(file, int(line), revision, links) if file and line.isdecimal() else None
+    file, line = split_place(text)
+    return _place(file, line, revision, links) if file else None
 
 
 def _place(file: str | None, line: int | None, revision: str, links: ForgeLinks) -> Document:

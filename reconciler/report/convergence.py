@@ -156,6 +156,12 @@ def place(reason: dict[str, Any]) -> str:
     return f"{reason['file']}{line}: {reason['message']}"
 
 
+def split_place(text: str) -> tuple[str | None, int | None]:
+    """The two parts of `file:line`, both None where it is no such place."""
+    file, _, line = text.rpartition(":")
+    return (file, int(line)) if file and line.isdecimal() else (None, None)
+
+
 def _source_faults(status: Document) -> list[str]:
     daemon = status["daemon"]
     text = {
