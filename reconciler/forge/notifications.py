@@ -19,7 +19,7 @@ from reconciler.forge.messages import Notification
 from reconciler.model import HealthStatus
 from reconciler.report.actions import short
 from reconciler.report.addresses import change_url, public_url, service_address
-from reconciler.report.convergence import full_name, is_ours_to_tell
+from reconciler.report.convergence import full_name, is_ours_to_tell, is_refusal
 from reconciler.report.redact import one_line, scrub_text
 from reconciler.report.status_parts import NOT_FETCHED, Document, timestamp
 
@@ -136,9 +136,7 @@ def _source(status: Document) -> Iterator[NotifiableState]:
         return
     if error:
         kept = f"; {short(desired)} stays in force" if desired else ""
-        refused = revision.get("refused")
-        is_refused = refused is not None and refused["reason"] == error
-        text = f"{'the newest revision is refused' if is_refused else 'git cannot be read'}: {error}{kept}"
+        text = f"{'the newest revision is refused' if is_refusal(revision) else 'git cannot be read'}: {error}{kept}"
         yield NotifiableState("source", "failed", "source.failed", text, _LASTING_REACH, revision=desired)
     else:
         text = f"git is read and followed again: {short(desired)} {revision['subject']}"

@@ -20,6 +20,7 @@ from reconciler.report.convergence import (
     is_changing,
     is_fine,
     is_moving,
+    is_refusal,
     manual_text,
     object_fault,
     object_name,
@@ -109,7 +110,7 @@ def _source(revision: Document) -> Iterator[AttentionItem]:
     if refused:
         subject, address = f"revision {short(refused['revision'])}", change_address(refused["revision"])
         yield AttentionItem(severity, "revision", subject, f"refused: {refused['reason']}", address=address)
-    if error and error != NOT_FETCHED and not (refused and refused["reason"] == error):
+    if error and error != NOT_FETCHED and not is_refusal(revision):
         yield AttentionItem(severity, "source", "git", error, address="/repository")
 
 

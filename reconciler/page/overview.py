@@ -10,7 +10,7 @@ from reconciler.page.gpus import GpuUses, gpus_of
 from reconciler.page.links import ForgeLinks
 from reconciler.page.peers import peers_document
 from reconciler.page.service_table import Query, read_query, services_table
-from reconciler.report.convergence import object_fault, object_name, other_objects
+from reconciler.report.convergence import is_refusal, object_fault, object_name, other_objects
 from reconciler.report.status import Document
 
 SCHEMA = "reconciler.page.overview/v1"
@@ -53,8 +53,7 @@ def _item(item: AttentionItem, status: Document, links: ForgeLinks | None) -> Do
 def _source(status: Document) -> Document:
     """`awaySince`: when git was last read, while it cannot be read now; the daemon's start if it never was."""
     revision = status["revision"]
-    refused = revision["refused"]
-    is_away = bool(revision["error"]) and not (refused and refused["reason"] == revision["error"])
+    is_away = bool(revision["error"]) and not is_refusal(revision)
     return {
         "desired": revision["desired"],
         "applied": revision["applied"],
@@ -62,7 +61,7 @@ def _source(status: Document) -> Document:
         "fetchedAt": revision["fetchedAt"],
         "error": revision["error"],
         "awaySince": (revision["fetchedAt"] or status["daemon"]["startedAt"]) if is_away else None,
-        "refused": refused,
+        "refused": revision["refused"],
         "fullyApplied": revision["fullyApplied"],
     }
 

@@ -162,6 +162,12 @@ def split_place(text: str) -> tuple[str | None, int | None]:
     return (file, int(line)) if file and line.isdecimal() else (None, None)
 
 
+def is_refusal(revision: Document) -> bool:
+    """Does the error of the source say that its newest revision is refused? Git itself is read then."""
+    refused = revision.get("refused")
+    return bool(refused and refused["reason"] == revision["error"])
+
+
 def _source_faults(status: Document) -> list[str]:
     daemon = status["daemon"]
     text = {
