@@ -19,7 +19,7 @@ _FINE = (HealthStatus.HEALTHY, HealthStatus.SUSPENDED)
 # What hangs is replaced.
 _REPLACED = (ReasonCode.SILENT, ReasonCode.HUNG)
 _LASTING = (ObjectChange.NONE, ObjectChange.KEEP)
-PROXY_FAULTS: Mapping[str, str] = {
+_PROXY_FAULTS: Mapping[str, str] = {
     ProxyBreak.HUNG: "the proxy is unresponsive and is being replaced",
     ProxyBreak.DEAF: (
         "the proxy serves, but its admin socket is lost; the next change replaces it, which cuts its requests"
@@ -203,9 +203,14 @@ def _target_faults(status: Document) -> Iterator[str]:
 
 def proxy_fault(target: Document) -> str:
     """Why requests may not reach a host's services; empty where they do, or where there are none."""
-    if not target["reachable"] or target["kind"] != "host" or not target["services"] or target["proxyReady"]:
+    return proxy_text(target) if target["reachable"] and target["services"] else ""
+
+
+def proxy_text(target: Document) -> str:
+    """What is wrong with the proxy of a host that is reachable; empty: nothing. A cluster has none of ours."""
+    if target["proxyReady"] or target["kind"] == "cluster":
         return ""
-    return PROXY_FAULTS.get(target["proxyFault"], "the proxy is not responding")
+    return _PROXY_FAULTS.get(target["proxyFault"], "the proxy is not responding")
 
 
 def unknown_because(target: Document) -> str:

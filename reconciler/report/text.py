@@ -13,7 +13,6 @@ from reconciler.config.values import reachable
 from reconciler.model import GPU, HealthStatus, ReasonCode
 from reconciler.report.actions import short
 from reconciler.report.convergence import (
-    PROXY_FAULTS,
     convergence_of,
     fault,
     full_name,
@@ -22,6 +21,7 @@ from reconciler.report.convergence import (
     object_fault,
     other_objects,
     place,
+    proxy_text,
     services,
     unknown_because,
 )
@@ -196,11 +196,8 @@ def _target_line(target: Document) -> str:
     parts += [drained_line(target)] if target.get("drained") else []
     if cordon := target["cordoned"]:
         parts.append(f"{cordon['code']} ({place(cordon)})")
-    parts += (
-        []
-        if target["proxyReady"] or target["kind"] == "cluster"
-        else [PROXY_FAULTS.get(target["proxyFault"], "the proxy is not responding")]
-    )
+    if why := proxy_text(target):
+        parts.append(why)
     return ", ".join(parts)
 
 
