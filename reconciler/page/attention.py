@@ -15,6 +15,7 @@ from reconciler.model import HealthStatus, ReasonCode
 from reconciler.report.actions import short
 from reconciler.report.addresses import change_address, service_address
 from reconciler.report.convergence import (
+    failure_text,
     fault,
     full_name,
     is_changing,
@@ -221,8 +222,7 @@ def service_fault(service: Document, target: Document) -> tuple[Severity, str] |
     if not is_held and not is_fine(service) and not is_moving(service, target):
         return Severity.ERROR if is_bad else Severity.WARNING, fault(service)
     if last := service["lastFailure"]:
-        tries = "once" if last["tries"] == 1 else f"{last['tries']} times"
-        return Severity.WARNING, f"{last['action'].replace('_', ' ')} failed {tries}: {last['reason']}"
+        return Severity.WARNING, f"{failure_text(last)}: {last['reason']}"
     if not is_held or target["suspended"]:
         # A target that is suspended as a whole is named once.
         return None

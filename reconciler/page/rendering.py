@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
 
+from reconciler.report.convergence import failure_text
 from reconciler.report.text import span
 
 STATIC = Path(__file__).parent / "static"
@@ -131,6 +132,7 @@ def _environment() -> Environment:
         "age": age,
         "duration": duration,
         "bytes": size,
+        "failure": failure_text,
     }
     found.globals["static"] = static_address
     return found

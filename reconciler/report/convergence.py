@@ -148,6 +148,12 @@ def manual_text(asked: Document | None) -> str:
     return f"{by}{until}{': ' + asked['reason'] if asked['reason'] else ''}"
 
 
+def failure_text(last: Document) -> str:
+    """`start failed 3 times`, of the action that failed last."""
+    tries = "once" if last["tries"] == 1 else f"{last['tries']} times"
+    return f"{last['action'].replace('_', ' ')} failed {tries}"
+
+
 def place(reason: dict[str, Any]) -> str:
     """`file:line: message`, or the message alone. A folder has no lines."""
     if not reason["file"]:

@@ -14,6 +14,7 @@ from reconciler.model import GPU, HealthStatus, ReasonCode
 from reconciler.report.actions import short
 from reconciler.report.convergence import (
     convergence_of,
+    failure_text,
     fault,
     full_name,
     is_elsewhere,
@@ -100,9 +101,7 @@ def _failures(target: Document) -> Iterator[str]:
         *((full_name(one), one["lastFailure"]) for one in target["services"]),
     ):
         if last is not None:
-            tries = "once" if last["tries"] == 1 else f"{last['tries']} times"
-            what = last["action"].replace("_", " ")
-            yield one_line(f"  {name}: {what} failed {tries}, last at {last['at']}: {last['reason']}")
+            yield one_line(f"  {name}: {failure_text(last)}, last at {last['at']}: {last['reason']}")
 
 
 def _rollouts(target: Document, detail: bool) -> Iterator[str]:
