@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
 
+from reconciler.report.actions import short
 from reconciler.report.convergence import failure_text
 from reconciler.report.text import span
 
@@ -53,11 +54,6 @@ def static_address(name: str) -> str:
     return f"/static/{static_version()}/{name}"
 
 
-def short(revision: str) -> str:
-    """A commit as people write it."""
-    return revision[:8]
-
-
 def visible(text: str, most: int = MOST_CHARACTERS) -> str:
     """A text from outside, cut, with what cannot be seen made visible: `⟨U+001B⟩` for an escape.
 
@@ -91,12 +87,7 @@ def utc(at: str | float) -> str:
 def age(context: Context, at: str | float) -> str:
     """`5 min ago`, or `in 2 h`; seconds are counted from the page's `now`."""
     passed = float(context["now"]) - moment(at).timestamp()
-    return f"{duration(passed)} ago" if passed > -1 else f"in {duration(-passed)}"
-
-
-def duration(seconds: float) -> str:
-    """A length of time as people write it."""
-    return span(seconds)
+    return f"{span(passed)} ago" if passed > -1 else f"in {span(-passed)}"
 
 
 def size(count: float) -> str:
@@ -130,7 +121,7 @@ def _environment() -> Environment:
         "machine_time": machine_time,
         "utc": utc,
         "age": age,
-        "duration": duration,
+        "duration": span,
         "bytes": size,
         "failure": failure_text,
     }
