@@ -18,6 +18,7 @@ from reconciler.page.change import MOST_ENTRIES, MOST_SERVICES, ChangeFacts, Cha
 from reconciler.page.links import ForgeLinks, forge_links
 from reconciler.page.outcomes import EVENTS
 from reconciler.page.repository import TargetTree, target_tree
+from reconciler.report.convergence import full_name, services
 from reconciler.report.history import History
 from reconciler.report.planned import Planned, plan_document
 from reconciler.report.status import Document, TargetReport
@@ -109,9 +110,8 @@ class DaemonPageFacts:
             revisions=[{"revision": one.revision, "firstAt": one.first_at} for one in shown],
             entries=self._history.events(names, EVENTS),
             rejected=[
-                {"revision": one["rejected"]["revision"], "target": target["name"], "service": _name(one)}
-                for target in status["targets"]
-                for one in target["services"]
+                {"revision": one["rejected"]["revision"], "target": target["name"], "service": full_name(one)}
+                for target, one in services(status)
                 if one["rejected"]
             ],
             lines=lines,
@@ -136,10 +136,6 @@ class DaemonPageFacts:
         tree = target_tree(empty, read, desired, plan)
         self._trees[settings.name] = (key, tree)
         return tree
-
-
-def _name(service: Document) -> str:
-    return f"{service['namespace']}/{service['name']}"
 
 
 def _planned(status: Document, reports: Sequence[TargetReport]) -> Document:

@@ -11,7 +11,7 @@ from reconciler.page.links import ForgeLinks
 from reconciler.page.outcomes import TargetOutcome, outcomes, refusal
 from reconciler.report.actions import action_name, services_of, short, subject_of
 from reconciler.report.addresses import anchor, service_address
-from reconciler.report.convergence import full_name, object_fault, object_name, split_place
+from reconciler.report.convergence import full_name, object_fault, object_name, services, split_place
 from reconciler.report.planned import PlannedChange
 from reconciler.report.redact import scrub_text
 from reconciler.report.status import Document
@@ -129,10 +129,9 @@ def _rejected(facts: ChangeFacts) -> list[Document]:
         for name, one in facts.quarantines
         if one.revision == facts.revision
     ]
-    for target in facts.status["targets"]:
-        for service in target["services"]:
-            if service["rejected"] and service["rejected"]["revision"] == facts.revision:
-                found.append({"target": target["name"], "service": full_name(service)} | service["rejected"])
+    for target, service in services(facts.status):
+        if service["rejected"] and service["rejected"]["revision"] == facts.revision:
+            found.append({"target": target["name"], "service": full_name(service)} | service["rejected"])
     return list({(one["target"], one["service"], one["digest"]): one for one in found}.values())
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from reconciler.model import GPU, ReplicaId
 from reconciler.report.addresses import service_address
+from reconciler.report.convergence import full_name
 from reconciler.report.status import Document
 from reconciler.report.text import short_device
 
@@ -120,7 +121,7 @@ def _nodes(target: Document) -> Iterator[Document]:
 def _pod(pod: Mapping[str, object], service: Document, target: str) -> Document:
     return {
         "replica": pod["id"],
-        "service": f"{service['namespace']}/{service['name']}",
+        "service": full_name(service),
         "address": service_address(target, service["namespace"], service["name"]),
         "gpus": pod["gpuCount"],
     }
