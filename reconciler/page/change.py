@@ -72,6 +72,7 @@ def change_document(facts: ChangeFacts, links: ForgeLinks) -> Document:
         for name in dict.fromkeys((*planned, *known))
         if name
     ]
+    taken = _anchors(targets)
     return {
         "schema": SCHEMA,
         "revision": revision,
@@ -84,7 +85,7 @@ def change_document(facts: ChangeFacts, links: ForgeLinks) -> Document:
         "refusal": refusal(facts.status, revision, facts.deciding),
         "supersededBy": facts.successor,
         "targets": targets,
-        "rejected": [_with_address(one, revision, links, _anchors(targets)) for one in rejected[:_MOST_REJECTED]],
+        "rejected": [_with_address(one, revision, links, taken) for one in rejected[:_MOST_REJECTED]],
         "moreRejected": max(0, len(rejected) - _MOST_REJECTED),
         "said": [
             {"context": one.context, "state": one.state.value, "description": scrub_text(one.description)}
