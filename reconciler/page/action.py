@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
-from reconciler.report.convergence import full_name, manual_text
+from reconciler.report.convergence import manual_text, only, services
 from reconciler.report.status import Document
 
 SCHEMA = "reconciler.page.action/v1"
@@ -107,18 +107,12 @@ def _document(title: str, button: str, will: list[str], command: str) -> Documen
 
 def _names(status: Document, service: str = "") -> str:
     """Targets, those of one service or all."""
-    names = [
-        target["name"]
-        for target in status["targets"]
-        if not service or any(full_name(one) == service for one in target["services"])
-    ]
-    return ", ".join(names) or "no target"
+    found = only(status, service) if service else status
+    return ", ".join(target["name"] for target in found["targets"]) or "no target"
 
 
 def _suspended(status: Document, service: str) -> str:
     """What holds already."""
-    for target in status["targets"]:
-        for one in [target] if not service else [one for one in target["services"] if full_name(one) == service]:
-            if one["suspended"]:
-                return f"It is suspended now{manual_text(one['suspension'])}."
-    return "It is not suspended now."
+    found = [one for _, one in services(only(status, service))] if service else status["targets"]
+    held = next((one for one in found if one["suspended"]), None)
+    return f"It is suspended now{manual_text(held['suspension'])}." if held else "It is not suspended now."
