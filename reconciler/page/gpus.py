@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from reconciler.model import GPU, ReplicaId
+from reconciler.page.targets import target_state
 from reconciler.report.addresses import service_address
 from reconciler.report.convergence import full_name
 from reconciler.report.status import Document
@@ -22,17 +23,7 @@ def gpus_document(status: Document, gpu_use: GpuUses) -> Document:
 
 
 def _target(target: Document, gpu_use: Mapping[str, Document]) -> Document:
-    return {
-        "name": target["name"],
-        "kind": target["kind"],
-        "reachable": target["reachable"],
-        "isKnown": target["observedAt"] is not None,
-        "reason": target["passError"] or target["reason"],
-        "observedAt": target["observedAt"],
-        "awaySince": target["awaySince"],
-        **gpus_of(target, gpu_use),
-        "nodes": list(_nodes(target)),
-    }
+    return {**target_state(target), **gpus_of(target, gpu_use), "nodes": list(_nodes(target))}
 
 
 def gpus_of(target: Document, gpu_use: Mapping[str, Document]) -> Document:

@@ -10,6 +10,7 @@ from reconciler.page.gpus import GpuUses, gpus_of
 from reconciler.page.links import ForgeLinks
 from reconciler.page.peers import peers_document
 from reconciler.page.service_table import Query, read_query, services_table
+from reconciler.page.targets import target_state
 from reconciler.report.convergence import is_refusal, object_fault, object_name, other_objects
 from reconciler.report.status import Document
 
@@ -69,15 +70,8 @@ def _source(status: Document) -> Document:
 def _target(target: Document, gpu_use: Mapping[str, Document]) -> Document:
     healths = Counter(service["health"]["status"] for service in target["services"])
     return {
-        "name": target["name"],
-        "kind": target["kind"],
+        **target_state(target),
         "version": target.get("version", ""),
-        "reachable": target["reachable"],
-        # Until a pass has looked at it, it is neither reachable nor away.
-        "isKnown": target["observedAt"] is not None,
-        "reason": target["passError"] or target["reason"],
-        "observedAt": target["observedAt"],
-        "awaySince": target["awaySince"],
         "revision": target["revision"],
         "suspension": target["suspension"],
         "suspended": target["suspended"],
