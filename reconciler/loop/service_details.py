@@ -104,7 +104,7 @@ def _written(desired: Desired, spec: EffectiveSpec) -> Document:
         "passthrough": desired.passthrough,
         "grpc": desired.grpc,
         "http": desired.http,
-        "models": list(model_names(spec)),
+        "models": [scrub_text(name) for name in model_names(spec)],
     }
 
 

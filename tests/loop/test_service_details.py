@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
+from reconciler.loop.service_details import _written
+from tests.support.engine.server import spec_of
 from tests.support.light_rig import LightRig
+from tests.support.report_world import desired
 
 pytestmark = pytest.mark.slow
 SECRET = "hf_abcdefghijklmnopqrst"
@@ -53,6 +56,12 @@ def test_page_shows_what_render_shows_and_no_secret(rig: LightRig) -> None:
     written = {one["text"]: (one["file"], one["line"]) for one in workload["arguments"]}
     file, line = written["--max-model-len=256"]
     assert "--max-model-len=256" in (rig.clone / file).read_text().splitlines()[line - 1]
+
+
+def test_name_of_a_model_that_is_a_secret_is_not_shown() -> None:
+    written = _written(desired(), spec_of("--served-model-name", "tiny", f"x?token={SECRET}"))
+    assert written["models"] == ["tiny", "x?token=***"]
+    assert SECRET not in json.dumps(written)
 
 
 def test_finished_rollout_has_the_times_of_its_stages(rig: LightRig) -> None:
