@@ -83,6 +83,17 @@ def test_session_from_the_future_does_not_hold(tmp_path: Path, ahead: float, hol
     assert (sessions.find(id_) is not None) == holds
 
 
+def test_sessions_from_the_future_keep_no_other_out(tmp_path: Path):
+    """Somebody logged in often while the clock was wrong."""
+    sessions = make(tmp_path)
+    for _ in range(module.MOST_OF_ONE):
+        sessions.begin(GRANT)
+    with sqlite3.connect(tmp_path / "sessions.db") as db:
+        db.execute("UPDATE sessions SET begun = begun + 86400")
+    ids = [sessions.begin(GRANT) for _ in range(2)]
+    assert all(sessions.find(id_) for id_ in ids)
+
+
 def test_who_begins_many_sessions_ends_their_own(tmp_path: Path):
     sessions = make(tmp_path)
     other = sessions.begin(Grant("bob", Role.VIEWER, "here"))

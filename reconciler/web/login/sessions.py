@@ -79,7 +79,7 @@ class Sessions:
         row = (_hash(id_), storable(grant.name), grant.role.value, grant.source, now)
 
         def insert(db: sqlite3.Connection) -> None:
-            _forget_old(db, now - self._seconds)
+            _forget_over(db, now - self._seconds, now + _CLOCK_SECONDS)
             _make_room(db, storable(grant.name))
             db.execute("INSERT INTO sessions VALUES (?, ?, ?, ?, ?)", row)
 
@@ -119,8 +119,9 @@ class Sessions:
         db.execute(f"DELETE FROM sessions WHERE source NOT IN ({marks})", self._sources)  # noqa: S608
 
 
-def _forget_old(db: sqlite3.Connection, before: float) -> None:
-    db.execute("DELETE FROM sessions WHERE begun < ?", (before,))
+def _forget_over(db: sqlite3.Connection, before: float, after: float) -> None:
+    """Those from the future, when the clock was wrong, would be the last to make room."""
+    db.execute("DELETE FROM sessions WHERE begun < ? OR begun > ?", (before, after))
 
 
 def _make_room(db: sqlite3.Connection, name: str) -> None:
