@@ -59,8 +59,7 @@ def _repeated(place: FieldPath, names: list[str]) -> Iterator[Conflict]:
 def _login(settings: Settings) -> Iterator[Conflict]:
     """Nobody else may read what somebody logs in with, and every token is one person's."""
     web = settings.web
-    is_https = web.tls or (web.url or "").startswith("https://")
-    if web.auth.is_used and not is_https and not is_loopback(web.listen):
+    if web.auth.is_used and not web.is_https and not is_loopback(web.listen):
         yield (
             ("web", "auth"),
             f"whoever is between a browser and {web.listen} could read tokens and sessions; set web.tls, or web.url to "

@@ -151,6 +151,11 @@ class Web(Section):
         return self
 
     @property
+    def is_https(self) -> bool:
+        """Do browsers reach us by TLS, ours or a proxy's?"""
+        return self.tls is not None or (self.url or "").startswith("https://")
+
+    @property
     def address(self) -> str:
         """Where people reach the page: `url`, or else what this machine reaches. Without a slash at its end."""
         return (self.url or f"{'https' if self.tls else 'http'}://{reachable(self.listen)}").rstrip("/")

@@ -54,13 +54,8 @@ def local_path(text: str | None) -> str:
     return text
 
 
-def is_https(web: Web) -> bool:
-    """Do browsers reach us by TLS, ours or a proxy's?"""
-    return web.tls is not None or (web.url or "").startswith("https://")
-
-
 def _is_our_origin(origin: str, request: Request, web: Web) -> bool:
-    scheme = "https" if is_https(web) else "http"
+    scheme = "https" if web.is_https else "http"
     ours = [f"{scheme}://{host}" for host in request.headers.getlist("host")] + ([web.url] if web.url else [])
     found = _place(origin)
     return found is not None and found in map(_place, ours)

@@ -8,7 +8,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from reconciler.config.web import Web
-from reconciler.web.cross_site import is_https
 from reconciler.web.login.sessions import ID_LENGTH
 
 _ID = re.compile(rf"[A-Za-z0-9_-]{{{ID_LENGTH}}}", re.ASCII)
@@ -19,7 +18,7 @@ class SessionCookie:
     loopback there may be no https; there it has another name, and is not marked `Secure`."""
 
     def __init__(self, web: Web) -> None:
-        self._is_secure = is_https(web)
+        self._is_secure = web.is_https
         self._seconds = int(web.auth.session)
         self.name = "__Host-reconciler" if self._is_secure else "reconciler"
 

@@ -13,7 +13,6 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from reconciler.config.settings import Settings
-from reconciler.web.cross_site import is_https
 from reconciler.web.login.credentials import address_of, oidc_source
 from reconciler.web.login.login_page import begin_session, login_page
 from reconciler.web.login.logins import PRIVATE, Logins
@@ -30,7 +29,7 @@ _MOST_COOKIES = 4000
 
 def oidc_routes(settings: Settings, logins: Logins) -> Iterator[Route]:
     """None where no provider is configured."""
-    auth, is_secure = settings.web.auth, is_https(settings.web)
+    auth, is_secure = settings.web.auth, settings.web.is_https
     if auth.oidc is None or settings.web.url is None:
         return
     login = OidcLogin(auth.oidc, settings.web.url)
