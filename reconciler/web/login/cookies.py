@@ -1,4 +1,4 @@
-"""The one cookie that we set: the id of a session."""
+"""The cookies that we set: the id of a session, and those of logins that are under way at an identity provider."""
 
 from __future__ import annotations
 
@@ -13,14 +13,33 @@ from reconciler.web.login.sessions import ID_LENGTH
 _ID = re.compile(rf"[A-Za-z0-9_-]{{{ID_LENGTH}}}", re.ASCII)
 
 
-class SessionCookie:
-    """By https its name begins with `__Host-`: no other host, and no plain http, can set one of that name. Only on
-    loopback there may be no https; there it has another name, and is not marked `Secure`."""
+class OwnCookies:
+    """By https their names begin with `__Host-`: no other host, and no plain http, can set one of such a name. Only on
+    loopback there may be no https; there they have other names, and are not marked `Secure`."""
 
     def __init__(self, web: Web) -> None:
         self._is_secure = web.is_https
+
+    def name(self, plain: str) -> str:
+        """What browsers call it."""
+        return f"__Host-{plain}" if self._is_secure else plain
+
+    def set(self, response: Response, name: str, value: str, seconds: int) -> None:
+        response.set_cookie(
+            name, value, max_age=seconds, path="/", secure=self._is_secure, httponly=True, samesite="lax"
+        )
+
+    def clear(self, response: Response, name: str) -> None:
+        response.delete_cookie(name, path="/", secure=self._is_secure, httponly=True, samesite="lax")
+
+
+class SessionCookie:
+    """The id of a session."""
+
+    def __init__(self, web: Web) -> None:
+        self._cookies = OwnCookies(web)
         self._seconds = int(web.auth.session)
-        self.name = "__Host-reconciler" if self._is_secure else "reconciler"
+        self.name = self._cookies.name("reconciler")
 
     def read(self, request: Request) -> str | None:
         """The id that a browser shows. None also for two of them: one is not ours, and nobody knows which."""
@@ -30,9 +49,7 @@ class SessionCookie:
         return id_ if _ID.fullmatch(id_) else None
 
     def set(self, response: Response, id_: str) -> None:
-        response.set_cookie(
-            self.name, id_, max_age=self._seconds, path="/", secure=self._is_secure, httponly=True, samesite="lax"
-        )
+        self._cookies.set(response, self.name, id_, self._seconds)
 
     def clear(self, response: Response) -> None:
-        response.delete_cookie(self.name, path="/", secure=self._is_secure, httponly=True, samesite="lax")
+        self._cookies.clear(response, self.name)

@@ -13,6 +13,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from reconciler.config.settings import Settings
+from reconciler.web.login.cookies import OwnCookies
 from reconciler.web.login.credentials import address_of, oidc_source
 from reconciler.web.login.login_page import begin_session, login_page
 from reconciler.web.login.logins import PRIVATE, Logins
@@ -29,7 +30,7 @@ _MOST_COOKIES = 4000
 
 def oidc_routes(settings: Settings, logins: Logins) -> Iterator[Route]:
     """None where no provider is configured."""
-    auth, is_secure = settings.web.auth, settings.web.is_https
+    auth, cookies = settings.web.auth, OwnCookies(settings.web)
     if auth.oidc is None or settings.web.url is None:
         return
     login = OidcLogin(auth.oidc, settings.web.url)
@@ -43,22 +44,14 @@ def oidc_routes(settings: Settings, logins: Logins) -> Iterator[Route]:
         except LoginFailed as error:
             return _failed(request, settings, error, next_)
         response = RedirectResponse(begun.location, 303, PRIVATE)
-        response.set_cookie(
-            _cookie_name(begun.state, is_secure),
-            begun.cookie,
-            max_age=LASTS,
-            path="/",
-            secure=is_secure,
-            httponly=True,
-            samesite="lax",
-        )
-        for name in _crowded_out(request, is_secure):
-            response.delete_cookie(name, path="/", secure=is_secure, httponly=True, samesite="lax")
+        cookies.set(response, _cookie_name(begun.state, cookies), begun.cookie, LASTS)
+        for name in _crowded_out(request, cookies):
+            cookies.clear(response, name)
         return response
 
     async def come_back(request: Request) -> Response:
         query = dict(request.query_params)
-        cookie = request.cookies.get(_cookie_name(query.get("state", ""), is_secure), "")
+        cookie = request.cookies.get(_cookie_name(query.get("state", ""), cookies), "")
         try:
             async with slots:
                 found = await run_in_threadpool(login.finish, query, cookie)
@@ -66,23 +59,22 @@ def oidc_routes(settings: Settings, logins: Logins) -> Iterator[Route]:
             return _failed(request, settings, error, None)
         grant = Grant(found.name, found.role, oidc_source(auth))
         response = await begin_session(request, auth, logins, grant, found.next)
-        name = _cookie_name(query["state"], is_secure)
-        response.delete_cookie(name, path="/", secure=is_secure, httponly=True, samesite="lax")
+        cookies.clear(response, _cookie_name(query["state"], cookies))
         return response
 
     yield Route("/login/oidc", begin, methods=["GET"])
     yield Route(CALLBACK, come_back, methods=["GET"])
 
 
-def _cookie_name(state: str, is_secure: bool) -> str:
+def _cookie_name(state: str, cookies: OwnCookies) -> str:
     """One for each login that is under way: several tabs may log in at once."""
-    return f"{'__Host-' if is_secure else ''}reconciler-login-{state[:8]}"
+    return cookies.name(f"reconciler-login-{state[:8]}")
 
 
-def _crowded_out(request: Request, is_secure: bool) -> Iterator[str]:
+def _crowded_out(request: Request, cookies: OwnCookies) -> Iterator[str]:
     """Logins that the browser has begun and forgets now: another site can make it begin any number of them, until it
     could ask for no page any more. Browsers name the latest last."""
-    ours, size = re.compile(rf"{_cookie_name('', is_secure)}[A-Za-z0-9_-]{{8}}"), 0
+    ours, size = re.compile(rf"{_cookie_name('', cookies)}[A-Za-z0-9_-]{{8}}"), 0
     for name, value in reversed(request.cookies.items()):
         if ours.fullmatch(name):
             size += len(name) + len(value)
