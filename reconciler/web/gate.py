@@ -15,11 +15,11 @@ from reconciler.report.redact import one_line
 from reconciler.web.bounded_log import BoundedLog
 from reconciler.web.cross_site import SAFE_METHODS, is_own
 from reconciler.web.json_responses import JSONResponse
-from reconciler.web.login.credentials import Credentials, NotLoggedIn, Refused, TooManyAttempts, address_of
+from reconciler.web.login.credentials import Credentials, NotLoggedIn, Refused, TooManyAttempts
 from reconciler.web.login.routes import LOGIN, LOGOUT, login_address
 from reconciler.web.pages.responses import message
 from reconciler.web.security import is_for_programs
-from reconciler.web.visitors import NOBODY_IN_PARTICULAR, Visitor, Way
+from reconciler.web.visitors import NOBODY_IN_PARTICULAR, Visitor, Way, address_of
 
 log = structlog.get_logger()
 

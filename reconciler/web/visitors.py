@@ -58,6 +58,11 @@ def role_of(groups: Collection[str], viewers: Collection[str], operators: Collec
     return None
 
 
+def address_of(request: Request) -> str:
+    """Where the connection comes from."""
+    return request.client.host if request.client else ""
+
+
 def visitor_of(request: Request) -> Visitor:
     """Who asks: the gate has found it out, and let nobody else through."""
     found = request.scope.get("visitor")

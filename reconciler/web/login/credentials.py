@@ -18,7 +18,7 @@ from reconciler.web.bounded_log import BoundedLog
 from reconciler.web.login.attempts import Attempts
 from reconciler.web.login.cookies import SessionCookie
 from reconciler.web.login.sessions import Grant, Sessions
-from reconciler.web.visitors import NOBODY_IN_PARTICULAR, Role, Visitor, Way, role_of
+from reconciler.web.visitors import NOBODY_IN_PARTICULAR, Role, Visitor, Way, address_of, role_of
 
 log = structlog.get_logger()
 
@@ -170,11 +170,6 @@ def no_role(name: str, key: str) -> Refused:
     """We know who it is, and they may not see this."""
     text = f"you are {one_line(name)}, and in none of the groups of {key}.viewers and {key}.operators; ask who runs it"
     return Refused(403, "Not allowed", text)
-
-
-def address_of(request: Request) -> str:
-    """Where the connection comes from."""
-    return request.client.host if request.client else ""
 
 
 def _of_loopback(request: Request) -> Visitor:

@@ -10,8 +10,8 @@ from starlette.responses import RedirectResponse, Response
 from reconciler.config.settings import Settings
 from reconciler.web.cross_site import local_path
 from reconciler.web.login.cookies import SessionCookie
-from reconciler.web.login.credentials import address_of
 from reconciler.web.login.sessions import Grant, Sessions
+from reconciler.web.visitors import address_of
 
 log = structlog.get_logger()
 

@@ -14,11 +14,12 @@ from starlette.routing import Route
 
 from reconciler.config.settings import Settings
 from reconciler.web.login.cookies import OwnCookies
-from reconciler.web.login.credentials import address_of, oidc_source
+from reconciler.web.login.credentials import oidc_source
 from reconciler.web.login.login_page import begin_session, login_page
 from reconciler.web.login.logins import PRIVATE, Logins
 from reconciler.web.login.oidc import CALLBACK, LASTS, LoginFailed, OidcLogin
 from reconciler.web.login.sessions import Grant
+from reconciler.web.visitors import address_of
 
 log = structlog.get_logger()
 

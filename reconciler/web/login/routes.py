@@ -14,10 +14,11 @@ from starlette.routing import Route
 from reconciler.config.settings import Settings
 from reconciler.errors import SettingsError
 from reconciler.web.cross_site import local_path
-from reconciler.web.login.credentials import Refused, Tokens, address_of, grant_of
+from reconciler.web.login.credentials import Refused, Tokens, grant_of
 from reconciler.web.login.login_page import begin_session, end_session, login_page
 from reconciler.web.login.logins import Logins
 from reconciler.web.request_body import read_form
+from reconciler.web.visitors import address_of
 
 INSTALL = f"{sys.executable} -m pip install joserfc"
 LOGIN = "/login"

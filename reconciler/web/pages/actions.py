@@ -28,12 +28,11 @@ from reconciler.web.client import UnknownService, resolve_service
 from reconciler.web.control import Control
 from reconciler.web.cross_site import is_led_here, local_path
 from reconciler.web.json_responses import JSONResponse
-from reconciler.web.login.credentials import address_of
 from reconciler.web.manual_requests import BadRequest, approve, json_body, resume, suspend
 from reconciler.web.pages.notices import Notices
 from reconciler.web.pages.responses import page_response, wants_json
 from reconciler.web.request_body import FORM, read_form
-from reconciler.web.visitors import Visitor, visitor_of
+from reconciler.web.visitors import Visitor, address_of, visitor_of
 
 log = structlog.get_logger()
 

@@ -24,6 +24,7 @@ from reconciler.web.bounded_log import BoundedLog
 from reconciler.web.control import Control
 from reconciler.web.metrics import Metrics
 from reconciler.web.request_body import read_body
+from reconciler.web.visitors import address_of
 from reconciler.web.webhooks.events import Event, What, read_event
 from reconciler.web.webhooks.followed import Followed
 from reconciler.web.webhooks.signatures import is_refused_unread, is_signed
@@ -222,8 +223,7 @@ class _Lines:
     def refused(self, webhook: str, result: WebhookResult, request: Request) -> None:
         # A secret that fails has a line of its own.
         if result is not WebhookResult.NO_SECRET and self._log.may_write(webhook=webhook, result=result.value):
-            client = request.client.host if request.client else ""
-            log.warning("webhook_refused", webhook=webhook, result=result.value, client=client)
+            log.warning("webhook_refused", webhook=webhook, result=result.value, client=address_of(request))
 
 
 def _shown(text: str) -> str:
