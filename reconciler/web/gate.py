@@ -17,7 +17,7 @@ from reconciler.web.cross_site import SAFE_METHODS, is_own
 from reconciler.web.json_responses import JSONResponse
 from reconciler.web.login.credentials import Credentials, NotLoggedIn, Refused, TooManyAttempts
 from reconciler.web.login.routes import LOGIN, LOGOUT, login_address
-from reconciler.web.pages.responses import message
+from reconciler.web.pages.responses import is_browser, message
 from reconciler.web.security import is_for_programs
 from reconciler.web.visitors import NOBODY_IN_PARTICULAR, Visitor, Way, address_of
 
@@ -70,12 +70,12 @@ class Gate:
         raise Refused(403, "Not from this page", _CROSS_SITE)
 
     def _refusal(self, request: Request, refused: Refused) -> Response:
-        is_browser = "text/html" in request.headers.get("accept", "")
-        if is_browser and request.method == "GET" and self._can_log_in and isinstance(refused, NotLoggedIn):
+        shows_pages = is_browser(request)
+        if shows_pages and request.method == "GET" and self._can_log_in and isinstance(refused, NotLoggedIn):
             return RedirectResponse(login_address(_asked_for(request)), 303)
         response = (
             message(request, refused.status, refused.title, refused.text, NOBODY_IN_PARTICULAR)
-            if is_browser
+            if shows_pages
             else JSONResponse({"error": refused.text}, refused.status)
         )
         if isinstance(refused, NotLoggedIn):

@@ -30,7 +30,7 @@ from reconciler.web.cross_site import is_led_here, local_path
 from reconciler.web.json_responses import JSONResponse
 from reconciler.web.manual_requests import BadRequest, approve, json_body, resume, suspend
 from reconciler.web.pages.notices import Notices
-from reconciler.web.pages.responses import page_response, wants_json
+from reconciler.web.pages.responses import is_browser, page_response
 from reconciler.web.request_body import FORM, read_form
 from reconciler.web.visitors import Visitor, address_of, visitor_of
 
@@ -134,14 +134,14 @@ class _Endpoint:
             done = await self._perform(body, f"{visitor.name} (web)")
         except _Failed as failed:
             self._audit(request, visitor, body, f"refused: {failed}")
-            if _is_browser(request):
+            if is_browser(request):
                 return await self._question(request, body, failed.status, str(failed))
             return JSONResponse({"error": str(failed)}, failed.status)
         except BaseException as error:
             self._audit(request, visitor, body, f"failed: {type(error).__name__}")
             raise
         self._audit(request, visitor, body, "done")
-        if not _is_browser(request):
+        if not is_browser(request):
             return JSONResponse(done)
         back = local_path(str(body.get("back") or ""))
         return RedirectResponse(self.notices.leave(visitor, self.action.said(body, done), back), 303)
@@ -266,7 +266,3 @@ def _understood(body: Document) -> Document:
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else "" if value is None else str(value)
-
-
-def _is_browser(request: Request) -> bool:
-    return not wants_json(request) and "text/html" in request.headers.get("accept", "")

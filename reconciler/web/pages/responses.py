@@ -93,10 +93,14 @@ def response_of(request: Request, made: Made, visitor: Visitor) -> Response:
     return Response(body, made.status, headers, media_type="text/html; charset=utf-8")
 
 
+def is_browser(request: Request) -> bool:
+    """Browsers name text/html."""
+    return "text/html" in request.headers.get("accept", "")
+
+
 def wants_json(request: Request) -> bool:
-    """Browsers name text/html; who accepts JSON and not that gets JSON."""
-    accepted = request.headers.get("accept", "")
-    return "application/json" in accepted and "text/html" not in accepted
+    """Who accepts JSON and is no browser gets JSON."""
+    return "application/json" in request.headers.get("accept", "") and not is_browser(request)
 
 
 def _frame(request: Request) -> Mapping[str, object]:
