@@ -10,6 +10,11 @@ FORM = "application/x-www-form-urlencoded"
 _MOST_FIELDS = 20
 
 
+def content_type(request: Request) -> str:
+    """In small letters and without parameters; empty where the request does not say."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 async def read_body(request: Request, most: int) -> bytes | None:
     """None: it has more bytes than that, and the rest is not read. Raises ClientDisconnect."""
     data = bytearray()
@@ -22,7 +27,7 @@ async def read_body(request: Request, most: int) -> bytes | None:
 
 async def read_form(request: Request, most: int) -> dict[str, str] | None:
     """The fields of an HTML form, each once; None for another kind of body, or one that is too long or broken off."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM:
+    if content_type(request) != FORM:
         return None
     try:
         data = await read_body(request, most)

@@ -31,7 +31,7 @@ from reconciler.web.json_responses import JSONResponse
 from reconciler.web.manual_requests import BadRequest, approve, json_body, resume, suspend
 from reconciler.web.pages.notices import Notices
 from reconciler.web.pages.responses import is_browser, page_response
-from reconciler.web.request_body import FORM, read_form
+from reconciler.web.request_body import FORM, content_type, read_form
 from reconciler.web.visitors import Visitor, address_of, visitor_of
 
 log = structlog.get_logger()
@@ -237,7 +237,7 @@ class _Syncs:
 
 async def _body(request: Request) -> Document:
     """Of a form or of JSON, in the form that the control socket takes. Raises _Failed."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = content_type(request)
     try:
         if kind == FORM:
             form = await read_form(request, _MOST_BYTES)
