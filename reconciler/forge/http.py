@@ -18,10 +18,16 @@ from urllib.parse import urlencode
 
 import urllib3
 
-from reconciler import __version__
 from reconciler.errors import Retryable, Terminal
 from reconciler.report.redact import scrub_text
-from reconciler.system.outgoing_http import AnswerTooLong, connections, read_answer, tls_context
+from reconciler.system.outgoing_http import (
+    AnswerTooLong,
+    answer_to,
+    connections,
+    decoded_json,
+    read_answer,
+    tls_context,
+)
 
 _MOST_BYTES = 8 << 20
 _MOST_TEXT = 300
@@ -108,8 +114,7 @@ class Http:
 
         Retryable as well while CA certificates or a proxy cannot be used: that must keep no daemon from its start.
         """
-        headers = {"User-Agent": f"vllm-reconciler/{__version__}", "Accept": "application/json"}
-        data = request.body
+        headers, data = dict[str, str](), request.body
         if data is not None:
             headers["Content-Type"] = "application/json"
             data = data if isinstance(data, bytes) else json.dumps(data).encode()
@@ -144,27 +149,15 @@ class Http:
         return self._pool
 
     def _send(self, request: Request, url: str, data: bytes | None, headers: Mapping[str, str]) -> tuple[Answer, bytes]:
-        pool = self._opened()
+        pool, timeout = self._opened(), urllib3.Timeout(total=self._timeout)
         try:
-            response = pool.request(
-                request.method,
-                url,
-                body=data,
-                headers=headers,
-                timeout=urllib3.Timeout(total=self._timeout),
-                redirect=False,
-                preload_content=False,
-                decode_content=False,
-            )
-            try:
+            with answer_to(pool, request.method, url, headers, timeout, data) as response:
                 raw = self._read(response)
-            finally:
-                response.close()
         except (urllib3.exceptions.HTTPError, OSError) as error:
             reason = scrub_text(str(getattr(error, "reason", None) or error))[:_MOST_TEXT]
             raise ForgeAway(f"{self._called}: no answer: {reason}; trying again later") from None
         found = {name.lower(): value for name, value in response.headers.items()}
-        return Answer(response.status, found, _decoded(raw)), raw
+        return Answer(response.status, found, decoded_json(raw)), raw
 
     def _read(self, response: urllib3.BaseHTTPResponse) -> bytes:
         try:
@@ -191,13 +184,6 @@ class Http:
         if answer.status in (408, 409, 425) or answer.status >= 500 or answer.status < 200:
             return ForgeAway(f"{what}: {said}; trying again later")
         return ForgeRefused(f"{what}: {said}", answer.status)
-
-
-def _decoded(raw: bytes) -> Any:
-    try:
-        return json.loads(raw) if raw else None
-    except (ValueError, RecursionError):
-        return None
 
 
 def _said(answer: Answer, raw: bytes) -> str:

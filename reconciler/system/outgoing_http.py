@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import ssl
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from urllib.request import getproxies, proxy_bypass
 import urllib3
 from urllib3.connection import HTTPConnection
 
+from reconciler import __version__
 from reconciler.errors import Retryable
 
 
@@ -114,6 +118,35 @@ def _through_proxy(address: str, options: dict[str, Any], key: str) -> urllib3.P
         raise Retryable(f"{key} is no address of a proxy; write http://HOST:PORT") from None
 
 
+@contextmanager
+def answer_to(
+    pool: urllib3.PoolManager,
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    timeout: urllib3.Timeout,
+    body: bytes | None = None,
+) -> Iterator[urllib3.BaseHTTPResponse]:
+    """What is answered; its body is still to be read. Raises what urllib3 raises.
+
+    No redirect is followed: secrets would go along.
+    """
+    response = pool.request(
+        method,
+        url,
+        body=body,
+        headers={"User-Agent": f"vllm-reconciler/{__version__}", "Accept": "application/json", **headers},
+        timeout=timeout,
+        redirect=False,
+        preload_content=False,
+        decode_content=False,
+    )
+    try:
+        yield response
+    finally:
+        response.close()
+
+
 def read_answer(response: urllib3.BaseHTTPResponse, most: int) -> bytes:
     """So many bytes at most. Raises AnswerTooLong, and what urllib3 raises."""
     data = bytearray()
@@ -122,3 +155,11 @@ def read_answer(response: urllib3.BaseHTTPResponse, most: int) -> bytes:
         if len(data) > most:
             raise AnswerTooLong(f"its answer has more than {most} bytes")
     return bytes(data)
+
+
+def decoded_json(raw: bytes) -> Any:
+    """None for what is no JSON."""
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError):
+        return None

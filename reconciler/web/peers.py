@@ -7,13 +7,11 @@ a deadline and a limit, is read field by field, and leads nowhere. What was know
 from __future__ import annotations
 
 import heapq
-import json
 import random
 import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -28,7 +26,6 @@ from urllib3.exceptions import (
     SSLError,
 )
 
-from reconciler import __version__
 from reconciler.config.secret_files import read_secret
 from reconciler.config.web import PeerSettings
 from reconciler.errors import ReconcileError
@@ -37,7 +34,14 @@ from reconciler.page.summary import ADDRESS, Summary, read_summary
 from reconciler.report.redact import one_line, scrub_text
 from reconciler.report.status import Document
 from reconciler.report.status_parts import timestamp
-from reconciler.system.outgoing_http import AnswerTooLong, connections, read_answer, tls_context
+from reconciler.system.outgoing_http import (
+    AnswerTooLong,
+    answer_to,
+    connections,
+    decoded_json,
+    read_answer,
+    tls_context,
+)
 
 log = structlog.get_logger()
 
@@ -121,11 +125,8 @@ class Peers:
         return None
 
 
-@dataclass(frozen=True, slots=True)
 class _Away(Exception):
-    """Why nothing is known of a peer now, and what to do."""
-
-    why: str
+    """Nothing is known of a peer now; the message says why, and what to do."""
 
 
 class _Peer:
@@ -154,7 +155,7 @@ class _Peer:
         try:
             known = self._ask()
         except _Away as error:
-            return self._lose(error.why, now)
+            return self._lose(str(error), now)
         except ReconcileError as error:
             return self._lose(scrub_text(str(error)), now)
         except Exception as error:
@@ -185,19 +186,9 @@ class _Peer:
     def _ask(self) -> Summary:
         """Raises _Away, ReconcileError."""
         try:
-            response = self._opened().request(
-                "GET",
-                self._url,
-                headers=self._headers(),
-                timeout=urllib3.Timeout(connect=_CONNECT_SECONDS, total=_TIMEOUT_SECONDS),
-                redirect=False,
-                preload_content=False,
-                decode_content=False,
-            )
-            try:
+            timeout = urllib3.Timeout(connect=_CONNECT_SECONDS, total=_TIMEOUT_SECONDS)
+            with answer_to(self._opened(), "GET", self._url, self._headers(), timeout) as response:
                 return self._read(response)
-            finally:
-                response.close()
         except (HTTPError, AnswerTooLong, OSError) as error:
             raise _Away(_why(error)) from None
 
@@ -209,7 +200,7 @@ class _Peer:
 
     def _headers(self) -> Mapping[str, str]:
         # Asked so seldom, it would have closed the connection before the next time.
-        said = {"User-Agent": f"vllm-reconciler/{__version__}", "Accept": "application/json", "Connection": "close"}
+        said = {"Connection": "close"}
         if self._etag and self._known:
             said["If-None-Match"] = self._etag
         if place := self._settings.token_file:
@@ -244,11 +235,7 @@ class _Contexts:
 
 def _decoded(raw: bytes) -> Summary:
     try:
-        body = json.loads(raw)
-    except (ValueError, RecursionError):
-        body = None
-    try:
-        return read_summary(body)
+        return read_summary(decoded_json(raw))
     except ValueError as error:
         raise _Away(str(error)) from None
 

@@ -6,7 +6,6 @@ What it says of itself and its keys are asked for at the first login, and again 
 from __future__ import annotations
 
 import base64
-import json
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -16,12 +15,18 @@ from urllib.parse import quote_plus, urlencode, urlsplit
 
 import urllib3
 
-from reconciler import __version__
 from reconciler.config.secret_files import read_secret
 from reconciler.config.web import OidcSettings
 from reconciler.errors import ReconcileError, Retryable
 from reconciler.report.redact import one_line
-from reconciler.system.outgoing_http import AnswerTooLong, connections, read_answer, tls_context
+from reconciler.system.outgoing_http import (
+    AnswerTooLong,
+    answer_to,
+    connections,
+    decoded_json,
+    read_answer,
+    tls_context,
+)
 from reconciler.web.login.id_token import Claims, Expected, SigningKeys, UnknownKey
 
 Kept = TypeVar("Kept")
@@ -146,22 +151,11 @@ class IdentityProvider:
         return body
 
     def _ask(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> tuple[int, Any]:
-        """Status, and the JSON that came with it, if any. No redirect is followed: secrets would go along."""
+        """Status, and the JSON that came with it, if any."""
         try:
-            response = self._connections_to(url).request(
-                method,
-                url,
-                body=body,
-                headers={"User-Agent": f"vllm-reconciler/{__version__}", "Accept": "application/json", **headers},
-                timeout=urllib3.Timeout(total=_ANSWER_SECONDS),
-                redirect=False,
-                preload_content=False,
-                decode_content=False,
-            )
-            try:
-                return response.status, _decoded(read_answer(response, _MOST_BYTES))
-            finally:
-                response.close()
+            timeout = urllib3.Timeout(total=_ANSWER_SECONDS)
+            with answer_to(self._connections_to(url), method, url, headers, timeout, body) as response:
+                return response.status, decoded_json(read_answer(response, _MOST_BYTES))
         except (urllib3.exceptions.HTTPError, OSError, AnswerTooLong) as error:
             reason = one_line(str(getattr(error, "reason", None) or error))[:_MOST_TEXT]
             raise Retryable(f"{self.called}: {urlsplit(url).path}: no answer: {reason}") from None
@@ -197,13 +191,6 @@ class _Fetched(Generic[Kept]):
                 self._failed = (self._clock(), str(error))
                 raise
             return self._known[1]
-
-
-def _decoded(raw: bytes) -> Any:
-    try:
-        return json.loads(raw) if raw else None
-    except (ValueError, RecursionError):
-        return None
 
 
 def _address(said: Mapping[str, Any], key: str) -> str:
