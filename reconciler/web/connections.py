@@ -29,8 +29,8 @@ _STREAM_BUFFER = 4096
 _VANISHED = 30_000
 # Answers that wait to be read, all together: the metrics of ten thousand services have some ten MiB.
 _MOST_UNREAD = 64 << 20
-# A client may take so long to agree that a connection is over.
-_CLOSE_SECONDS = 2.0
+# When we end, clients have so long to agree that a connection is over.
+_CLOSE_SECONDS = 0.1
 _TLS_BUFFER = 16 << 10
 _ASKING = (h11.IDLE, h11.SEND_BODY)
 
@@ -172,11 +172,20 @@ class TlsProtocol(BoundedProtocol):
         if not self._is_encrypted:
             self._shake_hands(transport)
 
+    def shutdown(self) -> None:
+        super().shutdown()
+        self.loop.call_later(_CLOSE_SECONDS, self._close_now)
+
+    def _close_now(self) -> None:
+        # TLS waits for the other end to say so as well.
+        if self.transport.is_closing() and not _unread(self):
+            self.transport.abort()
+
     def _shake_hands(self, transport: asyncio.Transport) -> None:
         done = self.loop.create_future()
         done.add_done_callback(self._on_handshake)
         context = self._certificate.context()
-        tls = _Tls(self.loop, self, context, done, server_side=True, ssl_shutdown_timeout=_CLOSE_SECONDS)
+        tls = _Tls(self.loop, self, context, done, server_side=True, ssl_shutdown_timeout=_ANSWER_SECONDS)
         transport.set_write_buffer_limits(high=_TLS_BUFFER)
         transport.set_protocol(tls)
         tls.connection_made(transport)

@@ -19,6 +19,7 @@ from reconciler.config.web import TlsSettings
 from reconciler.errors import SettingsError
 from reconciler.web import tls as module
 from reconciler.web.connections import MOST
+from reconciler.web.metrics import Metrics
 from reconciler.web.server import WebSide
 from tests.controlplane.certificates import Authority
 from tests.support.world import eventually
@@ -228,6 +229,31 @@ def test_failed_handshakes_are_forgotten(web: WebSide, authority: Authority):
         # It does not trust us, and says so.
         shaken(web, ssl.create_default_context())
     eventually(lambda: not connections)
+
+
+def test_slow_client_gets_the_whole_answer(web: WebSide, authority: Authority, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Metrics, "text", lambda *_: b"x" * (8 << 20))
+    with shaken(web, trusting(authority)) as connection:
+        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        time.sleep(2.5)
+        connection.settimeout(10)
+        assert sum(map(len, iter(lambda: connection.recv(1 << 20), b""))) > 8 << 20
+
+
+@pytest.mark.parametrize("path", [b"", b"/healthz", b"/events"])
+def test_end_waits_for_no_client(
+    tmp_path: Path, files: tuple[Path, Path], authority: Authority, path: bytes, caplog: pytest.LogCaptureFixture
+):
+    certificate, key = files
+    tls = {"certificate_file": certificate, "key_file": str(key)}
+    with serving(config(tmp_path, tls=tls, auth={"tokens": TOKENS})) as side:
+        connection = shaken(side, trusting(authority))
+        if path:
+            connection.sendall(b"GET %b HTTP/1.1\r\nHost: localhost\r\n" % path)
+            connection.sendall(b"Authorization: Bearer %b\r\n\r\n" % ADA.encode())
+            assert b" 200 " in connection.recv(1 << 16)
+    connection.close()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_prometheus_is_told_to_ask_by_tls(tmp_path: Path, files: tuple[Path, Path], authority: Authority):
