@@ -125,3 +125,21 @@ def test_page_reconnects_by_itself_after_a_restart_of_the_daemon(site: Installat
         page.locator("#connection:empty").wait_for(state="attached")
         shows(page, "#targets", revision[:8])
     site.settle()
+
+
+def test_daemon_that_hangs_is_said_not_to_be_connected(site: Installation, visitor: Visitor) -> None:
+    from tests.page.browser import until
+
+    assert site.process is not None
+    page = visitor.context.new_page()
+    page.clock.install()
+    page.goto("/")
+    page.locator("#connection").wait_for(state="attached")
+    site.process.send_signal(signal.SIGSTOP)
+    try:
+        # Its connections stay open, and nothing comes.
+        page.clock.fast_forward(60_000)
+        shows(page, "#connection", "Not connected since")
+    finally:
+        site.process.send_signal(signal.SIGCONT)
+    until(page, lambda: page.clock.run_for(1_000) or not page.locator("#connection").inner_text())

@@ -59,7 +59,7 @@ class EventReader:
         until = time.monotonic() + seconds
         while True:
             found = self.message(until - time.monotonic())
-            if "data" in found:
+            if "data" in found and "event" not in found:
                 return list(json.loads(found["data"]))
             if not found:
                 raise EOFError("the stream is over")

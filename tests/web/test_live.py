@@ -203,7 +203,7 @@ def test_stream_lives_longer_than_any_other_answer(web: WebSide, monkeypatch: py
     monkeypatch.setattr("reconciler.web.connections._ANSWER_SECONDS", 0.2)
     monkeypatch.setattr("reconciler.web.pages.live._HEARTBEAT_SECONDS", 0.1)
     with listening(web) as reader:
-        assert [reader.message() for _ in range(6)] == [{"": ""}] * 6
+        assert [reader.message() for _ in range(6)] == [{"event": "alive", "data": "."}] * 6
 
 
 def test_stream_ends_with_the_session_that_it_belongs_to(

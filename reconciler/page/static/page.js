@@ -5,6 +5,8 @@
 
 /** Milliseconds. */
 const RETRY = 1000, LONGEST_RETRY = 30_000, FOLLOW = 5000, OLDEST = 60_000
+// The daemon says every 15 s that it is there. One that hangs, or a network that loses everything, ends no stream.
+const SILENCE = 40_000, PATIENCE = 20_000
 
 /** @typedef {(text: string) => string} ToHtml */
 /** @type {{createPolicy(name: string, rules: {createHTML: ToHtml}): {createHTML: ToHtml}} | undefined} */
@@ -13,7 +15,7 @@ const trustedTypes = Reflect.get(window, 'trustedTypes')
 const policy = trustedTypes?.createPolicy('page', {createHTML: text => text}) ?? {createHTML: text => text}
 
 const time = document.getElementById('updated'), connection = document.getElementById('connection')
-let since = time?.dataset.since ?? '', updated = Date.now(), awaySince = 0, failures = 0, isBusy = false, isDue = false
+let since = time?.dataset.since ?? '', updated = Date.now(), heard = updated, awaySince = 0, failures = 0, isBusy = false, isDue = false
 /** @type {EventSource | undefined} */ let source
 /** @type {number | undefined} */ let retry
 
@@ -21,24 +23,33 @@ let since = time?.dataset.since ?? '', updated = Date.now(), awaySince = 0, fail
 
 function connect() {
   disconnect()
+  heard = Date.now()
   source = new EventSource(`/events?${new URLSearchParams({page: location.pathname, since})}`)
+  source.addEventListener('alive', () => { heard = Date.now() })
   source.onopen = () => {
+    heard = Date.now()
     if (failures > 1) refresh()
     awaySince = failures = 0
     tell()
   }
   source.onmessage = event => {
+    heard = Date.now()
     since = event.lastEventId
     refresh()
   }
   source.onerror = () => {
     // Answered, but not with a stream: a browser gives up for ever then, so it is we who try again. Logged out, maybe.
     if (source?.readyState === EventSource.CLOSED) refresh()
-    disconnect()
-    awaySince ||= Date.now()
-    retry = setTimeout(connect, Math.min(LONGEST_RETRY, RETRY * 2 ** failures++) * (0.5 + Math.random() / 2))
-    tell()
+    tryAgain(Date.now())
   }
+}
+
+/** @param {number} lost */
+function tryAgain(lost) {
+  disconnect()
+  awaySince ||= lost
+  retry = setTimeout(connect, Math.min(LONGEST_RETRY, RETRY * 2 ** failures++) * (0.5 + Math.random() / 2))
+  tell()
 }
 
 function disconnect() {
@@ -63,7 +74,7 @@ async function refresh() {
   if (isBusy) return
   isBusy = true
   try {
-    const answer = await fetch(location.href, {headers: {Accept: 'text/html'}})
+    const answer = await fetch(location.href, {headers: {Accept: 'text/html'}, signal: AbortSignal.timeout(PATIENCE)})
     // To a login, most likely.
     if (answer.redirected || answer.status === 401) return location.reload()
     if (answer.headers.get('content-type')?.startsWith('text/html')) show(new DOMParser().parseFromString(policy.createHTML(await answer.text()), 'text/html'))
@@ -162,6 +173,10 @@ if (document.querySelector('main [data-live]')) {
   addEventListener('pageshow', event => event.persisted && turn())
   setInterval(() => {
     const follows = [...document.querySelectorAll('[data-follow]')].some(one => one.checkVisibility())
+    if (!document.hidden && Date.now() - heard > SILENCE) {
+      failures ||= 1
+      tryAgain(heard)
+    }
     if (!document.hidden && (follows || Date.now() - updated > OLDEST)) refresh()
   }, FOLLOW)
   turn()

@@ -224,7 +224,8 @@ class EventStream(Response):
                 named = topics if len(topics) <= _MOST_NAMED else ["*"]
                 await self._say(send, f"id: {now}\ndata: {json.dumps(named)}\n\n")
             elif not await self._is_roused(_HEARTBEAT_SECONDS):
-                await self._say(send, ":\n\n")
+                # Not a comment: of those a page learns nothing, and it is to know that a stream still lives.
+                await self._say(send, "event: alive\ndata: .\n\n")
             elif not self._is_over:
                 await asyncio.sleep(self._live.spread())
 
