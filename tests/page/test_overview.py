@@ -31,6 +31,7 @@ from reconciler.page.overview import overview_document
 from reconciler.page.service_table import ROWS, Query, read_query, services_table
 from reconciler.report.convergence import full_name
 from reconciler.report.status import Document, RefusedRevision, RevisionInfo
+from reconciler.report.status_parts import NOT_FETCHED
 from tests.support.report_world import (
     NEW,
     REVISION,
@@ -223,6 +224,8 @@ def test_daemon_that_knows_nothing_yet_says_so() -> None:
 def test_git_that_is_away_says_since_when() -> None:
     away = RevisionInfo(REVISION, REVISION, error="no route to host", fetched_at=180.0)
     assert overview(status_of(report(), revision=away))["source"]["awaySince"] == "1970-01-01T00:03:00.000Z"
+    unasked = RevisionInfo(REVISION, REVISION, error=NOT_FETCHED)
+    assert overview(status_of(report(), revision=unasked))["source"]["awaySince"] is None
     never = RevisionInfo(error="no route to host")
     assert overview(status_of(report(), revision=never))["source"]["awaySince"] == "1970-01-01T00:00:50.000Z"
 
