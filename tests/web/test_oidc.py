@@ -18,10 +18,12 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from reconciler.config.settings import Settings
 from reconciler.errors import SettingsError
 from reconciler.report.redact import one_line
+from reconciler.web.bounded_log import MOST_LINES
 from reconciler.web.login import oidc
 from reconciler.web.login.identity_provider import IdentityProvider
 from reconciler.web.login.oidc import LASTS, LoggedIn, LoginFailed, OidcLogin, groups_in, name_in
@@ -488,6 +490,17 @@ def test_logins_that_nobody_ends_leave_room_for_the_session(provider: OwnProvide
             assert sum(len(name) + len(value) for name, value in kept.items()) < 8000
     assert "session" in kept
     assert len(kept) == 3
+
+
+def test_strangers_fill_no_log_with_refusals_that_they_make_up(provider: OwnProvider, tmp_path: Path):
+    with serving(page_at(provider, tmp_path, url="http://127.0.0.1:1")) as side, capture_logs() as lines:
+        for number in range(MOST_LINES + 5):
+            begun = Asker(side).get("/login/oidc")
+            (state,) = parse_qs(urlsplit(begun.headers["location"]).query)["state"]
+            cookie = begun.headers["set-cookie"].partition(";")[0]
+            path = f"/login/callback?state={state}&error={number}"
+            assert Asker(side).get(path, {"Cookie": cookie}).status == 403
+    assert [one["event"] for one in lines] == ["login"] * MOST_LINES + ["login_lines_left_out"]
 
 
 def test_page_says_that_the_provider_is_away(provider: OwnProvider, tmp_path: Path):

@@ -13,6 +13,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from reconciler.config.settings import Settings
+from reconciler.web.bounded_log import BoundedLog
 from reconciler.web.login.cookies import OwnCookies
 from reconciler.web.login.credentials import oidc_source
 from reconciler.web.login.login_page import begin_session, login_page
@@ -35,7 +36,13 @@ def oidc_routes(settings: Settings, logins: Logins) -> Iterator[Route]:
     if auth.oidc is None or settings.web.url is None:
         return
     login = OidcLogin(auth.oidc, settings.web.url)
-    slots = asyncio.Semaphore(_MOST_AT_ONCE)
+    slots, refusals = asyncio.Semaphore(_MOST_AT_ONCE), BoundedLog("login_lines_left_out")
+
+    def failed(request: Request, error: LoginFailed, next_: str | None) -> Response:
+        # What belongs to no login of ours comes from anybody, and is not worth a line.
+        if error.status != 400 and refusals.may_write(status=str(error.status)):
+            log.warning("login", client=address_of(request), result="refused", reason=error.detail)
+        return login_page(request, auth, next_, str(error), error.status)
 
     async def begin(request: Request) -> Response:
         next_ = request.query_params.get("next")
@@ -43,7 +50,7 @@ def oidc_routes(settings: Settings, logins: Logins) -> Iterator[Route]:
             async with slots:
                 begun = await run_in_threadpool(login.begin, next_)
         except LoginFailed as error:
-            return _failed(request, settings, error, next_)
+            return failed(request, error, next_)
         response = RedirectResponse(begun.location, 303, PRIVATE)
         cookies.set(response, _cookie_name(begun.state, cookies), begun.cookie, LASTS)
         for name in _crowded_out(request, cookies):
@@ -57,7 +64,7 @@ def oidc_routes(settings: Settings, logins: Logins) -> Iterator[Route]:
             async with slots:
                 found = await run_in_threadpool(login.finish, query, cookie)
         except LoginFailed as error:
-            return _failed(request, settings, error, None)
+            return failed(request, error, None)
         grant = Grant(found.name, found.role, oidc_source(auth))
         response = await begin_session(request, auth, logins, grant, found.next)
         cookies.clear(response, _cookie_name(query["state"], cookies))
@@ -81,10 +88,3 @@ def _crowded_out(request: Request, cookies: OwnCookies) -> Iterator[str]:
             size += len(name) + len(value)
             if size > _MOST_COOKIES:
                 yield name
-
-
-def _failed(request: Request, settings: Settings, error: LoginFailed, next_: str | None) -> Response:
-    # What belongs to no login of ours comes from anybody, as often as they like.
-    if error.status != 400:
-        log.warning("login", client=address_of(request), result="refused", reason=error.detail)
-    return login_page(request, settings.web.auth, next_, str(error), error.status)
