@@ -106,6 +106,7 @@ class Credentials:
         self._auth = settings.web.auth
         self._sessions, self._tokens = sessions, tokens
         self._cookie = SessionCookie(settings.web)
+        self._log = BoundedLog("sessions_failed_lines_left_out")
 
     async def identify(self, request: Request) -> Visitor:
         """Raises Refused."""
@@ -145,7 +146,8 @@ class Credentials:
         try:
             found = await run_in_threadpool(self._sessions.find, id_)
         except Retryable as error:
-            log.error("sessions_failed", error=str(error), instead="a token as `Authorization: Bearer` still works")
+            if self._log.may_write():
+                log.error("sessions_failed", error=str(error), instead="a token as `Authorization: Bearer` still works")
             text = "the daemon cannot read its sessions; its log says why"
             raise Refused(503, "Sessions cannot be read", text) from None
         return Visitor(found.name, found.role, Way.SESSION, found.ends) if found else None
