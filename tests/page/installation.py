@@ -96,7 +96,8 @@ class Site(Rig):
 class Installation(Site):
     """`tiny` serves, `loud` serves and writes hostile lines into its log, `wrong` has an argument that is refused.
 
-    Of three GPUs one is ours, one has MIG parts, and of one somebody else uses most.
+    To delete two of them needs approval. Of three GPUs one is ours, one has MIG parts, and of one somebody else uses
+    most.
     """
 
     has_peers = True
@@ -111,7 +112,7 @@ class Installation(Site):
             {"image": "vllm/vllm-openai-cpu:*", "python": str(python)},
             {"image": "example.com/loud:*", "python": str(wrap(python, folder / "loud", say))},
         ]
-        target = {"engines": engines, "gpus": "auto"}
+        target = {"engines": engines, "gpus": "auto", "prune": {"max_services": 1}}
         super().__init__(folder / "rig", python, model, rollout={"min_ready": "2s"}, target=target)
         refused = yaml.safe_dump(REFUSED).splitlines()[0].strip("'")
         runtime = self.read("runtimes/vllm-cpu.yaml").replace("vllm/vllm-openai-cpu:v0.32.0", "example.com/loud:1")

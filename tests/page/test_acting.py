@@ -126,3 +126,23 @@ def test_other_site_makes_an_operator_do_nothing(
             page.get_by_text("Not from this page" if host == "127.0.0.1" else "Log in").first.wait_for()
     assert site.service()["suspension"] is None
     assert len(site.history()) == before
+
+
+def test_operator_approves_deletions_that_are_held(site: Installation, make_visitor: MakeVisitor) -> None:
+    from tests.page.looks import violations
+
+    names = [f"demo/{name}.yaml" for name in ("tiny", "loud", "wrong")]
+    before = {name: site.read(name) for name in names}
+    page = make_visitor(site.address, **site.operator).open("/")
+    site.write(dict.fromkeys(names), "Delete everything")
+    page.locator("#attention a[href*='/actions/approve']").first.press("Enter")
+    page.wait_for_url("**/actions/approve?*")
+    assert "default/tiny" in page.locator("ul.deletions").inner_text()
+    found = violations(page)
+    assert not found, found
+    page.locator("main form button").press("Enter")
+    page.get_by_role("status").filter(has_text="Approved").wait_for()
+    site.wait("all to be gone", lambda: not site.status()["targets"][0]["services"])
+    assert "ada (web)" in str(site.history())
+    site.write(before, "Take it back")
+    site.settle()
