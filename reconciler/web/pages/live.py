@@ -47,7 +47,7 @@ _NOWHERE = "00000000-0"
 
 
 class StreamConnection(Protocol):
-    """A connection as its server knows it: `server.py` puts it into the request's state."""
+    """A connection as its server knows it: `connections.py` puts it into the request's state."""
 
     def begin_stream(self, end: Callable[[], None]) -> bool:
         """The response has no end of its own: the server calls `end` when it is over, in its loop's thread.
@@ -182,9 +182,7 @@ class EventStream(Response):
     """One browser that listens."""
 
     def __init__(self, live: Live, request: Request) -> None:
-        super().__init__(
-            media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        )
+        super().__init__(media_type=_TYPE, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         page = request.query_params.get("page")
         known = request.headers.get("last-event-id") or request.query_params.get("since")
