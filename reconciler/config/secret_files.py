@@ -8,6 +8,7 @@ from pathlib import Path
 
 from reconciler.config.values import CREDENTIAL
 from reconciler.errors import Retryable
+from reconciler.system.files import Stamp, stamp_of
 
 _MOST_BYTES = 64 << 10
 _AGAIN_SECONDS = 1.0
@@ -54,7 +55,7 @@ class CachedSecret:
     def __init__(self, place: str, key: str) -> None:
         """`key`: what errors call the setting."""
         self._place, self._key = place, key
-        self._file: tuple[int, ...] = ()
+        self._file: Stamp = None
         self._secret = ""
         self._failed: tuple[float, Retryable] | None = None
 
@@ -64,20 +65,11 @@ class CachedSecret:
             raise Retryable(str(self._failed[1]))
         try:
             # Before it is read: what comes in between is read the next time.
-            file = _identity(path_of(self._place, self._key))
-            if not file or file != self._file:
+            file = stamp_of(path_of(self._place, self._key))
+            if file is None or file != self._file:
                 self._secret = read_secret(self._place, self._key)
             self._file, self._failed = file, None
         except Retryable as error:
-            self._file, self._failed = (), (time.monotonic(), error)
+            self._file, self._failed = None, (time.monotonic(), error)
             raise
         return self._secret
-
-
-def _identity(path: Path) -> tuple[int, ...]:
-    """What differs once a file was written or replaced; nothing when it cannot be told."""
-    try:
-        found = path.stat()
-    except OSError:
-        return ()
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
