@@ -21,9 +21,9 @@
 # RECONCILER_TEST_STORAGE        the same for kserve-storage
 # RECONCILER_TEST_S3             the same for moto[server]
 # RECONCILER_TEST_KUBECTL        the same for kubectl
-# RECONCILER_TEST_OCTOKIT        a folder with what ensure_octokit puts there
-# RECONCILER_TEST_PAGE_TOOLS     a folder with what ensure_page_tools puts there
-# RECONCILER_TEST_OIDC           a folder with what ensure_oidc puts there
+# RECONCILER_TEST_OCTOKIT        a folder with what download_octokit puts there
+# RECONCILER_TEST_PAGE_TOOLS     a folder with what download_page_tools puts there
+# RECONCILER_TEST_OIDC           a folder with what download_oidc puts there
 # RECONCILER_TEST_ARTEFACTS      a folder for pictures of the page, else one that is thrown away
 # RECONCILER_TEST_CONTROLPLANE   a folder that tests/controlplane/build.sh filled
 # RECONCILER_TEST_GITEA          a folder that tests/forge/gitea/build.sh filled
@@ -227,19 +227,11 @@ ensure_s3() { ensure_package "$S3_VENV" s3.txt "import moto" "moto, an S3 server
 find_octokit() {
   local folder=$CACHE/octokit-23.0.2-webhooks-7.6.1
   if [ -z "${RECONCILER_TEST_OCTOKIT:-}" ]; then
-    (ensure_octokit "$folder") || say "no description of GitHub's API to test with: see above"
+    ensure_npm octokit "$folder" "GitHub's description of its API, for the tests (29 MB)" ||
+      say "no description of GitHub's API to test with: see above"
     export RECONCILER_TEST_OCTOKIT=$folder
   fi
 }
-
-ensure_octokit() (
-  folder=$1
-  exec 8>"$CACHE/.octokit.lock"
-  flock 8
-  [ ! -e "$folder/complete" ] || exit 0
-  find_npm
-  step "Downloading GitHub's description of its API, for the tests (29 MB)" download_octokit "$folder"
-)
 
 download_octokit() {
   mkdir -p "$SCRATCH/octokit" "$1" && cd "$SCRATCH/octokit" &&
@@ -260,19 +252,11 @@ SUMS
 find_page_tools() {
   local folder=$CACHE/axe-core-4.14.1-typescript-7.0.2
   if [ -z "${RECONCILER_TEST_PAGE_TOOLS:-}" ]; then
-    (ensure_page_tools "$folder") || say "nothing to judge the page with: see above"
+    ensure_npm page_tools "$folder" "axe-core and TypeScript, for the tests of the page (10 MB)" ||
+      say "nothing to judge the page with: see above"
     export RECONCILER_TEST_PAGE_TOOLS=$folder
   fi
 }
-
-ensure_page_tools() (
-  folder=$1
-  exec 8>"$CACHE/.page-tools.lock"
-  flock 8
-  [ ! -e "$folder/complete" ] || exit 0
-  find_npm
-  step "Downloading axe-core and TypeScript, for the tests of the page (10 MB)" download_page_tools "$folder"
-)
 
 download_page_tools() {
   local machine=x64
@@ -294,20 +278,11 @@ find_oidc() {
   local folder
   folder=$CACHE/oidc-provider-$(cat tests/web/oidc_provider/package*.json | sha256sum | cut -c1-16)
   if [ -z "${RECONCILER_TEST_OIDC:-}" ]; then
-    (ensure_oidc "$folder") || say "no identity provider to log in with: see above"
+    ensure_npm oidc "$folder" "oidc-provider, for the tests of logins (4 MB)" ||
+      say "no identity provider to log in with: see above"
     export RECONCILER_TEST_OIDC=$folder
   fi
 }
-
-ensure_oidc() (
-  folder=$1
-  exec 8>"$CACHE/.oidc.lock"
-  flock 8
-  # A link: a newer Node.js may have replaced that one.
-  [ ! -e "$folder/complete" ] || [ ! -x "$folder/node" ] || exit 0
-  find_npm
-  step "Downloading oidc-provider, for the tests of logins (4 MB)" download_oidc "$folder"
-)
 
 # By the hashes of package-lock.json, and without running what packages bring along.
 download_oidc() {
@@ -316,6 +291,18 @@ download_oidc() {
     ln -sfn "$NODE" node &&
     touch complete
 }
+
+# A folder with what npm downloads. One run at a time fills it: download_NAME FOLDER.
+ensure_npm() (
+  name=$1 folder=$2 what=$3
+  exec 8>"$CACHE/.$name.lock"
+  flock 8
+  # A link: a newer Node.js may have replaced that one.
+  [ ! -L "$folder/node" ] || [ -x "$folder/node" ] || rm -f "$folder/complete"
+  [ ! -e "$folder/complete" ] || exit 0
+  find_npm
+  step "Downloading $what" "download_$name" "$folder"
+)
 
 # The machine's Node.js and npm, else those of a wheel.
 find_npm() {
