@@ -66,7 +66,7 @@ while True:
 def main() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     with tempfile.TemporaryDirectory() as folder:
-        loop = FakeLoop(_status(1000))
+        loop = FakeLoop(make_status(1000))
         web = WebSide(settings(Path(folder) / "state", web=Web(listen="127.0.0.1:0")), loop, Metrics())
         web.start()
         web.live.start()
@@ -80,7 +80,7 @@ def main() -> None:
 
 def _measure(web: WebSide, loop: FakeLoop) -> dict[str, float]:
     # First with few services: what is made of a thousand takes memory that would hide that of streams.
-    known, loop.document = loop.document, _status(1)
+    known, loop.document = loop.document, make_status(1)
     with _browsers(web, 1) as browsers:
         time.sleep(1)
         browsers.communicate()
@@ -116,11 +116,12 @@ def _passes(web: WebSide, loop: FakeLoop) -> tuple[list[float], float]:
 
 def _pass(web: WebSide, loop: FakeLoop, number: int) -> None:
     """The work that a pass does in Python, which is what threads compete for: here, that of a status document."""
-    loop.document = with_service(_status(1000), ready=f"{number}/9")
+    loop.document = with_service(make_status(1000), ready=f"{number}/9")
     web.live.wake()
 
 
-def _status(count: int) -> Document:
+def make_status(count: int) -> Document:
+    """Of a host with so many services, each with one replica."""
     ids = [ServiceId("demo", f"model-{number}") for number in range(count)]
     return status_of(
         report(

@@ -21,13 +21,13 @@ import structlog
 
 from reconciler.config.settings import Settings
 from reconciler.config.web import PeerSettings, Web
-from reconciler.model import ServiceId
 from reconciler.report.status import Document
 from reconciler.web.metrics import Metrics
 from reconciler.web.peers import EVERY_SECONDS, Peers
 from reconciler.web.server import WebSide
+from tests.bench.bench_live import make_status
 from tests.support.ports import free_port
-from tests.support.report_world import desired, observed, planned, replica, report, settings, state, status_of, verdict
+from tests.support.report_world import settings
 from tests.support.world import eventually
 from tests.web.fake_loop import FakeLoop
 from tests.web.test_pages import get
@@ -57,7 +57,7 @@ def start_peer(port: int) -> Connection:
 
 def be_peer(port: int, pipe: Connection) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        side = WebSide(listening(Path(folder), f"0.0.0.0:{port}"), FakeLoop(world(_PEERS_SERVICES)), Metrics())
+        side = WebSide(listening(Path(folder), f"0.0.0.0:{port}"), FakeLoop(make_status(_PEERS_SERVICES)), Metrics())
         side.start()
         pipe.send(None)
         while pipe.recv() is not None:
@@ -66,18 +66,6 @@ def be_peer(port: int, pipe: Connection) -> None:
 
 def listening(folder: Path, listen: str) -> Settings:
     return settings(folder / "state", web=Web(listen=listen))
-
-
-def world(services: int) -> Document:
-    """The status of a host with so many services, each with one replica."""
-    ids = [ServiceId("demo", f"model-{number}") for number in range(services)]
-    return status_of(
-        report(
-            desired=state(*map(desired, ids)),
-            observed=observed(*map(replica, ids), gpus=8),
-            plan=planned(*map(verdict, ids)),
-        )
-    )
 
 
 def addresses(count: int, ports: list[int]) -> list[PeerSettings]:
@@ -113,7 +101,7 @@ def measure(settings_: list[PeerSettings], pipes: list[Connection], folder: Path
     }
     known = peers.document()
     peers.stop()
-    alone = world(1_000)
+    alone = make_status(1_000)
     return figures | {
         "document_us": 1e6 * timed(peers.document),
         "overview_of_1000_services_ms_p50": time_overview(folder / "a", alone)[0],
