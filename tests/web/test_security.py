@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import http.client
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from reconciler.config.web import AuthSettings, TokenSettings, Web
-from reconciler.web.metrics import Metrics
+from reconciler.config.web import AuthSettings, TokenSettings
 from reconciler.web.security import HEADERS
 from reconciler.web.server import WebSide
-from tests.support.report_world import settings
+from tests.web.asking import config, serving
 from tests.web.fake_loop import FakeLoop
 
 FOREIGN = (
@@ -29,14 +26,6 @@ FOREIGN = (
     "",
 )
 LOGIN = AuthSettings(tokens=(TokenSettings(name="alice", sha256="0" * 64),))
-
-
-@contextmanager
-def serving(folder: Path, **web: Any) -> Iterator[WebSide]:
-    side = WebSide(settings(folder / "state", web=Web(listen="127.0.0.1:0", **web)), FakeLoop(), Metrics())
-    side.start()
-    yield side
-    side.stop()
 
 
 def ask(web: WebSide, path: str = "/", host: str | None = None, method: str = "GET") -> http.client.HTTPResponse:
@@ -69,14 +58,14 @@ def test_page_without_login_refuses_a_name_that_is_not_its_own(web: WebSide, pat
 
 
 def test_page_answers_to_the_host_of_its_own_address(tmp_path: Path) -> None:
-    with serving(tmp_path, url="http://models.example.com/page") as web:
+    with serving(config(tmp_path, url="http://models.example.com/page")) as web:
         assert ask(web, host="models.example.com").status == 200
         assert ask(web, host="Models.Example.com:9464").status == 200
         assert ask(web, host="example.com").status == 421
 
 
 def test_page_with_a_login_leaves_it_to_the_login(tmp_path: Path) -> None:
-    with serving(tmp_path, auth=LOGIN) as web:
+    with serving(config(tmp_path, auth=LOGIN)) as web:
         assert ask(web, host="anything.example").status != 421
 
 
@@ -111,6 +100,6 @@ def test_policy_lets_nothing_in_that_is_not_from_here() -> None:
 
 def test_address_with_a_slash_too_many_leads_nowhere(tmp_path: Path) -> None:
     """Least of all to http, where a proxy speaks TLS for us."""
-    with serving(tmp_path, url="https://models.example.com") as web:
+    with serving(config(tmp_path, url="https://models.example.com")) as web:
         for path in ("/gpus/", "/healthz/", "/actions/sync/", "//"):
             assert ask(web, path, host="models.example.com").status == 404, path
