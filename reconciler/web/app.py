@@ -89,7 +89,7 @@ def public_app(control: Control, metrics: Metrics, settings: Settings, live: Liv
             Route(DISCOVERY, discover_shared),
             Route(f"{PASSED_ON}/{{target}}/{{replica}}", pass_on, methods=["GET"]),
             *webhook_routes(settings, control, metrics),
-            *login_routes(settings, Logins(settings, sessions), tokens),
+            *login_routes(settings, Logins(settings, sessions, live.end_session), tokens),
             *page_routes(control, live),
             *action_routes(control, notices, settings.web.auth.is_used),
         ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from starlette.requests import Request
@@ -28,12 +28,13 @@ class Way(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Visitor:
     """One who may see the pages. `name` is empty where no login is configured. `ends`: when a session is over, in
-    seconds since 1970."""
+    seconds since 1970; `session`: the SHA-256 of its id."""
 
     name: str
     role: Role
     way: Way = Way.LOOPBACK
     ends: float | None = None
+    session: bytes = field(default=b"", repr=False)
 
     @property
     def may_act(self) -> bool:

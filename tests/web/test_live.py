@@ -219,6 +219,20 @@ def test_stream_ends_with_the_session_that_it_belongs_to(
             assert reader.is_over
 
 
+def test_logout_ends_the_streams_of_its_session_alone(loop: FakeLoop, tmp_path: Path) -> None:
+    with serving(login_config(tmp_path, auth={"tokens": TOKENS}), loop) as web:
+        one, other = Asker(web), Asker(web)
+        one.log_in(BOB)
+        other.log_in(BOB)
+        with (
+            EventReader(web, cookie=f"{COOKIE}={one.cookie}") as ended,
+            EventReader(web, cookie=f"{COOKIE}={other.cookie}") as kept,
+        ):
+            one.post("/logout", {})
+            assert ended.is_closed()
+            assert not kept.is_closed(0.1)
+
+
 @pytest.mark.slow
 def test_stream_ends_after_a_while_and_the_connection_asks_again(web: WebSide, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reconciler.web.pages.live._LONGEST_SECONDS", 0.3)

@@ -17,7 +17,7 @@ from reconciler.report.redact import one_line
 from reconciler.web.bounded_log import BoundedLog
 from reconciler.web.login.attempts import Attempts
 from reconciler.web.login.cookies import SessionCookie
-from reconciler.web.login.sessions import Grant, Sessions
+from reconciler.web.login.sessions import Grant, Sessions, hash_of
 from reconciler.web.visitors import NOBODY_IN_PARTICULAR, Role, Visitor, Way, address_of, role_of
 
 log = structlog.get_logger()
@@ -150,7 +150,7 @@ class Credentials:
                 log.error("sessions_failed", error=str(error), instead="a token as `Authorization: Bearer` still works")
             text = "the daemon cannot read its sessions; its log says why"
             raise Refused(503, "Sessions cannot be read", text) from None
-        return Visitor(found.name, found.role, Way.SESSION, found.ends) if found else None
+        return Visitor(found.name, found.role, Way.SESSION, found.ends, hash_of(id_)) if found else None
 
 
 def _name_by(proxy: TrustedProxySettings, request: Request) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import structlog
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -10,7 +12,7 @@ from starlette.responses import RedirectResponse, Response
 from reconciler.config.settings import Settings
 from reconciler.web.cross_site import local_path
 from reconciler.web.login.cookies import SessionCookie
-from reconciler.web.login.sessions import Grant, Sessions
+from reconciler.web.login.sessions import Grant, Sessions, hash_of
 from reconciler.web.visitors import address_of
 
 log = structlog.get_logger()
@@ -22,8 +24,9 @@ PRIVATE = {"Cache-Control": "no-store"}
 class Logins:
     """Of one daemon. Raises Retryable where the disk does not take it."""
 
-    def __init__(self, settings: Settings, sessions: Sessions) -> None:
-        self._sessions = sessions
+    def __init__(self, settings: Settings, sessions: Sessions, ended: Callable[[bytes], None]) -> None:
+        """`ended` is called, in the server's loop, with the SHA-256 of the id of a session that somebody ended."""
+        self._sessions, self._tell_ended = sessions, ended
         self._cookie = SessionCookie(settings.web)
 
     async def begin(self, request: Request, grant: Grant, next_: str | None) -> Response:
@@ -49,7 +52,11 @@ class Logins:
     async def _end_current(self, request: Request) -> str:
         """Whose session it was."""
         id_ = self._cookie.read(request)
-        return await run_in_threadpool(self._ended, id_) if id_ else ""
+        if not id_:
+            return ""
+        name = await run_in_threadpool(self._ended, id_)
+        self._tell_ended(hash_of(id_))
+        return name
 
     def _ended(self, id_: str) -> str:
         found = self._sessions.find(id_)

@@ -76,7 +76,7 @@ class Sessions:
     def begin(self, grant: Grant) -> str:
         """Its id: what the browser must show from now on."""
         id_, now = secrets.token_urlsafe(_ID_BYTES), time.time()
-        row = (_hash(id_), storable(grant.name), grant.role.value, grant.source, now)
+        row = (hash_of(id_), storable(grant.name), grant.role.value, grant.source, now)
 
         def insert(db: sqlite3.Connection) -> None:
             _forget_over(db, now - self._seconds, now + _CLOCK_SECONDS)
@@ -91,14 +91,14 @@ class Sessions:
         if len(id_) != ID_LENGTH:
             return None
         query = "SELECT name, role, begun FROM sessions WHERE id_sha256 = ?"
-        row = self._database().read(lambda db: db.execute(query, (_hash(id_),)).fetchone())
+        row = self._database().read(lambda db: db.execute(query, (hash_of(id_),)).fetchone())
         if row is None or not -_CLOCK_SECONDS <= time.time() - row["begun"] < self._seconds:
             return None
         return Session(row["name"], Role(row["role"]), row["begun"] + self._seconds)
 
     def end(self, id_: str) -> None:
         """Also one that does not exist."""
-        self._database().write(lambda db: db.execute("DELETE FROM sessions WHERE id_sha256 = ?", (_hash(id_),)))
+        self._database().write(lambda db: db.execute("DELETE FROM sessions WHERE id_sha256 = ?", (hash_of(id_),)))
 
     def close(self) -> None:
         with self._opening:
@@ -132,5 +132,6 @@ def _make_room(db: sqlite3.Connection, name: str) -> None:
     db.execute(oldest.format(""), (MOST - 1,))
 
 
-def _hash(id_: str) -> bytes:
+def hash_of(id_: str) -> bytes:
+    """What is known here of an id."""
     return hashlib.sha256(id_.encode("utf-8", "surrogateescape")).digest()

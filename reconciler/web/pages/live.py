@@ -130,6 +130,12 @@ class Live:
     def remove(self, stream: EventStream) -> None:
         self._streams.discard(stream)
 
+    def end_session(self, session: bytes) -> None:
+        """Somebody has logged out: pages that are still open hear no more. In the server's loop."""
+        for stream in self._streams:
+            if stream.session == session:
+                stream.end()
+
     # ------------------------------------------------------------ comparing
 
     def _run(self) -> None:
@@ -190,7 +196,8 @@ class EventStream(Response):
         self._connection: StreamConnection = request.state.connection
         self._topic = topic_of(page) if page else None
         self._seen = (known if _POSITION.fullmatch(known) else _NOWHERE) if known else live.position()
-        ends = visitor_of(request).ends
+        visitor = visitor_of(request)
+        self.session, ends = visitor.session, visitor.ends
         self._seconds = _LONGEST_SECONDS if ends is None else min(_LONGEST_SECONDS, ends - time.time())
         self._roused = asyncio.Event()
         self._is_over = False
