@@ -11,7 +11,7 @@ from reconciler.page.links import ForgeLinks
 from reconciler.page.outcomes import TargetOutcome, outcomes, refusal
 from reconciler.report.actions import action_name, services_of, short, subject_of
 from reconciler.report.addresses import anchor, service_address
-from reconciler.report.convergence import full_name, object_fault, object_name, services, split_place
+from reconciler.report.convergence import full_name, object_fault, object_name, services, split_place, unknown_because
 from reconciler.report.planned import PlannedChange
 from reconciler.report.redact import scrub_text
 from reconciler.report.status import Document
@@ -85,6 +85,7 @@ def change_document(facts: ChangeFacts, links: ForgeLinks) -> Document:
         "refusal": refusal(facts.status, revision, facts.deciding),
         "supersededBy": facts.successor,
         "targets": targets,
+        "waiting": _waiting(facts.status, revision, planned),
         "rejected": [_with_address(one, revision, links, taken) for one in rejected[:_MOST_REJECTED]],
         "moreRejected": max(0, len(rejected) - _MOST_REJECTED),
         "said": [
@@ -98,6 +99,17 @@ def change_document(facts: ChangeFacts, links: ForgeLinks) -> Document:
         "history": list(facts.entries)[-MOST_ENTRIES:],
         "historyIsCut": len(facts.entries) >= MOST_ENTRIES,
     }
+
+
+def _waiting(status: Document, revision: str, planned: Collection[str]) -> list[Document]:
+    """Targets that are to follow this revision, and have not looked at it yet; `reason` is why, where it is known."""
+    if status["revision"]["desired"] != revision:
+        return []
+    return [
+        {"name": one["name"], "reason": "" if one["reachable"] or not one["observedAt"] else unknown_because(one)}
+        for one in status["targets"]
+        if one["name"] not in planned
+    ]
 
 
 def _commit(commit: Commit, links: ForgeLinks) -> Document:

@@ -21,6 +21,7 @@ SCHEMA = "reconciler.page.service/v1"
 MOST_EVENTS = 50
 LINES, MOST_LINES = 200, 2_000
 # What stands in git about a service, and what it is called.
+_OF_TARGET = ("name", "kind", "reachable", "reason", "passError", "observedAt", "listen", "suspended")
 _FINDINGS = {"problems": "Not usable", "blocked": "Blocked", "warnings": "Warning"}
 
 
@@ -45,9 +46,7 @@ def service_document(facts: ServiceFacts, links: ForgeLinks) -> Document:
     events = [one for one in facts.history if one["target"] == target["name"]]
     return {
         "schema": SCHEMA,
-        "target": {
-            key: target[key] for key in ("name", "kind", "reachable", "reason", "observedAt", "listen", "suspended")
-        },
+        "target": {key: target[key] for key in _OF_TARGET},
         "revision": revision,
         "service": service,
         "origin": _origin(service["origin"], revision, links),

@@ -13,6 +13,8 @@ def target_state(target: Document) -> Document:
         "reachable": target["reachable"],
         # Until a pass has looked at it, it is neither reachable nor away.
         "isKnown": target["observedAt"] is not None,
+        # Then nothing is known of it either, but what runs there is as reachable as before.
+        "passFailed": bool(target["passError"]),
         "reason": target["passError"] or target["reason"],
         "observedAt": target["observedAt"],
         "awaySince": target["awaySince"],

@@ -93,6 +93,19 @@ def test_target_that_cannot_be_reached_is_unknown_and_plans_nothing() -> None:
     assert "The target cannot be observed, so nothing is planned: no route" in shown(document)
 
 
+def test_target_that_has_not_planned_the_desired_revision_says_why() -> None:
+    bug = report(observed=Unreachable("a", 1.0, "x"), plan=None, pass_error="unexpected KeyError")
+    # What the pass before it planned was of another revision.
+    document = change_document(replace(facts(bug), plan={"targets": []}), ForgeLinks())
+    (waiting,) = document["waiting"]
+    assert (waiting["name"], waiting["reason"]) == (
+        "a",
+        "the last pass failed: unexpected KeyError; models keep serving",
+    )
+    assert "a has not planned it yet: the last pass failed" in shown(document)
+    assert change_document(facts(report()), ForgeLinks())["waiting"] == []
+
+
 def test_services_that_need_a_person_come_before_others() -> None:
     calm, bad = ServiceId("demo", "a-calm"), ServiceId("demo", "z-bad")
     moving = verdict(calm, Sync.OUT_OF_SYNC, LATE)

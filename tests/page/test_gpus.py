@@ -36,8 +36,8 @@ def target(*gpus: Gpu, use: dict[str, GpuUse] | None = None, **fields: Any) -> D
 def test_keys_that_scripts_may_rely_on() -> None:
     found = target(WHOLE)
     assert set(found) == {
-        "name", "kind", "reachable", "isKnown", "reason", "observedAt", "awaySince", "total", "leased",
-        "devices", "nodes",
+        "name", "kind", "reachable", "isKnown", "passFailed", "reason", "observedAt", "awaySince", "total",
+        "leased", "devices", "nodes",
     }  # fmt: skip
     assert set(found["devices"][0]) == {
         "uuid", "shortName", "name", "kind", "profile", "memoryBytes", "leased", "leases", "usableBytes", "freeBytes",

@@ -86,8 +86,8 @@ def test_keys_that_scripts_may_rely_on() -> None:
         "desired", "applied", "subject", "fetchedAt", "error", "awaySince", "refused", "fullyApplied",
     }  # fmt: skip
     assert set(document["targets"][0]) == {
-        "name", "kind", "version", "reachable", "isKnown", "reason", "observedAt", "awaySince", "revision", "suspended",
-        "suspension", "drained", "cordoned", "notes", "services", "gpus",
+        "name", "kind", "version", "reachable", "isKnown", "passFailed", "reason", "observedAt", "awaySince",
+        "revision", "suspended", "suspension", "drained", "cordoned", "notes", "services", "gpus",
     }  # fmt: skip
     assert set(document["services"]) == {"all", "matching", "health", "page", "pages", "addresses", "rows"}
     assert set(document["services"]["rows"][0]) == {

@@ -203,6 +203,17 @@ def test_target_out_of_reach_is_said_to_be() -> None:
     )
 
 
+@pytest.mark.parametrize("why", [{}, {"pass_error": "unexpected KeyError"}])
+def test_what_is_not_known_is_not_said_to_be_missing(why: dict[str, str]) -> None:
+    away = report(observed=Unreachable("a", 200.0, "no route"), plan=planned(), **why)
+    text = words(document(away))
+    assert "Serving unknown" in text
+    for lie in ("Nothing of it runs", "answers 503", "Serving nothing", "Ready 0/1"):
+        assert lie not in text
+    assert ("cannot be reached" in text) == (not why)
+    assert ("The last pass over a failed" in text) == bool(why)
+
+
 def test_pods_have_nodes_restarts_and_conditions() -> None:
     found = document(WORLDS["cluster"])
     assert found["conditions"] == [{"type": "Ready", "status": "True", "reason": "", "message": "", "since": None}]
