@@ -24,7 +24,7 @@ from reconciler.forge.baseline import Digests
 from reconciler.forge.description import cut
 from reconciler.forge.messages import CommitState, CommitStatus
 from reconciler.model import HealthStatus, ReasonCode
-from reconciler.model.names import listed
+from reconciler.model.names import counted, listed
 from reconciler.report.actions import short
 from reconciler.report.addresses import change_url
 from reconciler.report.convergence import (
@@ -41,7 +41,6 @@ from reconciler.report.convergence import (
     other_objects,
 )
 from reconciler.report.status import Document
-from reconciler.report.text import counted
 
 _PREFIX = "reconciler/"
 _MOST_SERVICES = 50

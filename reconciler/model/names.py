@@ -1,4 +1,4 @@
-"""What things are called, and where they were written."""
+"""What things are called, alone and in lists, and where they were written."""
 
 from __future__ import annotations
 
@@ -103,3 +103,8 @@ def listed(names: Sequence[str], most: int) -> str:
     """The first of them, and how many more: `a, b and 3 more`."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def counted(count: int, word: str) -> str:
+    """`1 service`, `2 services`."""
+    return f"{count} {word}{'' if count == 1 else 's'}"

@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
 
+from reconciler.model.names import counted
 from reconciler.report.actions import short
 from reconciler.report.convergence import failure_text
 from reconciler.report.text import span
@@ -123,6 +124,7 @@ def _environment() -> Environment:
         "age": age,
         "duration": span,
         "bytes": size,
+        "counted": counted,
         "failure": failure_text,
     }
     found.globals["static"] = static_address

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from reconciler.model import ObjectChange
+from reconciler.model.names import counted
 from reconciler.report.actions import short
 from reconciler.report.convergence import full_name, object_name, place
 from reconciler.report.planned import PlannedChange
 from reconciler.report.redact import one_line
 from reconciler.report.status import Document
-from reconciler.report.text import Block, counted, drained_line, service_warnings
+from reconciler.report.text import Block, drained_line, service_warnings
 
 _MARKS: Mapping[str, str] = {
     PlannedChange.CREATE: "+",

@@ -11,6 +11,7 @@ from datetime import datetime
 
 from reconciler.config.values import reachable
 from reconciler.model import GPU, HealthStatus, ReasonCode
+from reconciler.model.names import counted
 from reconciler.report.actions import short
 from reconciler.report.convergence import (
     convergence_of,
@@ -330,11 +331,6 @@ def _state(service: Document) -> str:
         else ""
     )
     return f"{service['sync']}, {service['health']['status']}{known}"
-
-
-def counted(count: int, word: str) -> str:
-    """`1 service`, `2 services`."""
-    return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 # ---------------------------------------------------------------- validate

@@ -20,6 +20,7 @@ from reconciler.errors import Retryable, SettingsError, Terminal
 from reconciler.formats.json_values import known_part
 from reconciler.host.inventory import Inventory, TargetLock, UnreadableRecord
 from reconciler.model import ServiceId
+from reconciler.model.names import counted
 from reconciler.system.files import cannot, error_text, make_folder, write_atomically
 
 SCHEMA = 1
@@ -71,7 +72,7 @@ class Leftover:
     @property
     def what(self) -> str:
         """What is on record, as text."""
-        count = f"{self.replicas} replica{'' if self.replicas == 1 else 's'}" if self.replicas else "what is left"
+        count = counted(self.replicas, "replica") if self.replicas else "what is left"
         return f"{count} ({', '.join(map(str, self.services)) or 'its proxy'})"
 
 

@@ -25,7 +25,7 @@ from typing import Any
 from reconciler.cluster.rollout.gpus import Amounts, shown
 from reconciler.kserve import names
 from reconciler.model import KubeObject, ObjectId, ServiceId
-from reconciler.model.names import listed
+from reconciler.model.names import counted, listed
 
 COPY_OF = "reconciler/copy-of"
 """Our label of a copy: the name of the runtime that it was made of."""
@@ -264,7 +264,7 @@ def lines_of(dependants: Iterable[Dependant]) -> list[str]:
 
 
 def _count(dependants: Sequence[Dependant]) -> str:
-    return f"{len(dependants)} service{'' if len(dependants) == 1 else 's'}"
+    return counted(len(dependants), "service")
 
 
 def _named(dependants: Sequence[Dependant]) -> str:

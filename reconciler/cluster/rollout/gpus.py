@@ -17,6 +17,7 @@ from typing import Any
 from reconciler.kserve.quantity import amount
 from reconciler.kserve.scheduling import Malformed, Node, Taint, misfits
 from reconciler.model import KubeObject
+from reconciler.model.names import counted
 
 Amounts = Mapping[str, int]
 """How much of each resource, in thousandths: `cpu` 500 is half a core, `nvidia.com/gpu` 1000 is one GPU."""
@@ -313,8 +314,7 @@ def _needs(amounts: Amounts) -> str:
 
 
 def _nodes(nodes: Iterable[NodeRoom]) -> str:
-    count = len(list(nodes))
-    return f"{count} node{'' if count == 1 else 's'}"
+    return counted(len(list(nodes)), "node")
 
 
 def _shut(room: ClusterRoom, open_nodes: Sequence[NodeRoom]) -> str:

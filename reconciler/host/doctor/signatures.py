@@ -10,9 +10,9 @@ from pathlib import Path
 
 from reconciler.config.forge import VerifySettings
 from reconciler.host.doctor.ask import ask
+from reconciler.model.names import counted
 from reconciler.report.findings import CheckResult, ok, problem, warning
 from reconciler.report.redact import one_line
-from reconciler.report.text import counted
 from reconciler.source.trusted_keys import SSH_KEYGEN, PublicKey, find, list_keys, read_keys
 
 # It verifies SSH signatures since 2.34, and heeds the dates of allowed signers since 2.35.

@@ -36,6 +36,7 @@ from reconciler.model import (
     Undrain,
 )
 from reconciler.model.crash_signs import is_crowded_out
+from reconciler.model.names import counted
 
 
 def end_hung(s: ServiceContext, goal: Goal, steps: Steps) -> None:
@@ -211,9 +212,7 @@ def finish_drains(s: ServiceContext, goal: Goal, steps: Steps) -> ServiceContext
             running = "an unknown number of" if replica.in_flight is None else cut
             text = f"drain deadline of {s.drain_timeout:g} s reached; {running} running requests are cut"
             steps.act(Stop(replica.id, text, cut=cut))
-        steps.say(
-            f"draining {replica.id.serial}" + (f": {cut} request{'' if cut == 1 else 's'} running" if cut else "")
-        )
+        steps.say(f"draining {replica.id.serial}" + (f": {counted(cut, 'request')} running" if cut else ""))
     if not wanted:
         return s
     return replace(s, replicas=tuple(replace(r, draining_at=None) if r.id in wanted else r for r in s.replicas))

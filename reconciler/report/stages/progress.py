@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from reconciler.model.names import counted
 from reconciler.report.stages.rollout import Rollout
 from reconciler.report.stages.stage import CLUSTER, Stage, StageName, StageState, earliest, joined
 from reconciler.report.status_parts import Document
@@ -84,7 +85,7 @@ def _drained(r: Rollout) -> Stage:
 def left_of(old: Sequence[Document]) -> str:
     """How many are left, and the requests that still run there."""
     running = [one["inFlight"] for one in old if one["drainingAt"] and one["inFlight"]]
-    requests = f"{sum(running)} request{'' if sum(running) == 1 else 's'} running" if running else ""
+    requests = f"{counted(sum(running), 'request')} running" if running else ""
     return joined(f"{len(old)} left" if len(old) > 1 else "", requests)
 
 
