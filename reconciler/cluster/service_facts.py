@@ -12,7 +12,7 @@ from reconciler.cluster.health.fields import NO_CONDITION, OddField, conditions,
 from reconciler.cluster.health.look import ServingHealth
 from reconciler.cluster.health.workload import newest_pods
 from reconciler.cluster.observed import SERVICE
-from reconciler.cluster.rollout.gpus import allocatable, is_holding, node_of, requests_of
+from reconciler.cluster.rollout.gpus import UNIT, Amounts, allocatable, is_holding, node_of, requests_of
 from reconciler.cluster.rollout.last_good import ServiceRecord
 from reconciler.kserve.names import KSERVE_CONTAINER
 from reconciler.model import GPU, KubeObject, NodeGpus, ObjectId, PodFacts, ProvenVersion, ServiceFacts, ServiceId
@@ -54,7 +54,7 @@ def _pod(pod: KubeObject, newest: frozenset[str]) -> PodFacts:
         phase=str(status.get("phase") or "Pending"),
         node=str(pod["spec"].get("nodeName") or ""),
         ready=is_true.get("Ready") == "True",
-        gpus=requests_of(pod["spec"]).get(GPU, 0) // 1000,
+        gpus=_gpus(requests_of(pod["spec"])),
         message=str(status.get("message") or ""),
         newest=pod["metadata"].get("uid") in newest,
         since=times.draining_at or times.ready_at or times.started_at or times.created_at,
@@ -102,12 +102,16 @@ def held_by_node(pods: Iterable[KubeObject]) -> Counter[str]:
     """How many GPUs pods hold, by the node that they are on or about to get."""
     held: Counter[str] = Counter()
     for pod in pods:
-        if is_holding(pod) and (count := requests_of(pod["spec"]).get(GPU, 0) // 1000):
-            held[node_of(pod)] += count
+        if is_holding(pod) and (gpus := _gpus(requests_of(pod["spec"]))):
+            held[node_of(pod)] += gpus
     return held
 
 
 def gpus_of_nodes(nodes: Iterable[KubeObject], held: Mapping[str, int]) -> dict[str, NodeGpus]:
     """Of nodes that offer any, by name."""
-    offered = {str(node["metadata"]["name"]): allocatable(node).get(GPU, 0) // 1000 for node in nodes}
+    offered = {str(node["metadata"]["name"]): _gpus(allocatable(node)) for node in nodes}
     return {name: NodeGpus(total, held.get(name, 0)) for name, total in sorted(offered.items()) if total}
+
+
+def _gpus(amounts: Amounts) -> int:
+    return amounts.get(GPU, 0) // UNIT
