@@ -53,7 +53,7 @@ def _log(place: ManagedTarget, service: ServiceId, lines: int) -> tuple[list[str
     if not _READING.acquire(blocking=False):
         return [], "as many logs as may be are being read just now; load the page again"
     try:
-        return [scrub_text(line) for line in place.target.logs(service, lines)][-lines:], ""
+        return [scrub_text(line) for line in place.target.logs(service, lines)[-lines:]], ""
     except ReconcileError as error:
         return [], scrub_text(str(error))
     finally:
