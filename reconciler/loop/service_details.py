@@ -6,7 +6,7 @@ Asked for by HTTP: it follows from the last pass, and waits for none.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,9 +108,8 @@ def _written(desired: Desired, spec: EffectiveSpec) -> Document:
     }
 
 
-def _arguments(given: Iterable[Argument]) -> Iterator[Document]:
+def _arguments(given: Sequence[Argument]) -> Iterator[Document]:
     """Each as git writes it, with the file and line where that is; those that KServe adds have none."""
-    given = tuple(given)
     words = scrub([one.text for one in given])
     for one, word in zip(given, words if isinstance(words, list) else (), strict=True):
         yield {

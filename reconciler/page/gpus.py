@@ -30,9 +30,10 @@ def gpus_of(target: Document, gpu_use: Mapping[str, Document]) -> Document:
     """Its GPUs, each with its MIG parts below it; `total` is None where it is not known."""
     gpus = target["gpus"]
     parts: dict[str, list[Document]] = {}
-    whole = []
+    whole: list[Document] = []
     for device in (_with_use(one, gpu_use) for one in gpus["devices"]):
-        parts.setdefault(device["parent"], []).append(device) if device["parent"] else whole.append(device)
+        siblings = parts.setdefault(device["parent"], []) if device["parent"] else whole
+        siblings.append(device)
     devices = [_device(one, target["name"], parts.pop(one["uuid"], ())) for one in whole]
     # A GPU in MIG mode is no device of its own.
     devices += [_parent(uuid, target["name"], found) for uuid, found in parts.items()]

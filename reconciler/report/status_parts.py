@@ -84,6 +84,7 @@ def gpus_document(observed: Observed | None) -> Document:
     for replica in observed.replicas:
         for uuid in replica.lease.gpus:
             holders.setdefault(uuid, []).append(replica)
+    uses = {uuid: gpu_use_document(use) for uuid, use in observed.capacity.gpu_use.items()}
     devices = [
         {
             "uuid": gpu.uuid,
@@ -93,9 +94,7 @@ def gpus_document(observed: Observed | None) -> Document:
             "memoryBytes": gpu.memory_bytes,
             "parent": gpu.parent,
             "leases": [{"replica": str(one.id), "fraction": gpu_fraction(one)} for one in holders.get(gpu.uuid, ())],
-            "use": gpu_use_document(observed.capacity.gpu_use[gpu.uuid])
-            if gpu.uuid in observed.capacity.gpu_use
-            else None,
+            "use": uses.get(gpu.uuid),
         }
         for gpu in observed.capacity.gpus
     ]
