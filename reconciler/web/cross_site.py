@@ -5,12 +5,12 @@ So whoever is known by one of these must show that the request is their own. One
 
 1. `Sec-Fetch-Site: same-origin`: browsers send it by themselves to https and to loopback, and no page can set it.
 2. Without it (plain http, Safari before 16.4): an `Origin` that is ours; with a POST browsers send that always.
-3. Without both, so not from a browser: `X-Reconciler: 1`. A page of another origin can add no such header unless we
-   allow it in a preflight, and we answer none.
+3. Without both, so not from a browser: a Bearer token, or `X-Reconciler: 1`. A page of another origin can add no such
+   header unless we allow it in a preflight, and we answer none.
 
-A Bearer token needs none of them: no browser adds it. A token in the form would add nothing: it only matters where a
-request has neither of the first two, and that is refused. `SameSite=Lax` of the cookie is no part of this: it lets
-sibling domains through.
+A Bearer token alone shows nothing: a proxy may add one to whatever browsers send. A token in the form adds nothing:
+it only matters where a request has neither of the first two, and that is refused. `SameSite=Lax` of the cookie is no
+part of this: it lets sibling domains through.
 """
 
 from __future__ import annotations
@@ -31,14 +31,15 @@ _LONGEST = 2000
 _PORTS = {"http": 80, "https": 443}
 
 
-def is_own(request: Request, web: Web) -> bool:
-    """Does a request that changes something come from our own pages, or from no browser?"""
+def is_own(request: Request, web: Web, has_token: bool) -> bool:
+    """Does a request that changes something come from our own pages, or from no browser? `has_token`: a Bearer token
+    that we know."""
     sites, origins = request.headers.getlist("sec-fetch-site"), request.headers.getlist("origin")
     if sites:
         return sites == ["same-origin"]
     if origins:
         return len(origins) == 1 and _is_our_origin(origins[0], request, web)
-    return request.headers.getlist(OUR_HEADER) == ["1"]
+    return has_token or request.headers.getlist(OUR_HEADER) == ["1"]
 
 
 def is_led_here(request: Request) -> bool:

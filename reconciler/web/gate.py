@@ -61,8 +61,8 @@ class Gate:
 
     def _check_origin(self, request: Request, visitor: Visitor | None) -> None:
         """Raises Refused for a request that changes something and may be another site's."""
-        is_bearer = visitor is not None and visitor.way is Way.BEARER
-        if request.method in SAFE_METHODS or is_bearer or is_own(request, self._web):
+        has_token = visitor is not None and visitor.way is Way.BEARER
+        if request.method in SAFE_METHODS or is_own(request, self._web, has_token):
             return
         who, path = visitor.name if visitor else "", one_line(request.scope["path"][:200])
         if self._log.may_write():

@@ -64,6 +64,17 @@ def test_request_through_a_proxy_must_be_ours(web: WebSide, headers: Mapping[str
     assert ask(behind, headers) == (303 if is_ours else 403)
 
 
+@pytest.mark.parametrize(("headers", "is_ours"), TABLE)
+def test_request_with_a_token_is_no_other_sites(web: WebSide, headers: Mapping[str, str], is_ours: bool):
+    """A proxy may add the token to whatever browsers send."""
+    port = str(web.address[1])
+    sent = {name: value.replace("{port}", port) for name, value in headers.items()}
+    behind = Asker(web, headers={"Authorization": f"Bearer {ADA}"})
+    answer = behind.post("/actions/sync", {}, sent)
+    comes_from_no_browser = not headers.keys() & {"Sec-Fetch-Site", "Origin"}
+    assert answer.status == (303 if is_ours or comes_from_no_browser else 403)
+
+
 @pytest.mark.parametrize("authorization", ["Basic YTpi", "Bearer", "Negotiate x", f"Token {ADA}"])
 def test_other_logins_are_no_token(web: WebSide, authorization: str):
     """Browsers add some of them by themselves."""
