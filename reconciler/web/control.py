@@ -27,7 +27,6 @@ from reconciler.report.history import parse_revision, parse_since
 from reconciler.report.redact import scrub_text
 from reconciler.report.status import Document
 from reconciler.system.unix_sockets import person
-from reconciler.web.client import UnknownService
 from reconciler.web.json_responses import JSONResponse
 from reconciler.web.manual_requests import (
     BadRequest,
@@ -36,6 +35,7 @@ from reconciler.web.manual_requests import (
     json_body,
     resume,
     service_in,
+    status_code,
     suspend,
     target_in,
     withdraw,
@@ -192,12 +192,8 @@ def _answer(
             body = await json_body(request)
             async with slots or nullcontext():
                 return JSONResponse(await run_in_threadpool(ask, request, body))
-        except BadRequest as error:
-            return _error(400, str(error))
-        except UnknownService as error:
-            return _error(404, str(error))
-        except ReconcileError as error:
-            return _error(409, str(error))
+        except (BadRequest, ReconcileError) as error:
+            return _error(status_code(error), str(error))
         except Exception:
             # The caller learns that it is our fault; the traceback belongs into our log.
             log.exception("control_request_failed", path=request.url.path)

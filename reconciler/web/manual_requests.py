@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
+from reconciler.errors import ReconcileError
 from reconciler.model import ByHand
 from reconciler.report.redact import printable
 from reconciler.report.status import Document
 from reconciler.state.suspension import LATEST
-from reconciler.web.client import resolve_service
+from reconciler.web.client import UnknownService, resolve_service
 from reconciler.web.request_body import read_body
 
 if TYPE_CHECKING:
@@ -27,6 +28,13 @@ MAX_REASON = 500
 
 class BadRequest(Exception):
     """The request is invalid; the message says how."""
+
+
+def status_code(error: BadRequest | ReconcileError) -> int:
+    """HTTP's, of what any of these functions raises."""
+    if isinstance(error, BadRequest):
+        return 400
+    return 404 if isinstance(error, UnknownService) else 409
 
 
 def suspend(control: Control, body: Document, by: str) -> Document:

@@ -28,7 +28,7 @@ from reconciler.web.client import UnknownService, resolve_service
 from reconciler.web.control import Control
 from reconciler.web.cross_site import is_led_here, local_path
 from reconciler.web.json_responses import JSONResponse
-from reconciler.web.manual_requests import BadRequest, approve, json_body, resume, suspend
+from reconciler.web.manual_requests import BadRequest, approve, json_body, resume, status_code, suspend
 from reconciler.web.pages.notices import Notices
 from reconciler.web.pages.responses import is_browser, page_response
 from reconciler.web.request_body import FORM, content_type, read_form
@@ -149,12 +149,8 @@ class _Endpoint:
     async def _perform(self, body: Document, by: str) -> Document:
         try:
             return await self.perform(body, by)
-        except BadRequest as error:
-            raise _Failed(400, str(error)) from None
-        except UnknownService as error:
-            raise _Failed(404, str(error)) from None
-        except ReconcileError as error:
-            raise _Failed(409, str(error)) from None
+        except (BadRequest, ReconcileError) as error:
+            raise _Failed(status_code(error), str(error)) from None
 
     async def _question(self, request: Request, asked: Document, status: int, error: str = "") -> Response:
         async with self.questions:
