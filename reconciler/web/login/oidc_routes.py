@@ -16,7 +16,6 @@ from reconciler.config.settings import Settings
 from reconciler.web.bounded_log import BoundedLog
 from reconciler.web.login.cookies import OwnCookies
 from reconciler.web.login.credentials import oidc_source
-from reconciler.web.login.login_page import begin_session, login_page
 from reconciler.web.login.logins import PRIVATE, Logins
 from reconciler.web.login.oidc import CALLBACK, LASTS, LoginFailed, OidcLogin
 from reconciler.web.login.sessions import Grant
@@ -42,7 +41,7 @@ def oidc_routes(settings: Settings, logins: Logins) -> Iterator[Route]:
         # What belongs to no login of ours comes from anybody, and is not worth a line.
         if error.status != 400 and refusals.may_write(status=str(error.status)):
             log.warning("login", client=address_of(request), result="refused", reason=error.detail)
-        return login_page(request, auth, next_, str(error), error.status)
+        return logins.page(request, next_, str(error), error.status)
 
     async def begin(request: Request) -> Response:
         next_ = request.query_params.get("next")
@@ -66,7 +65,7 @@ def oidc_routes(settings: Settings, logins: Logins) -> Iterator[Route]:
         except LoginFailed as error:
             return failed(request, error, None)
         grant = Grant(found.name, found.role, oidc_source(auth))
-        response = await begin_session(request, auth, logins, grant, found.next)
+        response = await logins.begin(request, grant, found.next)
         cookies.clear(response, _cookie_name(query["state"], cookies))
         return response
 

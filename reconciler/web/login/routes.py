@@ -15,7 +15,6 @@ from reconciler.config.settings import Settings
 from reconciler.errors import SettingsError
 from reconciler.web.cross_site import local_path
 from reconciler.web.login.credentials import Refused, Tokens, grant_of
-from reconciler.web.login.login_page import begin_session, end_session, login_page
 from reconciler.web.login.logins import Logins
 from reconciler.web.request_body import read_form
 from reconciler.web.visitors import address_of
@@ -39,7 +38,7 @@ def login_routes(settings: Settings, logins: Logins, tokens: Tokens) -> Iterator
         return
 
     async def show(request: Request) -> Response:
-        return login_page(request, auth, request.query_params.get("next"))
+        return logins.page(request, request.query_params.get("next"))
 
     async def log_in(request: Request) -> Response:
         form = await read_form(request, _MOST_BYTES) or {}
@@ -47,13 +46,13 @@ def login_routes(settings: Settings, logins: Logins, tokens: Tokens) -> Iterator
         try:
             token = tokens.find_for(address_of(request), form.get("token", "").strip())
         except Refused as refused:
-            return login_page(request, auth, next_, refused.text, refused.status)
+            return logins.page(request, next_, refused.text, refused.status)
         if token is None:
-            return login_page(request, auth, next_, _WRONG, 401)
-        return await begin_session(request, auth, logins, grant_of(token), next_)
+            return logins.page(request, next_, _WRONG, 401)
+        return await logins.begin(request, grant_of(token), next_)
 
     async def log_out(request: Request) -> Response:
-        return await end_session(request, auth, logins)
+        return await logins.end(request)
 
     yield Route(LOGIN, show, methods=["GET"])
     if auth.tokens:
