@@ -20,8 +20,8 @@ from reconciler.report.convergence import (
     full_name,
     is_changing,
     is_fine,
+    is_git_away,
     is_moving,
-    is_refusal,
     manual_text,
     object_fault,
     object_name,
@@ -32,7 +32,6 @@ from reconciler.report.convergence import (
 )
 from reconciler.report.revision_text import written_at
 from reconciler.report.status import Document
-from reconciler.report.status_parts import NOT_FETCHED
 
 _BAD = (HealthStatus.DEGRADED, HealthStatus.MISSING, HealthStatus.UNKNOWN)
 _AWAITS_APPROVAL = "its deletion needs approval"
@@ -111,7 +110,7 @@ def _source(revision: Document) -> Iterator[AttentionItem]:
     if refused:
         subject, address = f"revision {short(refused['revision'])}", change_address(refused["revision"])
         yield AttentionItem(severity, "revision", subject, f"refused: {refused['reason']}", address=address)
-    if error and error != NOT_FETCHED and not is_refusal(revision):
+    if is_git_away(revision):
         yield AttentionItem(severity, "source", "git", error, address="/repository")
 
 

@@ -11,9 +11,8 @@ from reconciler.page.links import ForgeLinks
 from reconciler.page.peers import peers_document
 from reconciler.page.service_table import Query, read_query, services_table
 from reconciler.page.targets import target_state
-from reconciler.report.convergence import is_refusal, object_fault, object_name, other_objects
+from reconciler.report.convergence import is_git_away, object_fault, object_name, other_objects
 from reconciler.report.status import Document
-from reconciler.report.status_parts import NOT_FETCHED
 
 SCHEMA = "reconciler.page.overview/v1"
 _MOST_ITEMS = 50
@@ -53,20 +52,15 @@ def _item(item: AttentionItem, status: Document, links: ForgeLinks | None) -> Do
 
 
 def _source(status: Document) -> Document:
-    """`awaySince`: when git was last read, while it cannot be read now; the daemon's start if it never was.
-
-    Not to have asked yet is no fault.
-    """
+    """`awaySince`: when git was last read, while it cannot be read now; the daemon's start if it never was."""
     revision = status["revision"]
-    error = revision["error"]
-    is_away = bool(error) and error != NOT_FETCHED and not is_refusal(revision)
     return {
         "desired": revision["desired"],
         "applied": revision["applied"],
         "subject": revision["subject"],
         "fetchedAt": revision["fetchedAt"],
-        "error": error,
-        "awaySince": (revision["fetchedAt"] or status["daemon"]["startedAt"]) if is_away else None,
+        "error": revision["error"],
+        "awaySince": (revision["fetchedAt"] or status["daemon"]["startedAt"]) if is_git_away(revision) else None,
         "refused": revision["refused"],
         "fullyApplied": revision["fullyApplied"],
     }

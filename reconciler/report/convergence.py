@@ -14,6 +14,7 @@ from typing import Any
 from reconciler.model import HealthStatus, ObjectChange, ObjectId, ProxyBreak, ReasonCode, Sync
 from reconciler.report.actions import short
 from reconciler.report.status import Document
+from reconciler.report.status_parts import NOT_FETCHED
 
 _FINE = (HealthStatus.HEALTHY, HealthStatus.SUSPENDED)
 # What hangs is replaced.
@@ -172,6 +173,12 @@ def is_refusal(revision: Document) -> bool:
     """Does the error of the source say that its newest revision is refused? Git itself is read then."""
     refused = revision.get("refused")
     return bool(refused and refused["reason"] == revision["error"])
+
+
+def is_git_away(revision: Document) -> bool:
+    """Can git not be read now? Who refuses a revision has read it, and not to have asked yet is no fault."""
+    error = revision["error"]
+    return bool(error) and error != NOT_FETCHED and not is_refusal(revision)
 
 
 def _source_faults(status: Document) -> list[str]:
