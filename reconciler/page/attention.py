@@ -228,6 +228,11 @@ def service_fault(service: Document, target: Document) -> tuple[Severity, str] |
     return Severity.INFO, f"{held}; `reconciler resume {full_name(service)}` resumes it"
 
 
+def needs_document(found: tuple[Severity, str] | None) -> Document | None:
+    """What `service_fault` says, as pages show it."""
+    return {"severity": found[0].value, "message": found[1]} if found else None
+
+
 def _awaits_approval(service: Document) -> bool:
     kept = service["kept"]
     return bool(kept) and kept["code"] == ReasonCode.APPROVAL_REQUIRED

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from reconciler.page.attention import Severity, service_fault
+from reconciler.page.attention import Severity, needs_document, service_fault
 from reconciler.page.endpoints import endpoints_document
 from reconciler.page.links import ForgeLinks
 from reconciler.report.addresses import service_address
@@ -101,9 +101,7 @@ def why_unknown(status: Document, target: str, namespace: str, name: str) -> str
 def _needs(target: Document, service: Document) -> Document | None:
     """What a person has to do about it; what is held by hand is told anyway."""
     found = service_fault(service, target)
-    if found is None or found[0] is Severity.INFO:
-        return None
-    return {"severity": found[0].value, "message": found[1]}
+    return None if found and found[0] is Severity.INFO else needs_document(found)
 
 
 def _origin(text: str, revision: str, links: ForgeLinks) -> Document | None:

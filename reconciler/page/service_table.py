@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from reconciler.model import HealthStatus, Sync
-from reconciler.page.attention import service_fault
+from reconciler.page.attention import needs_document, service_fault
 from reconciler.report.addresses import service_address
 from reconciler.report.convergence import full_name, services
 from reconciler.report.stages import StageState
@@ -163,7 +163,6 @@ def _sorted(chosen: list[Found], sort: str) -> list[Found]:
 
 
 def _row(target: Document, service: Document) -> Document:
-    needed = service_fault(service, target)
     return {
         "target": target["name"],
         "namespace": service["namespace"],
@@ -181,7 +180,7 @@ def _row(target: Document, service: Document) -> Document:
         "inFlight": in_flight(service),
         "liveRevision": service["liveRevision"],
         "gpus": service["gpus"],
-        "needs": {"severity": needed[0].value, "message": needed[1]} if needed else None,
+        "needs": needs_document(service_fault(service, target)),
     }
 
 
