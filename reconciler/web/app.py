@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from functools import partial
 from weakref import WeakValueDictionary
@@ -37,6 +38,10 @@ from reconciler.web.webhooks.routes import webhook_routes
 DISCOVERY = "/prometheus/sd"
 # So many replicas are asked at a time: slow ones leave threads for all other answers.
 _MOST_SCRAPES = 8
+# Of several kinds in one line browsers take the last.
+_METRICS = re.compile(r"(?:text/plain|application/openmetrics-text)(?:; ?[a-z]+=[A-Za-z0-9._-]+)*")
+# Of a model's code, which may send anything: in a browser it would be a page from here, with all that pages here may.
+_NO_PAGE = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'; sandbox"}
 
 
 def public_app(control: Control, metrics: Metrics, settings: Settings, live: Live, sessions: Sessions) -> ASGIApp:
@@ -124,9 +129,5 @@ def _pass_on(control: Control, path: str) -> Response:
     response = Probe(tls=replica["tls"]).scrape(replica["socket"] or replica["port"], where)
     if response is None or response.status != 200:
         return Response("the replica's metrics are not available\n", 502)
-    is_plain = response.kind.startswith(("text/plain", "application/openmetrics-text")) and _is_header(response.kind)
-    return Response(response.body, headers={"Content-Type": response.kind if is_plain else CONTENT_TYPE_LATEST})
-
-
-def _is_header(text: str) -> bool:
-    return text.isascii() and text.isprintable()
+    kind = response.kind if _METRICS.fullmatch(response.kind) else CONTENT_TYPE_LATEST
+    return Response(response.body, headers={"Content-Type": kind, **_NO_PAGE})

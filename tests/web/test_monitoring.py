@@ -9,14 +9,19 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from reconciler.config.settings import Web
 from reconciler.model import HealthStatus, Lease, ReplicaId, Sync
 from reconciler.report.status import Document
 from reconciler.web.app import DISCOVERY
 from reconciler.web.metrics import Metrics, find_replica, scrape_targets
+from reconciler.web.server import WebSide
 from reconciler.web.webhooks.routes import WebhookResult
+from tests.page.other_site import other_site
 from tests.support.report_world import NEW, OLD, TINY, desired, observed, replica, report, state, status_of
+from tests.web.fake_loop import FakeLoop
+from tests.web.test_pages import get
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "systemd"
 LABEL = re.compile(r"(__)?[a-zA-Z][a-zA-Z0-9_]*")
@@ -67,6 +72,32 @@ def test_two_versions_of_a_service_are_told_apart_by_their_replica_alone() -> No
     one, two = targets(report(observed=observed(replica(), other)))
     different = {key for key in one["labels"] if one["labels"][key] != two["labels"][key]}
     assert different == {"replica", "__metrics_path__"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_kept"),
+    [
+        ("text/plain; version=0.0.4; charset=utf-8", True),
+        ("application/openmetrics-text; version=1.0.0; charset=utf-8", True),
+        ("text/plain", True),
+        ("text/plain, text/html", False),
+        ("text/plain;a=b,text/html", False),
+        ("text/plainer", False),
+        ("text/html", False),
+        ("", False),
+    ],
+)
+def test_metrics_of_a_replica_are_no_page_of_ours(kind: str, is_kept: bool, web: WebSide, loop: FakeLoop) -> None:
+    """Whoever opens them would lend the model's code all that they may here."""
+    with other_site({"/metrics": (kind, "<script>alert(1)</script>")}) as address:
+        serving = observed(replica(lease=Lease(int(address.rpartition(":")[2]))))
+        loop.document = status_of(report(observed=serving))
+        path = scrape_targets(loop.document, "x")[0]["labels"]["__metrics_path__"]
+        response, text = get(web, path)
+    assert (response.status, text) == (200, "<script>alert(1)</script>")
+    assert response.headers["content-type"] == (kind if is_kept else CONTENT_TYPE_LATEST)
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert response.headers["content-security-policy"] == "default-src 'none'; sandbox"
 
 
 # ---------------------------------------------------------------- files to copy
