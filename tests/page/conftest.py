@@ -90,4 +90,4 @@ def name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def path(name: str, site: Installation) -> str:
     """The address of that page."""
-    return PATHS[name].format(revision=site.repository.head())
+    return PATHS[name].format(revision=site.hostile_revision)

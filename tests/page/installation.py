@@ -122,7 +122,7 @@ class Installation(Site):
             "demo/wrong.yaml": self.manifest("wrong", "0.3", ("--max-model-len=256", refused)),
             "runtimes/vllm-loud.yaml": runtime.replace("name: vllm-cpu", "name: vllm-loud"),
         }
-        self.write(files, SUBJECT)
+        self.hostile_revision = self.write(files, SUBJECT)
         self.share_cache()
 
     def settle(self) -> None:

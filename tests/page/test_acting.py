@@ -33,8 +33,8 @@ def press_on(page: Page, name: str) -> None:
     for _ in range(200):
         page.keyboard.press("Tab")
         if page.locator(":focus").get_by_text(name, exact=True).or_(page.locator(f":focus:text-is('{name}')")).count():
-            page.keyboard.press("Enter")
-            page.wait_for_load_state()
+            with page.expect_navigation():
+                page.keyboard.press("Enter")
             return
     raise AssertionError(f"no {name} on\n{page.locator('body').inner_text()}")
 
@@ -83,6 +83,7 @@ def test_operator_suspends_and_resumes_by_keyboard_alone(
     page.reload()
     assert "ada (web)" in page.locator("#history").inner_text()
     press_on(page, "Log out")
+    page.wait_for_url(f"{site.address}/login")
     assert visitor.open(SERVICE).url.endswith(f"/login?next={SERVICE}")
     site.settle()
 

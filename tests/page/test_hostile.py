@@ -38,7 +38,7 @@ def test_hostile_texts_are_shown_as_what_they_are(site: Installation, make_visit
 
     visitor = make_visitor(site.address, **site.operator)
     shown = {
-        f"/changes/{site.repository.head()}": (SCRIPT, "⟨U+202E⟩gnp.exe", "⟨U+001B⟩[31mred", "<img src=x onerror="),
+        f"/changes/{site.hostile_revision}": (SCRIPT, "⟨U+202E⟩gnp.exe", "⟨U+001B⟩[31mred", "<img src=x onerror="),
         "/services/demo/default/loud?lines=1000": (SCRIPT, "⟨U+202E⟩gnp.exe", "\nred\n", "HF_TOKEN=***", LAST_LINE),
         "/services/demo/default/wrong": (SCRIPT, "demo/wrong.yaml:19"),
     }
