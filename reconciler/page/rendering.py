@@ -16,7 +16,7 @@ from jinja2.runtime import Context
 from reconciler.model.names import counted
 from reconciler.report.actions import short
 from reconciler.report.convergence import failure_text
-from reconciler.report.text import span
+from reconciler.report.text import short_device, span
 
 STATIC = Path(__file__).parent / "static"
 MOST_CHARACTERS = 10_000
@@ -126,6 +126,7 @@ def _environment() -> Environment:
         "bytes": size,
         "counted": counted,
         "failure": failure_text,
+        "device": short_device,
     }
     found.globals["static"] = static_address
     return found
