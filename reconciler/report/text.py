@@ -32,6 +32,7 @@ from reconciler.report.redact import one_line
 from reconciler.report.revision_text import pending, revision_line, written_at
 from reconciler.report.stages import is_under_way, stages_line
 from reconciler.report.status import Document
+from reconciler.report.status_parts import NOT_FETCHED
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +175,8 @@ def stale_blocks(status: Document, now: float) -> Iterator[Block]:
     if read:
         yield f"git was last read {ago} ago; its last revision stays in force until it can be read again."
     else:
-        yield f"git could not be read since the daemon started {ago} ago; the last revision before that stays in force."
+        why = "has not answered yet" if status["revision"]["error"] == NOT_FETCHED else "could not be read"
+        yield f"git {why} since the daemon started {ago} ago; the last revision before that stays in force."
 
 
 def span(seconds: float) -> str:

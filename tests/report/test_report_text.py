@@ -38,6 +38,7 @@ from reconciler.report.plan_text import plan_blocks
 from reconciler.report.planned import plan_document
 from reconciler.report.screen import show
 from reconciler.report.status import RefusedRevision, RevisionInfo, TargetReport
+from reconciler.report.status_parts import NOT_FETCHED
 from reconciler.report.text import Block, Changes, review_blocks, stale_blocks, status_blocks
 from tests.support.report_world import (
     NEW,
@@ -220,6 +221,11 @@ def test_status_says_for_how_long_git_could_not_be_read(read_at: float | None, n
     status = status_of(report(), revision=lost)
     assert "source: cannot ask it: no route" in plain(status_blocks(status))
     assert said in plain(stale_blocks(status, now))
+
+
+def test_git_that_was_not_asked_yet_is_not_said_to_be_unreadable() -> None:
+    status = status_of(report(), revision=RevisionInfo(REVISION, REVISION, error=NOT_FETCHED))
+    assert "git has not answered yet since the daemon started 30 s ago" in plain(stale_blocks(status, 80.0))
 
 
 def test_text_written_by_others_cannot_move_the_cursor() -> None:
