@@ -14,8 +14,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from reconciler.config.settings import Web
 from reconciler.model import HealthStatus, Lease, ReplicaId, Sync
 from reconciler.report.status import Document
-from reconciler.web.app import DISCOVERY
 from reconciler.web.metrics import Metrics, find_replica, scrape_targets
+from reconciler.web.monitoring import DISCOVERY
 from reconciler.web.server import WebSide
 from reconciler.web.webhooks.routes import WebhookResult
 from tests.page.other_site import other_site
