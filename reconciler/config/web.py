@@ -22,7 +22,7 @@ from reconciler.config.values import (
     reachable,
 )
 
-PageUrl = Annotated[str, matching(r"https?://[^\s@?#]+", "a URL without a query: https://models.example.com")]
+PageUrl = Annotated[str, matching(r"https?://[^\s@?#/]+/?", "a URL without a path: https://models.example.com")]
 Role = Literal["viewer", "operator"]
 Sha256 = Annotated[str, matching(r"[0-9a-f]{64}", "the SHA-256 of a token in 64 hexadecimal digits")]
 HeaderName = Annotated[str, matching(r"[A-Za-z0-9-]{1,64}", "the name of an HTTP header: X-Forwarded-User")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
 from reconciler.config.values import exclude_each_other, parse_listen, reachable, split_listen
 from reconciler.config.web import Web
@@ -74,8 +75,13 @@ def test_people_are_told_an_address_that_can_be_reached(listen: str, shown: str)
         ({"listen": "[::]:9464"}, "http://127.0.0.1:9464"),
         ({"listen": "[fd00::5]:9464"}, "http://[fd00::5]:9464"),
         ({"tls": {"certificate_file": "/c.pem", "key_file": "/k.pem"}}, "https://127.0.0.1:9464"),
-        ({"url": "https://models.example/gpu-1/"}, "https://models.example/gpu-1"),
+        ({"url": "https://models.example:8443/"}, "https://models.example:8443"),
     ],
 )
 def test_page_has_an_address_that_can_be_opened(settings: dict[str, object], address: str) -> None:
     assert Web.model_validate(settings).address == address
+
+
+def test_page_below_a_path_is_refused_because_its_links_begin_at_the_root() -> None:
+    with pytest.raises(ValidationError, match="a URL without a path"):
+        Web(url="https://models.example/gpu-1")

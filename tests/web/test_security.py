@@ -58,7 +58,7 @@ def test_page_without_login_refuses_a_name_that_is_not_its_own(web: WebSide, pat
 
 
 def test_page_answers_to_the_host_of_its_own_address(tmp_path: Path) -> None:
-    with serving(config(tmp_path, url="http://models.example.com/page")) as web:
+    with serving(config(tmp_path, url="http://models.example.com/")) as web:
         assert ask(web, host="models.example.com").status == 200
         assert ask(web, host="Models.Example.com:9464").status == 200
         assert ask(web, host="example.com").status == 421
