@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from tests.support.examples import examples
 pytestmark = pytest.mark.forge
 
 HEAD, OTHER = "a" * 40, "b" * 40
+_SECONDARY = {"message": "You have exceeded a secondary rate limit."}
 
 
 @pytest.fixture(scope="module")
@@ -143,17 +144,18 @@ def test_token_without_the_right_waits_for_a_better_one(github: Forge, api: GitH
 @pytest.mark.parametrize(
     ("limit", "least", "most"),
     [
-        (primary_limit(600), 500, 600),
-        (Reply(429, {"message": "You have exceeded a secondary rate limit."}, {"Retry-After": "90"}), 90, 90),
-        (Reply(403, {"message": "You have exceeded a secondary rate limit."}, {"Retry-After": "90"}), 90, 90),
-        (Reply(403, {"message": "You have exceeded a secondary rate limit. Please wait."}), 60, 60),
+        # It names a time, which is told from now.
+        (lambda: primary_limit(600), 500, 600),
+        (lambda: Reply(429, _SECONDARY, {"Retry-After": "90"}), 90, 90),
+        (lambda: Reply(403, _SECONDARY, {"Retry-After": "90"}), 90, 90),
+        (lambda: Reply(403, {"message": "You have exceeded a secondary rate limit. Please wait."}), 60, 60),
     ],
     ids=["primary", "secondary-429", "secondary-403", "secondary-without-header"],
 )
 def test_limit_of_requests_is_waited_for(
-    github: Forge, api: GitHubApi, limit: Reply, least: float, most: float
+    github: Forge, api: GitHubApi, limit: Callable[[], Reply], least: float, most: float
 ) -> None:
-    api.limit = limit
+    api.limit = limit()
     with pytest.raises(ForgeBusy) as raised:
         github.set_status(status())
     assert least <= raised.value.retry_after <= most
