@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from reconciler.model import ReasonCode
 from reconciler.page.attention import Severity, needs_document, service_fault
 from reconciler.page.endpoints import endpoints_document
 from reconciler.page.links import ForgeLinks
@@ -22,7 +23,7 @@ MOST_EVENTS = 50
 LINES, MOST_LINES = 200, 2_000
 # What stands in git about a service, and what it is called.
 _OF_TARGET = ("name", "kind", "reachable", "reason", "passError", "observedAt", "listen", "suspended")
-_FINDINGS = {"problems": "Not usable", "blocked": "Blocked", "warnings": "Warning"}
+_FINDINGS = {"problems": "Not usable", "blocked": ReasonCode.BLOCKED.value, "warnings": "Warning"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,7 @@ def _findings(service: Document, revision: str, links: ForgeLinks) -> Iterator[D
     """All that a person may have to change, the gravest first."""
     if rejected := service["rejected"]:
         place = _place(rejected["file"], rejected["line"], rejected["revision"] or revision, links)
-        yield {"kind": "Rejected", "code": rejected["code"], "message": rejected["reason"], **place}
+        yield {"kind": ReasonCode.REJECTED.value, "code": rejected["code"], "message": rejected["reason"], **place}
     for key, kind in _FINDINGS.items():
         for one in service[key]:
             yield _finding(kind, one, revision, links)

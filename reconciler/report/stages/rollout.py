@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from reconciler.model import Sync
 from reconciler.report.stages.stage import CLUSTER
-from reconciler.report.status_parts import Document
+from reconciler.report.status_parts import Document, ReplicaStatus
 
-_ENDED = ("Failed", "Stopped", "Succeeded")
+# Of replicas, and of pods.
+_ENDED = (ReplicaStatus.FAILED, ReplicaStatus.STOPPED, "Succeeded")
 
 
 @dataclass(frozen=True, slots=True)
