@@ -144,8 +144,9 @@ class PullRequestPlans:
                 hold = error.retry_after if isinstance(error, ForgeBusy) else backoff(failures, 5.0, 600.0)
                 pause = max(self._interval, hold)
             pause = max(pause, _SHARE * (time.monotonic() - began))
-            self._stop.wait(min(hold, pause))
-            self._bell.wait(max(0.0, pause - hold))
+            # The bell may have been rung for our end before it was cleared.
+            if not self._stop.wait(min(hold, pause)):
+                self._bell.wait(max(0.0, pause - hold))
 
     def _note(self, error: Exception) -> None:
         is_known = isinstance(error, ReconcileError)

@@ -75,6 +75,9 @@ class LocalWatch:
                 return
             # Cleared before we call: what happens from here on wakes again.
             self._changed.clear()
+            if self._stopping.is_set():
+                # What was cleared may have been the call to end.
+                return
             with contextlib.suppress(OSError):
                 self._arm()
             self._wake()

@@ -224,3 +224,30 @@ except Exception as error:
     print(type(error).__name__, error)
 watch.close()
 """
+
+
+class LateEvent(threading.Event):
+    """Is cleared only once somebody has asked for the end."""
+
+    def __init__(self, stopping: threading.Event) -> None:
+        super().__init__()
+        self._stopping = stopping
+        self.clearing = threading.Event()
+
+    def clear(self) -> None:
+        self.clearing.set()
+        self._stopping.wait(10)
+        assert self.wait(10)
+        super().clear()
+
+
+def test_watch_that_ends_while_something_changes_ends(work: Repository) -> None:
+    watch = LocalWatch(SourceSettings(url=str(work.path)), Waker())
+    changed = watch._changed = LateEvent(watch._stopping)
+    watch.start()
+    changed.set()
+    assert changed.clearing.wait(10)
+    closing = threading.Thread(target=watch.close, daemon=True)
+    closing.start()
+    closing.join(10)
+    assert not closing.is_alive()

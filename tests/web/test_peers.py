@@ -242,7 +242,7 @@ def test_daemons_that_show_each_other_ask_no_further(web: WebSide, loop: FakeLoo
     ("peers", "says"),
     [
         ([{"name": "b", "url": "http://b.example.com", "token_file": "/t"}], "token_file needs an https url"),
-        ([{"name": "b", "url": "https://user@b.example.com"}], "a URL without a query"),
+        ([{"name": "b", "url": "https://user@b.example.com"}], "a URL without a path"),
     ],
 )
 def test_peers_that_cannot_be_are_refused(peers: list[Document], says: str) -> None:
