@@ -22,6 +22,7 @@ from reconciler.loop import once, proposed_plans, pull_requests
 from reconciler.loop.pull_requests import FOLDER, MOST_AT_ONCE, MOST_OPEN, PullRequestPlans, live_digest
 from tests.support.git_repository import git
 from tests.support.light_rig import LightRig
+from tests.support.world import eventually
 
 Document = dict[str, Any]
 
@@ -315,8 +316,8 @@ def test_branch_is_planned_and_nothing_of_it_comes_true(tmp_path: Path) -> None:
         now = rig.status()
         assert now
         made = PullRequestPlans(rig.settings, lambda: now, desk, desk.put, desk.sections)  # type: ignore[arg-type]
-        made._look()
-        made._look()
+        # Whose plan takes too long on a busy machine is planned again.
+        eventually(lambda: made._look() and made.document()["pullRequests"]["answered"] == 2)
         told, gone = sorted(desk.statuses(), key=lambda each: each.state, reverse=True)
         assert (gone.revision, gone.state) == ("2" * 40, CommitState.ERROR)
         assert "has no branch, tag or commit" in gone.description
