@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,7 +11,7 @@ from tests.page.conftest import MakeVisitor
 from tests.page.other_site import other_site
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, Route
 
     from tests.page.browser import Visitor
     from tests.page.installation import Installation
@@ -86,6 +87,19 @@ def test_operator_suspends_and_resumes_by_keyboard_alone(
     page.wait_for_url(f"{site.address}/login")
     assert visitor.open(SERVICE).url.endswith(f"/login?next={SERVICE}")
     site.settle()
+
+
+def test_logout_whose_answer_is_slow_leads_to_the_login(site: Installation, make_visitor: MakeVisitor) -> None:
+    def answer_late(route: Route) -> None:
+        response = route.fetch(max_redirects=0)
+        # Meanwhile the page learns that its session is over.
+        time.sleep(2)
+        route.fulfill(response=response)
+
+    page = log_in(make_visitor(site.address), SERVICE)
+    page.route("**/logout", answer_late)
+    press_on(page, "Log out")
+    assert page.url == f"{site.address}/login"
 
 
 def test_session_is_a_cookie_that_no_script_or_other_site_gets(site: Installation, make_visitor: MakeVisitor) -> None:

@@ -15,13 +15,14 @@ const trustedTypes = Reflect.get(window, 'trustedTypes')
 const policy = trustedTypes?.createPolicy('page', {createHTML: text => text}) ?? {createHTML: text => text}
 
 const time = document.getElementById('updated'), connection = document.getElementById('connection')
-let since = time?.dataset.since ?? '', updated = Date.now(), heard = updated, awaySince = 0, failures = 0, isBusy = false, isDue = false
+let since = time?.dataset.since ?? '', updated = Date.now(), heard = updated, awaySince = 0, failures = 0, isBusy = false, isDue = false, isLeaving = false
 /** @type {EventSource | undefined} */ let source
 /** @type {number | undefined} */ let retry
 
 // ---- the stream
 
 function connect() {
+  isLeaving = false
   disconnect()
   heard = Date.now()
   source = new EventSource(`/events?${new URLSearchParams({page: location.pathname, since})}`)
@@ -71,12 +72,12 @@ function tell() {
 /** Once at a time; what comes up meanwhile is once more. */
 async function refresh() {
   isDue = isBusy
-  if (isBusy) return
+  if (isBusy || isLeaving) return
   isBusy = true
   try {
     const answer = await fetch(location.href, {headers: {Accept: 'text/html'}, signal: AbortSignal.timeout(PATIENCE)})
     // To a login, most likely.
-    if (answer.redirected || answer.status === 401) return location.reload()
+    if (answer.redirected || answer.status === 401) return reload()
     if (answer.headers.get('content-type')?.startsWith('text/html')) show(new DOMParser().parseFromString(policy.createHTML(await answer.text()), 'text/html'))
   } catch {
     // Not reachable: the stream says so.
@@ -86,13 +87,17 @@ async function refresh() {
   if (isDue) refresh()
 }
 
+function reload() {
+  if (!isLeaving) location.reload()
+}
+
 /** @param {ParentNode} where */
 const liveParts = where => new Map([...where.querySelectorAll('[data-live]')].map(one => [one.getAttribute('data-live'), one]))
 
 /** @param {Document} next */
 function show(next) {
   const style = (/** @type {Document} */ where) => where.querySelector('link[rel=stylesheet]')?.getAttribute('href')
-  if (style(next) !== style(document)) return location.reload()
+  if (style(next) !== style(document)) return reload()
   prepare(next)
   const ends = [...document.querySelectorAll('[data-follow]')].filter(isAtEnd)
   const known = liveParts(document), fresh = liveParts(next)
@@ -170,6 +175,12 @@ if (document.querySelector('main [data-live]')) {
   const turn = () => document.hidden ? disconnect() : connect()
   document.addEventListener('visibilitychange', turn)
   addEventListener('pagehide', disconnect)
+  // Its answer is the next page, which nothing of this one may get in the way of: after a logout this one would ask for the
+  // login.
+  document.addEventListener('submit', () => {
+    isLeaving = true
+    disconnect()
+  })
   addEventListener('pageshow', event => event.persisted && turn())
   setInterval(() => {
     const follows = [...document.querySelectorAll('[data-follow]')].some(one => one.checkVisibility())
