@@ -56,8 +56,13 @@ def test_page_by_keyboard_alone_reaches_all_visibly(path: str, visitor: Visitor)
     from tests.page.looks import reachable, walk_by_tab
 
     page = visitor.open(path)
-    steps = walk_by_tab(page)
-    assert not set(reachable(page)) - {step["name"] for step in steps}
+    # Names hold a place in the document, which is another one once something is shown above that was not before.
+    for _ in range(3):
+        steps = walk_by_tab(page)
+        missed = set(reachable(page)) - {step["name"] for step in steps}
+        if not missed:
+            break
+    assert not missed
     assert [step["name"] for step in steps if not (step["ring"] and step["seen"])] == []
 
 
