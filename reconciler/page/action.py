@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
+from reconciler.report.actions import short
 from reconciler.report.convergence import manual_text, only, services
 from reconciler.report.status import Document
 
@@ -33,7 +34,7 @@ class Asked:
 
 def sync_document(status: Document, _: Asked) -> Document:
     desired = status["revision"]["desired"]
-    now = f"Now {desired[:8]} is wanted." if desired else "No revision has been read yet."
+    now = f"Now {short(desired)} is wanted." if desired else "No revision has been read yet."
     will = [
         f"Git is asked at once for a newer revision than the one that is known. {now}",
         f"Every target is compared with it, and what differs is changed: {_names(status)}.",
