@@ -34,7 +34,7 @@ _MOST_IN_FILE, _MOST_FINDINGS, _MOST_WHOLE = 20, 20, 200
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class FileFinding:
     """What was found in git. `subject`: the service or object that it concerns; empty: the file. Without `file` it is
     about the target as a whole."""
 
@@ -47,7 +47,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
+class ListedDocument:
     """One document of a file: `InferenceService`, `team/chat`, and its line."""
 
     kind: str
@@ -64,9 +64,9 @@ class TargetTree:
     revision: str
     paths: tuple[str, ...]
     files: tuple[str, ...]
-    contents: Mapping[str, Sequence[Content]] = field(default_factory=dict)
+    contents: Mapping[str, Sequence[ListedDocument]] = field(default_factory=dict)
     used_by: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    findings: Sequence[Finding] = ()
+    findings: Sequence[FileFinding] = ()
 
 
 def target_tree(
@@ -88,13 +88,13 @@ def _files(paths: Sequence[str], snapshot: Snapshot) -> tuple[str, ...]:
     return tuple(sorted(path for path in known if is_under(path, roots)))
 
 
-def _contents(desired: DesiredState) -> dict[str, list[Content]]:
-    found: dict[str, list[Content]] = {}
+def _contents(desired: DesiredState) -> dict[str, list[ListedDocument]]:
+    found: dict[str, list[ListedDocument]] = {}
     for one in desired.objects:
         name = f"{one.id.namespace}/{one.id.name}" if one.id.namespace else one.id.name
-        found.setdefault(one.origin.file, []).append(Content(one.id.kind, name, one.origin.line))
+        found.setdefault(one.origin.file, []).append(ListedDocument(one.id.kind, name, one.origin.line))
     for service in desired.services if not desired.objects else ():
-        content = Content("InferenceService", str(service.id), service.origin.line)
+        content = ListedDocument("InferenceService", str(service.id), service.origin.line)
         found.setdefault(service.origin.file, []).append(content)
     return {file: sorted(each, key=lambda one: one.line) for file, each in found.items()}
 
@@ -120,7 +120,7 @@ def _sources(service: Desired) -> set[str]:
 
 def _findings(
     snapshot: Snapshot | None, desired: DesiredState | None, plan: Plan | None, paths: Sequence[str]
-) -> Iterator[Finding]:
+) -> Iterator[FileFinding]:
     roots = tuple(map(normalize_path, paths))
     for reason in snapshot.refused if snapshot else ():
         if reason.origin and is_under(reason.origin.file.rstrip("/"), roots):
@@ -133,7 +133,7 @@ def _findings(
         yield from _of_plan(plan)
 
 
-def _of_target(desired: DesiredState) -> Iterator[Finding]:
+def _of_target(desired: DesiredState) -> Iterator[FileFinding]:
     yield from (_finding("error", one) for one in desired.unreadable)
     yield from (_finding("refused", one) for one in desired.refused)
     yield from (_finding("note", one) for one in desired.notes if one not in desired.unreadable)
@@ -141,14 +141,14 @@ def _of_target(desired: DesiredState) -> Iterator[Finding]:
         yield replace(_finding("note", one), file=one.origin.file if one.origin else file)
 
 
-def _of_service(service: Desired) -> Iterator[Finding]:
+def _of_service(service: Desired) -> Iterator[FileFinding]:
     subject = str(service.id)
     yield from (_finding("error", one, subject) for one in (*service.problems, *service.blocked))
     yield from (_finding("warning", one, subject) for one in service.warnings)
     yield from (_finding("note", one, subject) for one in service.not_here)
 
 
-def _of_plan(plan: Plan) -> Iterator[Finding]:
+def _of_plan(plan: Plan) -> Iterator[FileFinding]:
     for service, verdict in plan.verdicts.items():
         subject = str(service)
         if verdict.rejected and verdict.rejected.reason.origin:
@@ -158,13 +158,13 @@ def _of_plan(plan: Plan) -> Iterator[Finding]:
         yield from _of_object(str(name), one)
 
 
-def _of_object(subject: str, one: ObjectPlan) -> Iterator[Finding]:
+def _of_object(subject: str, one: ObjectPlan) -> Iterator[FileFinding]:
     yield from (_finding("error", reason, subject) for reason in one.reasons if reason.origin)
 
 
-def _finding(kind: Kind, reason: Reason, subject: str = "") -> Finding:
+def _finding(kind: Kind, reason: Reason, subject: str = "") -> FileFinding:
     file, line = (reason.origin.file, reason.origin.line) if reason.origin else (None, None)
-    return Finding(kind, reason.code, scrub_text(reason.message), file, line, subject)
+    return FileFinding(kind, reason.code, scrub_text(reason.message), file, line, subject)
 
 
 # ---------------------------------------------------------------- the page
@@ -184,7 +184,7 @@ class TreeFilter:
 class _File:
     target: TargetTree
     path: str
-    findings: Sequence[Finding]
+    findings: Sequence[FileFinding]
 
 
 def repository_document(
@@ -215,7 +215,7 @@ def repository_document(
 
 def _files_of(tree: TargetTree) -> Iterator[_File]:
     """Its files, and whatever else something was found in: a folder, or a file that may not be read."""
-    found: dict[str, list[Finding]] = {}
+    found: dict[str, list[FileFinding]] = {}
     for one in tree.findings:
         if one.file is not None:
             found.setdefault(one.file, []).append(one)
@@ -279,6 +279,6 @@ def _row(file: _File, links: ForgeLinks) -> Document:
     }
 
 
-def _page(tree: TargetTree, content: Content) -> str:
+def _page(tree: TargetTree, content: ListedDocument) -> str:
     namespace, _, name = content.name.partition("/")
     return service_address(tree.name, namespace, name) if content.kind == "InferenceService" and name else ""

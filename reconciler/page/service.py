@@ -27,7 +27,7 @@ _FINDINGS = {"problems": "Not usable", "blocked": ReasonCode.BLOCKED.value, "war
 
 
 @dataclass(frozen=True, slots=True)
-class ServiceFacts:
+class ServicePageFacts:
     """`target` and `service` are of the status. `details` are what the daemon tells beside it, `history` its events on
     all targets, oldest first; `host` is what this machine is called, and `lines` how many lines of the log are asked
     for."""
@@ -40,7 +40,7 @@ class ServiceFacts:
     lines: int
 
 
-def service_document(facts: ServiceFacts, links: ForgeLinks) -> Document:
+def service_document(facts: ServicePageFacts, links: ForgeLinks) -> Document:
     """What the page of a service shows."""
     target, service, details = facts.target, facts.service, facts.details
     revision = target["revision"]["desired"]

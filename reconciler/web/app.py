@@ -8,7 +8,7 @@ from starlette.types import ASGIApp
 from reconciler.config.settings import Settings
 from reconciler.web.control import Control
 from reconciler.web.gate import Gate
-from reconciler.web.login.credentials import Credentials, Tokens
+from reconciler.web.login.credentials import Credentials, StaticTokens
 from reconciler.web.login.logins import Logins
 from reconciler.web.login.routes import login_routes
 from reconciler.web.login.sessions import Sessions
@@ -26,7 +26,7 @@ def public_app(control: Control, metrics: Metrics, settings: Settings, live: Liv
     """Everything that strangers can reach."""
     # Without a pass of the loop for so long, the daemon counts as stuck.
     max_heartbeat_age = max(60.0, 3 * settings.resync)
-    tokens, notices = Tokens(settings.web.auth.tokens), Notices()
+    tokens, notices = StaticTokens(settings.web.auth.tokens), Notices()
     app = Starlette(
         routes=[
             *monitoring_routes(control, metrics, "https" if settings.web.tls else "http", max_heartbeat_age),

@@ -15,11 +15,11 @@ from reconciler.report.redact import one_line
 from reconciler.web.bounded_log import BoundedLog
 from reconciler.web.cross_site import SAFE_METHODS, is_own
 from reconciler.web.json_responses import JSONResponse
-from reconciler.web.login.credentials import Credentials, NotLoggedIn, Refused, TooManyAttempts
+from reconciler.web.login.credentials import AccessRefused, Credentials, NotLoggedIn, TooManyAttempts
 from reconciler.web.login.routes import LOGIN, LOGOUT, login_address
 from reconciler.web.pages.responses import is_browser, message
 from reconciler.web.security import is_for_programs
-from reconciler.web.visitors import NOBODY_IN_PARTICULAR, Visitor, Way, address_of
+from reconciler.web.visitors import NOBODY_IN_PARTICULAR, LoginMethod, Visitor, address_of
 
 log = structlog.get_logger()
 
@@ -48,28 +48,28 @@ class Gate:
         try:
             scope["visitor"] = visitor = await self._visitor(request)
             self._check_origin(request, visitor)
-        except Refused as refused:
+        except AccessRefused as refused:
             return await self._refusal(request, refused)(scope, receive, send)
         return await self._app(scope, receive, send)
 
     async def _visitor(self, request: Request) -> Visitor | None:
-        """None where nobody need say who they are. Raises Refused."""
+        """None where nobody need say who they are. Raises AccessRefused."""
         path = request.scope["path"]
         if path in (LOGIN, LOGOUT) or path.startswith((_STATIC, f"{LOGIN}/")):
             return None
         return await self._credentials.identify(request)
 
     def _check_origin(self, request: Request, visitor: Visitor | None) -> None:
-        """Raises Refused for a request that changes something and may be another site's."""
-        has_token = visitor is not None and visitor.way is Way.BEARER
+        """Raises AccessRefused for a request that changes something and may be another site's."""
+        has_token = visitor is not None and visitor.way is LoginMethod.BEARER
         if request.method in SAFE_METHODS or is_own(request, self._web, has_token):
             return
         who, path = visitor.name if visitor else "", one_line(request.scope["path"][:200])
         if self._log.may_write():
             log.warning("cross_site_refused", who=who, client=address_of(request), path=path)
-        raise Refused(403, "Not from this page", _CROSS_SITE)
+        raise AccessRefused(403, "Not from this page", _CROSS_SITE)
 
-    def _refusal(self, request: Request, refused: Refused) -> Response:
+    def _refusal(self, request: Request, refused: AccessRefused) -> Response:
         shows_pages = is_browser(request)
         if shows_pages and request.method == "GET" and self._can_log_in and isinstance(refused, NotLoggedIn):
             return RedirectResponse(login_address(_asked_for(request)), 303)

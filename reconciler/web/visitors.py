@@ -16,7 +16,7 @@ class Role(StrEnum):
     OPERATOR = "operator"
 
 
-class Way(StrEnum):
+class LoginMethod(StrEnum):
     """By what we know who asks."""
 
     LOOPBACK = "loopback"
@@ -32,7 +32,7 @@ class Visitor:
 
     name: str
     role: Role
-    way: Way = Way.LOOPBACK
+    way: LoginMethod = LoginMethod.LOOPBACK
     ends: float | None = None
     session: bytes = field(default=b"", repr=False)
 
@@ -42,7 +42,7 @@ class Visitor:
 
     @property
     def may_log_out(self) -> bool:
-        return self.way is Way.SESSION
+        return self.way is LoginMethod.SESSION
 
 
 NOBODY_IN_PARTICULAR = Visitor("", Role.VIEWER)

@@ -24,8 +24,8 @@ from reconciler.page.links import ForgeLinks
 from reconciler.page.repository import (
     KINDS,
     PAGE_SIZE,
-    Content,
-    Finding,
+    FileFinding,
+    ListedDocument,
     TargetTree,
     TreeFilter,
     repository_document,
@@ -50,7 +50,7 @@ LINKS = ForgeLinks(Remote("github", "https://api.github.com", "github.com", "a/b
 EMPTY = TargetTree("a", "host", REVISION, ("runtimes", "hosts/a/"), ())
 FILES = st.sampled_from(tuple(f"hosts/a/{name}.yaml" for name in "abcdefgh"))
 FINDINGS = st.builds(
-    Finding, st.sampled_from(KINDS), st.just("Code"), st.text(max_size=9), st.none() | FILES, st.none() | st.just(3)
+    FileFinding, st.sampled_from(KINDS), st.just("Code"), st.text(max_size=9), st.none() | FILES, st.none() | st.just(3)
 )
 TREES = st.builds(
     TargetTree,
@@ -59,7 +59,7 @@ TREES = st.builds(
     st.just(REVISION),
     st.just(("hosts/a",)),
     st.lists(FILES, unique=True).map(tuple),
-    st.dictionaries(FILES, st.just([Content("InferenceService", "demo/tiny", 1)])),
+    st.dictionaries(FILES, st.just([ListedDocument("InferenceService", "demo/tiny", 1)])),
     st.dictionaries(FILES, st.just(["demo/tiny"])),
     st.lists(FINDINGS, max_size=8),
 )
@@ -88,7 +88,7 @@ def test_runtime_names_the_services_that_have_values_from_it() -> None:
     spec = replace(SPEC, args=(Argument("--port=1", Origin("runtimes/r.yaml", 9)), Argument("--x", NO_ORIGIN)))
     tree = target_tree(EMPTY, snapshot(), state(desired(spec=spec)), None)
     assert tree.used_by == {"runtimes/r.yaml": ["demo/tiny"]}
-    assert tree.contents == {"hosts/a/tiny.yaml": [Content("InferenceService", "demo/tiny", 7)]}
+    assert tree.contents == {"hosts/a/tiny.yaml": [ListedDocument("InferenceService", "demo/tiny", 7)]}
 
 
 def test_objects_of_a_cluster_are_what_is_in_its_files() -> None:
@@ -97,7 +97,7 @@ def test_objects_of_a_cluster_are_what_is_in_its_files() -> None:
         for kind, namespace, line in (("ConfigMap", "team", 9), ("Namespace", "", 1))
     )
     tree = target_tree(EMPTY, snapshot(), state(desired(), objects=objects), None)
-    assert tree.contents == {"a.yaml": [Content("Namespace", "x", 1), Content("ConfigMap", "team/x", 9)]}
+    assert tree.contents == {"a.yaml": [ListedDocument("Namespace", "x", 1), ListedDocument("ConfigMap", "team/x", 9)]}
 
 
 def test_everything_that_was_found_is_there_once_with_its_kind() -> None:
@@ -142,8 +142,8 @@ def test_many_files_come_by_page_and_the_last_page_is_the_end() -> None:
 
 
 def test_text_finds_paths_names_and_findings() -> None:
-    finding = Finding("warning", "NoEffect", "the field does nothing", "hosts/a/c.yaml", 1)
-    contents = {"hosts/a/b.yaml": [Content("InferenceService", "team/chat", 1)]}
+    finding = FileFinding("warning", "NoEffect", "the field does nothing", "hosts/a/c.yaml", 1)
+    contents = {"hosts/a/b.yaml": [ListedDocument("InferenceService", "team/chat", 1)]}
     tree = replace(EMPTY, files=tuple(f"hosts/a/{one}.yaml" for one in "abc"), contents=contents, findings=(finding,))
     for text, file in (("A/A.", "a"), ("team/CHAT", "b"), ("does nothing", "c"), ("noeffect", "c")):
         assert [one["file"] for one in document(tree, text=text)["files"]] == [f"hosts/a/{file}.yaml"]

@@ -32,8 +32,7 @@ from reconciler.model import (
 from reconciler.page.endpoints import endpoints_document
 from reconciler.page.links import ForgeLinks
 from reconciler.page.rendering import render
-from reconciler.page.service import ServiceFacts as PageFacts
-from reconciler.page.service import find_service, log_lines, service_document, why_unknown
+from reconciler.page.service import ServicePageFacts, find_service, log_lines, service_document, why_unknown
 from reconciler.report.status import Document, TargetReport
 from reconciler.web.visitors import NOBODY_IN_PARTICULAR
 from tests.support.report_world import (
@@ -83,7 +82,7 @@ def document(one: TargetReport, links: ForgeLinks = GITHUB, **given: Any) -> Doc
     found = find_service(status_of(one), "a", "demo", "tiny")
     assert found is not None
     details, history = DETAILS | given.get("details", {}), given.get("history", [EVENT])
-    return service_document(PageFacts(*found, details, history, "gpu-1", 200), links)
+    return service_document(ServicePageFacts(*found, details, history, "gpu-1", 200), links)
 
 
 def shown(one: Document) -> str:

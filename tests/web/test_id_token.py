@@ -14,12 +14,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.web.login.id_token import LEEWAY, Expected, SigningKeys, TokenRefused, UnknownKey
+from reconciler.web.login.id_token import LEEWAY, ExpectedClaims, SigningKeys, TokenRefused, UnknownKey
 from tests.web.own_provider import ACCESS_TOKEN, CLIENT, SECRET, at_hash, key, published, signed
 
 NOW = 1_800_000_000
 ISSUER = "https://login.example.com"
-EXPECTED = Expected(ISSUER, CLIENT, "nonce-1", ACCESS_TOKEN, NOW)
+EXPECTED = ExpectedClaims(ISSUER, CLIENT, "nonce-1", ACCESS_TOKEN, NOW)
 RIGHT = {
     "iss": ISSUER,
     "sub": "u-1",

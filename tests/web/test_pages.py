@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from reconciler.web.client import UnknownService
-from reconciler.web.pages.facts import NotFound
+from reconciler.web.pages.facts import PageNotFound
 from reconciler.web.server import WebSide
 from tests.support.report_world import with_service
 from tests.web.fake_loop import FakeLoop, NoForge
@@ -123,7 +123,7 @@ def test_pages_that_take_long_leave_threads_for_others(web: WebSide, monkeypatch
     def slow(*_: object) -> Sequence[str]:
         begun.append(1)
         assert go_on.wait(10)
-        raise UnknownService("there is no such service") if "service" in path else NotFound("none")
+        raise UnknownService("there is no such service") if "service" in path else PageNotFound("none")
 
     monkeypatch.setattr(NoForge, "find", slow, raising=False)
     monkeypatch.setattr("reconciler.web.pages.actions.resolve_service", slow)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from reconciler.model import ReasonCode
 from reconciler.model.crash_signs import BEFORE_READY, WHILE_SERVING
 from reconciler.report.stages.progress import as_it_stands
-from reconciler.report.stages.rollout import Rollout, is_staying
-from reconciler.report.stages.stage import Stage, StageName, StageState, names_of
+from reconciler.report.stages.rollout import RolloutFacts, is_staying
+from reconciler.report.stages.stage import RolloutStage, StageName, StageState, names_of
 from reconciler.report.status_parts import Document
 
 # What a replica fails of once it was started.
@@ -29,21 +29,21 @@ _NEVER_READY = frozenset({ReasonCode.MODEL_LOAD_FAILED, ReasonCode.NOT_SERVING, 
 _NOT_STAGED = frozenset({ReasonCode.IMAGE_PULL_FAILED, ReasonCode.MODEL_NOT_FOUND, ReasonCode.STAGING_FAILED})
 
 
-def failed_stages(r: Rollout) -> Iterator[Stage]:
+def failed_stages(r: RolloutFacts) -> Iterator[RolloutStage]:
     """Up to the stage that failed it is known what was done, or said that it is not; then comes the way back."""
     service, rejected = r.service, r.service["rejected"]
     names = names_of(r.kind)
     known, failed = _reached(rejected, names)
     for number, name in enumerate(names):
         if name is failed:
-            yield Stage(name, StageState.FAILED, rejected["at"], rejected["reason"])
+            yield RolloutStage(name, StageState.FAILED, rejected["at"], rejected["reason"])
         elif name is StageName.DRAINED and names.index(failed) > names.index(StageName.STARTED):
             # It may have made room, or not. Before anything was promoted there was nothing to drain.
-            yield Stage(name, StageState.SKIPPED if service["promoted"] is None else StageState.UNKNOWN)
+            yield RolloutStage(name, StageState.SKIPPED if service["promoted"] is None else StageState.UNKNOWN)
         elif number > names.index(failed):
-            yield Stage(name, StageState.SKIPPED)
+            yield RolloutStage(name, StageState.SKIPPED)
         else:
-            yield Stage(name, StageState.DONE if number < known else StageState.UNKNOWN)
+            yield RolloutStage(name, StageState.DONE if number < known else StageState.UNKNOWN)
     yield from _rolled_back(r)
 
 
@@ -59,7 +59,7 @@ def _reached(rejected: Document, names: tuple[StageName, ...]) -> tuple[int, Sta
     return (names.index(StageName.SWITCHED) + 1 if WHILE_SERVING in said else 2), StageName.PROMOTED
 
 
-def _rolled_back(r: Rollout) -> Iterator[Stage]:
+def _rolled_back(r: RolloutFacts) -> Iterator[RolloutStage]:
     good = r.service["promoted"]
     if good is None or good["digest"] == r.digest:
         return
@@ -69,8 +69,8 @@ def _rolled_back(r: Rollout) -> Iterator[Stage]:
     wanted = good["replicas"] or 1
     serves = f"{good['digest'][:8]} serves"
     if len(back) >= wanted:
-        yield Stage(StageName.ROLLED_BACK, StageState.DONE, detail=serves)
+        yield RolloutStage(StageName.ROLLED_BACK, StageState.DONE, detail=serves)
         return
     count = f"{len(back)} of {wanted}" if wanted > 1 else ""
-    found = Stage(StageName.ROLLED_BACK, StageState.ACTIVE, detail=count)
+    found = RolloutStage(StageName.ROLLED_BACK, StageState.ACTIVE, detail=count)
     yield as_it_stands(r, found)

@@ -8,8 +8,8 @@ from dataclasses import replace
 from reconciler.model import HealthStatus
 from reconciler.report.stages.failure import failed_stages
 from reconciler.report.stages.progress import as_it_stands, left_of, stage_of, when_done
-from reconciler.report.stages.rollout import Rollout, rollout_of
-from reconciler.report.stages.stage import CLUSTER, Stage, StageName, StageState, earliest, joined, names_of
+from reconciler.report.stages.rollout import RolloutFacts, rollout_of
+from reconciler.report.stages.stage import CLUSTER, RolloutStage, StageName, StageState, earliest, joined, names_of
 from reconciler.report.status_parts import Document
 
 
@@ -18,9 +18,9 @@ def stages_document(service: Document, kind: str) -> list[Document]:
     return [each.document for each in _stages(service, kind)]
 
 
-def _stages(service: Document, kind: str) -> Sequence[Stage]:
+def _stages(service: Document, kind: str) -> Sequence[RolloutStage]:
     if service["health"]["status"] == HealthStatus.UNKNOWN and not service["replicas"]:
-        return [Stage(name, StageState.UNKNOWN) for name in names_of(kind)]
+        return [RolloutStage(name, StageState.UNKNOWN) for name in names_of(kind)]
     if _is_leaving(service):
         return _leaving(service)
     rollout = rollout_of(service, kind)
@@ -37,15 +37,15 @@ def _is_leaving(service: Document) -> bool:
     return not service["inGit"] or service["health"]["status"] == HealthStatus.SUSPENDED
 
 
-def _leaving(service: Document) -> list[Stage]:
+def _leaving(service: Document) -> list[RolloutStage]:
     there = service["replicas"]
     if not there:
         return []
     detail = joined(left_of(there), service["step"])
-    return [Stage(StageName.DRAINED, StageState.ACTIVE, earliest(there, "drainingAt"), detail)]
+    return [RolloutStage(StageName.DRAINED, StageState.ACTIVE, earliest(there, "drainingAt"), detail)]
 
 
-def _finished(r: Rollout) -> list[Stage]:
+def _finished(r: RolloutFacts) -> list[RolloutStage]:
     """What is so of most services at most times."""
     times = {
         StageName.STARTED: when_done(r, r.started, "startedAt"),
@@ -54,10 +54,10 @@ def _finished(r: Rollout) -> list[Stage]:
     }
     drained = StageState.DONE if r.service["promoted"] else StageState.SKIPPED
     states = {StageName.DRAINED: drained}
-    return [Stage(name, states.get(name, StageState.DONE), times.get(name)) for name in names_of(r.kind)]
+    return [RolloutStage(name, states.get(name, StageState.DONE), times.get(name)) for name in names_of(r.kind)]
 
 
-def _settled(r: Rollout) -> list[Stage]:
+def _settled(r: RolloutFacts) -> list[RolloutStage]:
     """The first stage that is not over goes on or is held up; the others are over, or to come."""
     found = [stage_of(r, name) for name in _order(r)]
     first = next((number for number, one in enumerate(found) if not one.is_over), len(found))
@@ -68,7 +68,7 @@ def _settled(r: Rollout) -> list[Stage]:
 # ---------------------------------------------------------------- their order
 
 
-def _order(r: Rollout) -> Sequence[StageName]:
+def _order(r: RolloutFacts) -> Sequence[StageName]:
     names: list[StageName] = [name for name in names_of(r.kind) if name is not StageName.DRAINED]
     if r.stays:
         return [name for name in names if name is not StageName.PROMOTED]
@@ -77,7 +77,7 @@ def _order(r: Rollout) -> Sequence[StageName]:
     return [*names[:place], StageName.DRAINED, *names[place:]]
 
 
-def _drained_before(r: Rollout) -> StageName | None:
+def _drained_before(r: RolloutFacts) -> StageName | None:
     """The stage that old replicas are gone before; None: they go at last."""
     if r.is_over:
         return None
@@ -88,12 +88,12 @@ def _drained_before(r: Rollout) -> StageName | None:
     return at_last if has_changed_over or r.service["promoted"] is None else _room_is_for(r)
 
 
-def _room_is_for(r: Rollout) -> StageName:
+def _room_is_for(r: RolloutFacts) -> StageName:
     """On a host files are there before anything is drained; on a cluster a pod fetches them."""
     return StageName.STAGED if r.kind == CLUSTER else StageName.STARTED
 
 
-def _makes_room(r: Rollout) -> bool:
+def _makes_room(r: RolloutFacts) -> bool:
     """Once the last old replica drains, nobody says any more by which strategy that is."""
     all_drain = not r.new and all(one["drainingAt"] for one in r.old)
     return len(r.started) < r.count and (all_drain or _makes_room_first(r.service["strategy"]))

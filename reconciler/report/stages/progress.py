@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from reconciler.model.names import counted
-from reconciler.report.stages.rollout import Rollout
-from reconciler.report.stages.stage import CLUSTER, Stage, StageName, StageState, earliest, joined
+from reconciler.report.stages.rollout import RolloutFacts
+from reconciler.report.stages.stage import CLUSTER, RolloutStage, StageName, StageState, earliest, joined
 from reconciler.report.status_parts import Document
 
 # Of a pod that no node has taken yet.
 _SCHEDULING = "Scheduling"
 
 
-def stage_of(r: Rollout, name: StageName) -> Stage:
+def stage_of(r: RolloutFacts, name: StageName) -> RolloutStage:
     """As if it were its turn: done, not needed, or active."""
     match name:
         case StageName.STAGED:
@@ -31,12 +31,12 @@ def stage_of(r: Rollout, name: StageName) -> Stage:
             return _promoted(r)
 
 
-def _staged(r: Rollout) -> Stage:
+def _staged(r: RolloutFacts) -> RolloutStage:
     pending = [one for one in r.service["staging"] if one["state"] != "Staged"]
     if r.is_over or r.started or (r.kind != CLUSTER and not pending):
-        return Stage(StageName.STAGED, StageState.DONE)
+        return RolloutStage(StageName.STAGED, StageState.DONE)
     detail = "; ".join(map(_bytes, pending)) if pending else r.service["phase"].lower()
-    return Stage(StageName.STAGED, StageState.ACTIVE, earliest(r.new, "createdAt"), detail)
+    return RolloutStage(StageName.STAGED, StageState.ACTIVE, earliest(r.new, "createdAt"), detail)
 
 
 def _bytes(staging: Document) -> str:
@@ -46,7 +46,7 @@ def _bytes(staging: Document) -> str:
     return f"{staging['uri']}: {staging['doneBytes']}{whole} bytes"
 
 
-def _first_token(r: Rollout) -> Stage:
+def _first_token(r: RolloutFacts) -> RolloutStage:
     found = _counted(r, StageName.FIRST_TOKEN, r.ready, "readyAt", "startedAt")
     if r.kind != CLUSTER or r.is_over or not found.is_over:
         return found
@@ -56,16 +56,16 @@ def _first_token(r: Rollout) -> Stage:
     return replace(found, state=StageState.ACTIVE, detail=why) if why else found
 
 
-def _counted(r: Rollout, name: StageName, there: Sequence[Document], key: str, since: str) -> Stage:
+def _counted(r: RolloutFacts, name: StageName, there: Sequence[Document], key: str, since: str) -> RolloutStage:
     """Done once as many replicas are as far. A promoted version has been; what runs of it now may be younger."""
     if r.is_over or len(there) >= r.count:
-        return Stage(name, StageState.DONE, when_done(r, there, key))
+        return RolloutStage(name, StageState.DONE, when_done(r, there, key))
     detail = f"{len(there)} of {r.count}" if there else ""
     missing = [one for one in r.new if one not in there]
-    return Stage(name, StageState.ACTIVE, earliest(missing, since), detail)
+    return RolloutStage(name, StageState.ACTIVE, earliest(missing, since), detail)
 
 
-def when_done(r: Rollout, there: Sequence[Document], key: str) -> str | None:
+def when_done(r: RolloutFacts, there: Sequence[Document], key: str) -> str | None:
     """When the last of them was so far; None: not all are, or nobody knows."""
     times = [one[key] for one in there if key and one[key]]
     if not times or len(times) < r.count:
@@ -75,11 +75,11 @@ def when_done(r: Rollout, there: Sequence[Document], key: str) -> str | None:
     return None if r.is_over and promoted and done > promoted else str(done)
 
 
-def _drained(r: Rollout) -> Stage:
+def _drained(r: RolloutFacts) -> RolloutStage:
     if not r.old:
         first = r.service["promoted"] is None
-        return Stage(StageName.DRAINED, StageState.SKIPPED if first else StageState.DONE)
-    return Stage(StageName.DRAINED, StageState.ACTIVE, earliest(r.old, "drainingAt"), left_of(r.old))
+        return RolloutStage(StageName.DRAINED, StageState.SKIPPED if first else StageState.DONE)
+    return RolloutStage(StageName.DRAINED, StageState.ACTIVE, earliest(r.old, "drainingAt"), left_of(r.old))
 
 
 def left_of(old: Sequence[Document]) -> str:
@@ -89,19 +89,19 @@ def left_of(old: Sequence[Document]) -> str:
     return joined(f"{len(old)} left" if len(old) > 1 else "", requests)
 
 
-def _promoted(r: Rollout) -> Stage:
+def _promoted(r: RolloutFacts) -> RolloutStage:
     if r.is_over:
-        return Stage(StageName.PROMOTED, StageState.DONE, r.promoted_at)
+        return RolloutStage(StageName.PROMOTED, StageState.DONE, r.promoted_at)
     last = max((one["readyAt"] for one in r.switched), default=None)
     canary = r.service["canary"]
     detail = f"gets {canary['percent']}% of requests until git gives it all" if canary else ""
-    return Stage(StageName.PROMOTED, StageState.ACTIVE, last, detail)
+    return RolloutStage(StageName.PROMOTED, StageState.ACTIVE, last, detail)
 
 
 # ---------------------------------------------------------------- where it stands
 
 
-def as_it_stands(r: Rollout, stage: Stage) -> Stage:
+def as_it_stands(r: RolloutFacts, stage: RolloutStage) -> RolloutStage:
     """The stage whose turn it is: it goes on, or waits for what its detail says."""
     held = _held(r, stage)
     if held is None:
@@ -109,7 +109,7 @@ def as_it_stands(r: Rollout, stage: Stage) -> Stage:
     return replace(stage, state=StageState.WAITING, at=None, detail=joined(stage.detail, held))
 
 
-def _held(r: Rollout, stage: Stage) -> str | None:
+def _held(r: RolloutFacts, stage: RolloutStage) -> str | None:
     """Why it does not go on by itself now; None: it does."""
     service = r.service
     if service["suspended"]:

@@ -14,7 +14,7 @@ _ENDED = (ReplicaStatus.FAILED, ReplicaStatus.STOPPED, "Succeeded")
 
 
 @dataclass(frozen=True, slots=True)
-class Rollout:
+class RolloutFacts:
     """`new` are replicas of the version that is rolled out, `started`, `ready` and `switched` those of them that came
     so far, `old` those of others. `count` is how many there should be. `stays`: what is promoted keeps serving next to
     it. `is_over`: the version is promoted, with as many replicas as git asks for, or in sync with git without that."""
@@ -37,7 +37,7 @@ class Rollout:
         return good["at"] if good and good["digest"] == self.digest else None
 
 
-def rollout_of(service: Document, kind: str) -> Rollout | None:
+def rollout_of(service: Document, kind: str) -> RolloutFacts | None:
     """None: git cannot be used, and nothing has proved itself."""
     canary, good = service["canary"], service["promoted"]
     digest = canary["digest"] if canary else service["digest"] or (good["digest"] if good else "")
@@ -47,7 +47,7 @@ def rollout_of(service: Document, kind: str) -> Rollout | None:
     replicas = service["replicas"]
     new = [one for one in replicas if one["digest"] == digest and is_staying(one)]
     ready = [one for one in new if one["readyAt"]]
-    return Rollout(
+    return RolloutFacts(
         service,
         kind,
         digest,

@@ -41,7 +41,7 @@ OVER = (StageState.DONE, StageState.SKIPPED)
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class RolloutStage:
     """One stage. `at` is a time of the document."""
 
     name: StageName

@@ -18,7 +18,7 @@ from reconciler.web.bounded_log import BoundedLog
 from reconciler.web.login.attempts import Attempts
 from reconciler.web.login.cookies import SessionCookie
 from reconciler.web.login.sessions import Grant, Sessions, hash_of
-from reconciler.web.visitors import NOBODY_IN_PARTICULAR, Role, Visitor, Way, address_of, role_of
+from reconciler.web.visitors import NOBODY_IN_PARTICULAR, LoginMethod, Role, Visitor, address_of, role_of
 
 log = structlog.get_logger()
 
@@ -28,7 +28,7 @@ _PASSED_ON = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forw
 _SET_LOGIN = "set web.auth.tokens, web.auth.oidc or web.auth.proxy in the daemon's config (deploy/CONFIGURATION.md)"
 
 
-class Refused(Exception):
+class AccessRefused(Exception):
     """Somebody may not see the pages; `text` says what to do."""
 
     def __init__(self, status: int, title: str, text: str) -> None:
@@ -36,14 +36,14 @@ class Refused(Exception):
         self.status, self.title, self.text = status, title, text
 
 
-class NotLoggedIn(Refused):
+class NotLoggedIn(AccessRefused):
     """We do not know who it is."""
 
     def __init__(self, text: str = "this page needs a login") -> None:
         super().__init__(401, "Log in", text)
 
 
-class TooManyAttempts(Refused):
+class TooManyAttempts(AccessRefused):
     """Too many wrong tokens came from there."""
 
     def __init__(self, seconds: float) -> None:
@@ -52,7 +52,7 @@ class TooManyAttempts(Refused):
         super().__init__(429, "Too many attempts", text)
 
 
-class Tokens:
+class StaticTokens:
     """The tokens of `web.auth.tokens`. For one thread."""
 
     def __init__(self, known: tuple[TokenSettings, ...]) -> None:
@@ -102,14 +102,14 @@ def oidc_source(auth: AuthSettings) -> str:
 class Credentials:
     """Finds out who asks."""
 
-    def __init__(self, settings: Settings, sessions: Sessions, tokens: Tokens) -> None:
+    def __init__(self, settings: Settings, sessions: Sessions, tokens: StaticTokens) -> None:
         self._auth = settings.web.auth
         self._sessions, self._tokens = sessions, tokens
         self._cookie = SessionCookie(settings.web)
         self._log = BoundedLog("sessions_failed_lines_left_out")
 
     async def identify(self, request: Request) -> Visitor:
-        """Raises Refused."""
+        """Raises AccessRefused."""
         if not self._auth.is_used:
             return _of_loopback(request)
         proxy = self._trusted_proxy(request)
@@ -130,7 +130,7 @@ class Credentials:
         known = self._tokens.find(token) if is_named else self._tokens.find_for(address_of(request), token)
         if known is None and not is_named:
             raise NotLoggedIn("this token is not one of web.auth.tokens")
-        return Visitor(known.name, Role(known.role), Way.BEARER) if known else None
+        return Visitor(known.name, Role(known.role), LoginMethod.BEARER) if known else None
 
     def _trusted_proxy(self, request: Request) -> TrustedProxySettings | None:
         """By who really is at the other end of the connection."""
@@ -149,8 +149,8 @@ class Credentials:
             if self._log.may_write():
                 log.error("sessions_failed", error=str(error), instead="a token as `Authorization: Bearer` still works")
             text = "the daemon cannot read its sessions; its log says why"
-            raise Refused(503, "Sessions cannot be read", text) from None
-        return Visitor(found.name, found.role, Way.SESSION, found.ends, hash_of(id_)) if found else None
+            raise AccessRefused(503, "Sessions cannot be read", text) from None
+        return Visitor(found.name, found.role, LoginMethod.SESSION, found.ends, hash_of(id_)) if found else None
 
 
 def _name_by(proxy: TrustedProxySettings, request: Request) -> str:
@@ -160,18 +160,18 @@ def _name_by(proxy: TrustedProxySettings, request: Request) -> str:
 
 
 def _by_proxy(proxy: TrustedProxySettings, name: str, request: Request) -> Visitor:
-    """Raises Refused."""
+    """Raises AccessRefused."""
     groups = [group.strip() for group in _only(request, proxy.groups_header).split(",")]
     role = role_of([group for group in groups if group], proxy.viewers, proxy.operators)
     if role is None:
         raise no_role(name, "web.auth.proxy")
-    return Visitor(name, role, Way.PROXY)
+    return Visitor(name, role, LoginMethod.PROXY)
 
 
-def no_role(name: str, key: str) -> Refused:
+def no_role(name: str, key: str) -> AccessRefused:
     """We know who it is, and they may not see this."""
     text = f"you are {one_line(name)}, and in none of the groups of {key}.viewers and {key}.operators; ask who runs it"
-    return Refused(403, "Not allowed", text)
+    return AccessRefused(403, "Not allowed", text)
 
 
 def _of_loopback(request: Request) -> Visitor:
@@ -179,10 +179,10 @@ def _of_loopback(request: Request) -> Visitor:
     here = request.scope.get("server") or ("", 0)
     if not (_is_loopback(address_of(request)) and _is_loopback(str(here[0]))):
         text = f"without a login the pages are shown on a loopback address alone; {_SET_LOGIN}, or use an SSH tunnel"
-        raise Refused(403, "No login is configured", text)
+        raise AccessRefused(403, "No login is configured", text)
     if request.scope.get("http_version") == "1.0" or any(name in request.headers for name in _PASSED_ON):
         text = f"a proxy passed this request on, so that others may see it, and no login is configured; {_SET_LOGIN}"
-        raise Refused(403, "No login is configured", text)
+        raise AccessRefused(403, "No login is configured", text)
     return NOBODY_IN_PARTICULAR
 
 

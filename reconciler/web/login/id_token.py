@@ -37,7 +37,7 @@ class UnknownKey(TokenRefused):
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
+class ExpectedClaims:
     """What this login was begun with, what came along with the token, and the time in seconds since 1970."""
 
     issuer: str
@@ -58,7 +58,7 @@ class SigningKeys:
             raise TokenRefused("the identity provider publishes no key that could sign an ID token")
         self._keys = jwk.KeySet(found)
 
-    def claims(self, token: str, expected: Expected) -> Claims:
+    def claims(self, token: str, expected: ExpectedClaims) -> Claims:
         """What it says. Raises TokenRefused, and UnknownKey."""
         registry = JWSRegistry(algorithms=ALGORITHMS, strict_check_header=False)
         registry.max_header_length = _MOST_HEADER
@@ -85,7 +85,7 @@ def _key(data: object) -> jwk.Key | None:
         return None
 
 
-def _rules(expected: Expected) -> jwt.JWTClaimsRegistry:
+def _rules(expected: ExpectedClaims) -> jwt.JWTClaimsRegistry:
     return jwt.JWTClaimsRegistry(
         now=expected.now,
         leeway=LEEWAY,
@@ -108,14 +108,14 @@ def _why(error: Exception) -> str:
     return f"the ID token is not valid: {printable(str(error))[:100]}"
 
 
-def _check_party(claims: Claims, expected: Expected) -> None:
+def _check_party(claims: Claims, expected: ExpectedClaims) -> None:
     """With several audiences, `azp` says which of them asked for the token; and nobody else may have."""
     several = isinstance(claims["aud"], list) and len(claims["aud"]) > 1
     if claims.get("azp", None if several else expected.client_id) != expected.client_id:
         raise TokenRefused("the ID token is not for this login: another client asked for it (azp)")
 
 
-def _check_access_token(claims: Claims, header: Mapping[str, Any], expected: Expected) -> None:
+def _check_access_token(claims: Claims, header: Mapping[str, Any], expected: ExpectedClaims) -> None:
     """`at_hash`: half a hash of the access token, of the size that the signature has. None is defined for Ed25519."""
     hashes = {"256": hashlib.sha256, "384": hashlib.sha384, "512": hashlib.sha512}
     make = hashes.get(str(header["alg"])[2:])

@@ -27,7 +27,7 @@ from reconciler.system.outgoing_http import (
     read_answer,
     tls_context,
 )
-from reconciler.web.login.id_token import Claims, Expected, SigningKeys, UnknownKey
+from reconciler.web.login.id_token import Claims, ExpectedClaims, SigningKeys, UnknownKey
 
 Kept = TypeVar("Kept")
 
@@ -43,7 +43,7 @@ _FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 _MOST_TEXT = 200
 
 
-class Refused(Retryable):
+class ProviderRefused(Retryable):
     """The provider answers that it does not let somebody in; the message says what it says."""
 
 
@@ -62,7 +62,7 @@ class Metadata:
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
+class IssuedTokens:
     """What a code was exchanged for. Both are secrets."""
 
     id_token: str = field(repr=False)
@@ -82,8 +82,8 @@ class IdentityProvider:
     def metadata(self) -> Metadata:
         return self._metadata.get(_KEPT_SECONDS)
 
-    def redeem(self, code: str, verifier: str, redirect: str) -> Tokens:
-        """Raises Refused as well: a code serves once, for about a minute."""
+    def redeem(self, code: str, verifier: str, redirect: str) -> IssuedTokens:
+        """Raises ProviderRefused as well: a code serves once, for about a minute."""
         metadata = self.metadata()
         headers, fields = self._client(metadata)
         form = {
@@ -95,10 +95,10 @@ class IdentityProvider:
         }
         status, body = self._ask("POST", metadata.token, {**_FORM, **headers}, urlencode(form).encode())
         if status in (400, 401):
-            raise Refused(f"{self.called} refused the login: {_said(body)}")
+            raise ProviderRefused(f"{self.called} refused the login: {_said(body)}")
         if status != 200:
             raise Retryable(f"{self.called}: {urlsplit(metadata.token).path}: status {status} instead of tokens")
-        return Tokens(*(_text(body, key, self.called) for key in ("id_token", "access_token")))
+        return IssuedTokens(*(_text(body, key, self.called) for key in ("id_token", "access_token")))
 
     def _client(self, metadata: Metadata) -> tuple[Mapping[str, str], Mapping[str, str]]:
         """Headers, or fields of the form, that prove who we are."""
@@ -108,7 +108,7 @@ class IdentityProvider:
         pair = f"{quote_plus(client)}:{quote_plus(secret)}".encode()
         return {"Authorization": f"Basic {base64.b64encode(pair).decode()}"}, {}
 
-    def claims(self, token: str, expected: Expected) -> Claims:
+    def claims(self, token: str, expected: ExpectedClaims) -> Claims:
         """What an ID token says. Raises TokenRefused."""
         try:
             return self._keys.get(_KEPT_SECONDS).claims(token, expected)

@@ -22,8 +22,8 @@ from reconciler.config.web import OidcSettings
 from reconciler.errors import ReconcileError
 from reconciler.report.redact import one_line
 from reconciler.web.cross_site import local_path
-from reconciler.web.login.id_token import Claims, Expected, TokenRefused
-from reconciler.web.login.identity_provider import IdentityProvider, Refused, Tokens, error_text
+from reconciler.web.login.id_token import Claims, ExpectedClaims, TokenRefused
+from reconciler.web.login.identity_provider import IdentityProvider, IssuedTokens, ProviderRefused, error_text
 from reconciler.web.visitors import Role, role_of
 
 CALLBACK = "/login/callback"
@@ -118,7 +118,7 @@ class OidcLogin:
         try:
             self._check_answer(query)
             claims = self._claims(attempt, query.get("code", ""))
-        except Refused as error:
+        except ProviderRefused as error:
             raise LoginFailed(403, f"{error}") from None
         except TokenRefused as error:
             raise LoginFailed(502, f"{self._provider.called}: {error}") from None
@@ -139,20 +139,20 @@ class OidcLogin:
         return attempt
 
     def _check_answer(self, query: Mapping[str, str]) -> None:
-        """Raises Refused; what another provider says is not looked at."""
+        """Raises ProviderRefused; what another provider says is not looked at."""
         metadata = self._provider.metadata()
         if query.get("iss", metadata.issuer) != metadata.issuer or (metadata.names_itself and "iss" not in query):
-            raise Refused(f"{self._provider.called} did not send this answer: `iss` names another, or none")
+            raise ProviderRefused(f"{self._provider.called} did not send this answer: `iss` names another, or none")
         if "error" in query:
             said = error_text(query["error"], query.get("error_description", ""))
-            raise Refused(f"{self._provider.called} did not log you in: {said}")
+            raise ProviderRefused(f"{self._provider.called} did not log you in: {said}")
         if not 0 < len(query.get("code", "")) <= _MOST_CODE:
-            raise Refused(f"{self._provider.called} sent no code")
+            raise ProviderRefused(f"{self._provider.called} sent no code")
 
     def _claims(self, attempt: Attempt, code: str) -> Claims:
         """What the provider says of the person: in the ID token, else at its userinfo endpoint."""
         tokens = self._provider.redeem(code, attempt.verifier, self._redirect)
-        expected = Expected(
+        expected = ExpectedClaims(
             self._settings.issuer, self._settings.client_id, attempt.nonce, tokens.access_token, int(self._clock())
         )
         claims = self._provider.claims(tokens.id_token, expected)
@@ -160,7 +160,7 @@ class OidcLogin:
             claims = {**self._more(tokens, claims), **claims}
         return verified(claims)
 
-    def _more(self, tokens: Tokens, claims: Claims) -> Claims:
+    def _more(self, tokens: IssuedTokens, claims: Claims) -> Claims:
         found = self._provider.userinfo(tokens.access_token)
         if found and found.get("sub") != claims["sub"]:
             raise TokenRefused("its userinfo endpoint names another person")

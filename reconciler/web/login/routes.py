@@ -14,7 +14,7 @@ from starlette.routing import Route
 from reconciler.config.settings import Settings
 from reconciler.errors import SettingsError
 from reconciler.web.cross_site import local_path
-from reconciler.web.login.credentials import Refused, Tokens, grant_of
+from reconciler.web.login.credentials import AccessRefused, StaticTokens, grant_of
 from reconciler.web.login.logins import Logins
 from reconciler.web.request_body import read_form
 from reconciler.web.visitors import address_of
@@ -31,7 +31,7 @@ def login_address(next_: str) -> str:
     return f"{LOGIN}?next={quote(local_path(next_), safe='/')}"
 
 
-def login_routes(settings: Settings, logins: Logins, tokens: Tokens) -> Iterator[Route]:
+def login_routes(settings: Settings, logins: Logins, tokens: StaticTokens) -> Iterator[Route]:
     """None where no browser can log in here."""
     auth = settings.web.auth
     if not (auth.tokens or auth.oidc):
@@ -45,7 +45,7 @@ def login_routes(settings: Settings, logins: Logins, tokens: Tokens) -> Iterator
         next_ = form.get("next")
         try:
             token = tokens.find_for(address_of(request), form.get("token", "").strip())
-        except Refused as refused:
+        except AccessRefused as refused:
             return logins.page(request, next_, refused.text, refused.status)
         if token is None:
             return logins.page(request, next_, _WRONG, 401)

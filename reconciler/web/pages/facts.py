@@ -11,7 +11,7 @@ from reconciler.page.repository import TargetTree
 from reconciler.report.status import Document
 
 
-class NotFound(Exception):
+class PageNotFound(Exception):
     """There is no such page; the message says what to do."""
 
 

@@ -10,7 +10,7 @@ from reconciler.page.change import change_document, changes_document
 from reconciler.page.repository import TreeFilter, repository_document
 from reconciler.report.status import Document
 from reconciler.web.control import Control
-from reconciler.web.pages.facts import NotFound
+from reconciler.web.pages.facts import PageNotFound
 
 _DIGITS = re.compile(r"[0-9a-f]{7,40}")
 _ROWS = 50
@@ -19,17 +19,19 @@ _MOST_PAGES = 10_000
 
 
 def change(control: Control, request: Request) -> Document:
-    """`revision` of the path has at least the first 7 digits. Raises NotFound."""
+    """`revision` of the path has at least the first 7 digits. Raises PageNotFound."""
     digits = request.path_params["revision"].lower()
     if not _DIGITS.fullmatch(digits):
-        raise NotFound(f'"{digits[:50]}" is not a revision: give 7 to 40 digits of a commit. /changes lists revisions.')
+        raise PageNotFound(
+            f'"{digits[:50]}" is not a revision: give 7 to 40 digits of a commit. /changes lists revisions.'
+        )
     facts, status = control.page_facts(), control.status()
     found = facts.find(digits, status)
     if len(found) > 1:
         named = ", ".join(one[:12] for one in found)
-        raise NotFound(f"{digits} may be any of several revisions; give more digits of one: {named}.")
+        raise PageNotFound(f"{digits} may be any of several revisions; give more digits of one: {named}.")
     if not found:
-        raise NotFound(
+        raise PageNotFound(
             f"This daemon knows no revision that begins with {digits}. It knows those of the branch or tag that it "
             "follows, once it has fetched them: /changes lists them. If it was pushed just now, reload this page soon."
         )
@@ -43,12 +45,14 @@ def changes(control: Control, request: Request) -> Document:
 
 
 def repository(control: Control, request: Request) -> Document:
-    """The tree that is read. Raises NotFound for a target that there is not."""
+    """The tree that is read. Raises PageNotFound for a target that there is not."""
     asked = request.query_params
     facts = control.page_facts()
     trees, target = facts.trees(), asked.get("target", "")
     if target and target not in (tree.name for tree in trees):
-        raise NotFound(f'There is no target "{target[:100]}". Targets are {", ".join(tree.name for tree in trees)}.')
+        raise PageNotFound(
+            f'There is no target "{target[:100]}". Targets are {", ".join(tree.name for tree in trees)}.'
+        )
     shown = TreeFilter(
         target=target,
         only_findings=asked.get("only") == "findings",

@@ -22,7 +22,7 @@ from reconciler.page.overview import overview_document
 from reconciler.page.rendering import static_files, static_version
 from reconciler.page.service import (
     MOST_EVENTS,
-    ServiceFacts,
+    ServicePageFacts,
     find_service,
     log_lines,
     service_document,
@@ -33,7 +33,7 @@ from reconciler.report.redact import scrub_text
 from reconciler.report.status import Document
 from reconciler.web.control import Control
 from reconciler.web.pages import git_pages
-from reconciler.web.pages.facts import NotFound
+from reconciler.web.pages.facts import PageNotFound
 from reconciler.web.pages.live import Live
 from reconciler.web.pages.responses import Made, make_page, message, response_of, wants_json
 from reconciler.web.shared import Shared
@@ -48,7 +48,7 @@ class Page:
     """`path` may hold parameters; `template` makes HTML of what `build` gives.
 
     Without a template it is JSON for whoever asks. `build` looks only at the path and the query of the request, and
-    raises NotFound: visitors share what it gives. `at_once`: so many are made at a time, of whatever parameters and
+    raises PageNotFound: visitors share what it gives. `at_once`: so many are made at a time, of whatever parameters and
     query; who asks for more waits, and other pages and answers have threads all the same.
     """
 
@@ -82,12 +82,12 @@ def _service(control: Control, request: Request) -> Document:
     target, namespace, name = asked["target"], asked["namespace"], asked["name"]
     found = find_service(status, target, namespace, name)
     if found is None:
-        raise NotFound(why_unknown(status, target, namespace, name))
+        raise PageNotFound(why_unknown(status, target, namespace, name))
     lines = log_lines(request.query_params.get("lines"))
     details = control.service_details(f"{namespace}/{name}", target, lines)
     # Those of other targets are among them.
     history = control.history(f"{namespace}/{name}", MOST_EVENTS * len(status["targets"]))
-    facts = ServiceFacts(*found, details, history, socket.gethostname(), lines)
+    facts = ServicePageFacts(*found, details, history, socket.gethostname(), lines)
     return service_document(facts, control.page_facts().links())
 
 
@@ -140,7 +140,7 @@ def _make(page: Page, control: Control, live: Live, request: Request, role: Role
     moment = cast(Control, _OneMoment(control))
     try:
         template, document, status = page.template, page.build(moment, request), 200
-    except NotFound as error:
+    except PageNotFound as error:
         template, document, status = "message", {"title": "Not found", "message": str(error)}, 404
     except ReconcileError as error:
         document = {"title": "Not available now", "message": scrub_text(str(error))}
