@@ -17,6 +17,7 @@ from reconciler.report.status import Document
 SCHEMA = "reconciler.page.overview/v1"
 _MOST_ITEMS = 50
 _MOST_OBJECTS = 200
+_NO_LINKS = ForgeLinks()
 
 
 def overview_document(
@@ -24,7 +25,7 @@ def overview_document(
     asked: Mapping[str, str],
     gpu_use: GpuUses,
     stuck: str = "",
-    links: ForgeLinks | None = None,
+    links: ForgeLinks = _NO_LINKS,
 ) -> Document:
     """What the Overview shows, from the status document. `asked`: the query of its address. `gpu_use`: by target.
 
@@ -46,9 +47,8 @@ def overview_document(
     }
 
 
-def _item(item: AttentionItem, status: Document, links: ForgeLinks | None) -> Document:
-    forge = links.line(status["revision"]["desired"], item.file, item.line) if links else ""
-    return {**item.document, "forge": forge}
+def _item(item: AttentionItem, status: Document, links: ForgeLinks) -> Document:
+    return {**item.document, "forge": links.line(status["revision"]["desired"], item.file, item.line)}
 
 
 def _source(status: Document) -> Document:
